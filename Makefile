@@ -1,0 +1,51 @@
+# The verbs of the project; `make check` is exactly what CI runs.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& echo $$p && break; done)
+# cpu | gpu: which ONNX Runtime wheel is installed.
+EXTRA ?= cpu
+CONFIG ?= config.yaml
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(EXTRA)
+DEV_READY := $(VENV)/.ready-$(EXTRA)-dev
+
+.PHONY: install serve test check format lint types imports bench golden parity clean
+
+install: $(READY)
+
+serve: $(READY)
+	$(BIN)/nerve serve --config $(CONFIG)
+
+test: $(DEV_READY)
+	$(BIN)/python -m pytest
+
+check: lint types imports test
+
+format: $(DEV_READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(DEV_READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(DEV_READY)
+	$(BIN)/mypy
+
+imports: $(DEV_READY)
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV)
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA)]'
+	@touch $@
+
+$(DEV_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	@touch $@

