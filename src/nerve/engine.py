@@ -5,12 +5,13 @@ tokenize, queue and run, merge windows, aggregate.
 
 Threads: short texts are tokenized and aggregated on the calling thread, which costs less than a hand-over;
 beyond `_INLINE_CHARACTERS` the work goes to a small pool, so that the event loop never stalls. Results
-cross from the engine threads to the event loop in one call per batch.
+cross from the engine threads to an event loop in one call per batch; several loops may use one engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -49,7 +50,6 @@ class Engine:
         self, model: Model, max_queue_tokens: int, on_batch: Callable[[int, int, float], None] | None = None
     ) -> None:
         self.model = model
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="nerve-pool")
         self._n_offloaded = 0
         self._scheduler = Scheduler(
@@ -90,6 +90,8 @@ class Engine:
         if n_characters <= _INLINE_CHARACTERS:
             tokenized = self._tokenize(texts, options)
         else:
+            if self._n_offloaded >= _MAX_OFFLOADED:
+                raise Overloaded("too many large requests wait; send the request again later", 1.0)
             tokenized = await self.offload(lambda: self._tokenize(texts, options))
         if time.monotonic() >= deadline:
             raise DeadlineExceeded("the deadline passed before the request reached the queue")
@@ -118,12 +120,14 @@ class Engine:
         return _prediction(tokenized, rows, job, tokenize_seconds, time.perf_counter() - started)
 
     async def offload(self, work: Callable[[], T]) -> T:
-        """Run `work` on the pool; raises `Overloaded` when too much waits for it already."""
-        if self._n_offloaded >= _MAX_OFFLOADED:
-            raise Overloaded("too many large requests wait; send the request again later", 1.0)
+        """Run `work` on the pool, or here once the engine is closed: what was admitted is answered."""
         self._n_offloaded += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            try:
+                future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+            except RuntimeError:  # the pool is shut down
+                return work()
+            return await future
         finally:
             self._n_offloaded -= 1
 
@@ -146,7 +150,7 @@ class Engine:
 
     async def _wait(self, job: Job, deadline: float, gone: Callable[[], Awaitable[None]] | None) -> None:
         """Submit a job and wait until it is delivered, its deadline passes, or its client leaves."""
-        loop = self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         runs_at_once = self._scheduler.is_idle and len(job.windows) == 1
         job.waiter = future
@@ -176,14 +180,15 @@ class Engine:
 
     def _deliver(self, jobs: list[Job]) -> None:
         """Wake the waiters of finished jobs; called by engine threads."""
-        futures = []
+        futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for job in jobs:
             if isinstance(job.waiter, threading.Event):
                 job.waiter.set()
             elif job.waiter is not None:
-                futures.append(job.waiter)
-        if futures and self._loop is not None:
-            self._loop.call_soon_threadsafe(_resolve, futures)
+                futures.setdefault(job.waiter.get_loop(), []).append(job.waiter)
+        for loop, waiting in futures.items():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits on it any more
+                loop.call_soon_threadsafe(_resolve, waiting)
 
 
 def _make_job(tokenized: list[TokenizedText], options: PredictOptions, deadline: float) -> Job:

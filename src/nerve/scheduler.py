@@ -155,10 +155,12 @@ class Scheduler:
     def cancel(self, job: Job) -> None:
         """Drop the waiting windows of a job that nobody waits for.
 
-        It may still be delivered, when some of its windows are running.
+        It may still be delivered, when some of its windows are running. Does nothing to a job that was
+        never admitted.
         """
         with self._lock:
-            self._forget(job)
+            if job.submitted_at:
+                self._forget(job)
 
     def drain(self) -> None:
         """Refuse new jobs, finish the admitted ones, end the threads. Blocks."""

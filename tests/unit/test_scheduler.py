@@ -243,6 +243,18 @@ def test_cancelled_job_never_runs(bench: Callable[..., Bench]) -> None:
     assert b.runner.batches == [[999], [2]]
 
 
+def test_cancelling_a_refused_job_changes_nothing(bench: Callable[..., Bench]) -> None:
+    """A job that was never admitted has no room to give back."""
+    b = bench(max_queue_tokens=10)
+    b.hold()
+    b.submit(1)
+    refused = make_job(2, length=8)
+    with pytest.raises(Overloaded):
+        b.scheduler.submit(refused)
+    b.scheduler.cancel(refused)
+    assert b.scheduler.queued_tokens == 4
+
+
 @pytest.mark.parametrize("expired", [0, 1, 2])
 def test_expired_job_never_runs(bench: Callable[..., Bench], expired: int) -> None:
     """A job whose deadline has passed is dropped, wherever in the queue it stands."""
