@@ -217,6 +217,9 @@ def _average_words(logits: FloatArray, starts: list[int], end: int) -> tuple[lis
     edges = np.array(starts) - starts[0]  # (W,)
     sums = np.add.reduceat(vectors, edges, axis=0)  # (W, L)
     counts = np.diff(edges, append=len(vectors))  # (W,)
+    for word in np.flatnonzero(counts > 2).tolist():
+        # reduceat adds the first row last; float32 sums of three and more depend on the order.
+        sums[word] = vectors[edges[word] : edges[word] + counts[word]].sum(axis=0)
     means = (sums / counts[:, None]).astype(np.float32)  # (W, L)
     best = means.argmax(axis=1)  # (W,)
     values: list[float] = means[np.arange(len(best)), best].tolist()

@@ -20,10 +20,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import tokenizers
 import torch
 import transformers
 from tokenizers import (
     AddedToken,
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -65,8 +67,6 @@ def main() -> int:
 
 def facts(texts: list[str]) -> dict[str, Any]:
     """Give what every golden says of its making."""
-    import tokenizers
-
     return {
         "versions": {
             "python": platform.python_version(),
@@ -150,9 +150,9 @@ def record_families(is_check: bool) -> dict[str, Any]:
                 "logits": torch.from_numpy(golden.synthetic_logits(encoding["input_ids"]))[None],
                 "sentence": text,
                 "input_ids": torch.tensor([encoding["input_ids"]], dtype=torch.int64),
-                "offset_mapping": torch.tensor([encoding["offset_mapping"]], dtype=torch.int64).reshape(1, -1, 2),
+                "offset_mapping": torch.tensor(encoding["offset_mapping"]).reshape(1, -1, 2),
                 "special_tokens_mask": torch.tensor([encoding["special_tokens_mask"]]),
-            }  # fmt: skip
+            }
             for strategy in golden.STRATEGIES:
                 empty = not encoding["input_ids"]  # the reference fails on a text without any token
                 answers[strategy].append([] if empty else postprocess(pipe, outputs, strategy))
@@ -193,7 +193,7 @@ def _unigram(texts: list[str]) -> Tokenizer:
     """As XLM-RoBERTa: SentencePiece rules, with characters left out so that unknown tokens occur."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Replace(__import__("tokenizers").Regex(" {2,}"), " ")]
+        [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
@@ -201,7 +201,7 @@ def _unigram(texts: list[str]) -> Tokenizer:
     trainer = trainers.UnigramTrainer(
         vocab_size=500,
         special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
+        unk_token="<unk>",  # noqa: S106 - a vocabulary entry
         show_progress=False,
     )
     tokenizer.train_from_iterator(latin, trainer)
@@ -213,7 +213,7 @@ def _unigram(texts: list[str]) -> Tokenizer:
 
 def _wordpiece_cased(texts: list[str]) -> Tokenizer:
     """As cased BERT: no lower-casing, accents kept, a word above 100 characters is unknown."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - a vocabulary entry
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()

@@ -60,10 +60,10 @@ def tokenize(tokenizer: Tokenizer, texts: list[str]) -> list[TokenizedText]:
     n_prefix, n_suffix = mask.index(0), mask[::-1].index(0)
     return [
         TokenizedText(
-            text, encoding.ids, encoding.offsets, n_prefix, n_suffix, (Window(encoding.ids, 0),), truncated=False
+            text, encoding.ids, encoding.offsets, n_prefix, n_suffix, (Window(encoding.ids, 0),), False
         )
         for text, encoding in zip(texts, tokenizer.encode_batch(texts), strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def score(logits: np.ndarray) -> TokenScores:
@@ -97,7 +97,9 @@ def rampart() -> Subject:
     folder = Path(os.environ.get("NERVE_TEST_RAMPART", RAMPART))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     config = json.loads((folder / "config.json").read_text())
-    session = onnxruntime.InferenceSession(folder / "onnx" / "model_q4.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        folder / "onnx" / "model_q4.onnx", providers=["CPUExecutionProvider"]
+    )
     names = {entry.name for entry in session.get_inputs()}
 
     def run(ids: np.ndarray) -> np.ndarray:
@@ -110,7 +112,7 @@ def rampart() -> Subject:
         parse_labels({int(index): name for index, name in config["id2label"].items()}),
         read_vocabulary(tokenizer, tokenizer.token_to_id("[UNK]")),
         [(text, score(logits)) for text, logits in zip(texts, run_in_batches(run, texts), strict=True)],
-    )  # fmt: skip
+    )
 
 
 @lru_cache(maxsize=len(FAMILIES))
@@ -187,8 +189,10 @@ def test_offsets_slice_back_to_the_token(name: str, strategy: AggregationStrateg
         slices: dict[OffsetUnit, Callable[[Row], str]] = {
             OffsetUnit.CODE_POINT: lambda row, text=tokens.text: text[row.start : row.end],
             OffsetUnit.BYTE: lambda row, text=as_bytes: text[row.start : row.end].decode(),
-            OffsetUnit.UTF16: lambda row, text=as_utf16: text[2 * row.start : 2 * row.end].decode("utf-16-le"),
-        }  # fmt: skip
+            OffsetUnit.UTF16: lambda row, text=as_utf16: text[2 * row.start : 2 * row.end].decode(
+                "utf-16-le"
+            ),
+        }
         for unit, cut in slices.items():
             rows = answer(subject, index, PredictOptions(aggregation_strategy=strategy, offset_unit=unit))
             assert [cut(row) for row in rows] == [row.token for row in rows]
