@@ -183,6 +183,18 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub.close()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of its own with 1 MB; only root can make one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False)  # noqa: S607
+    if mounted.returncode != 0:
+        pytest.skip("a small disk can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)  # noqa: S607
+
+
 def model_of(
     revision: str | None = None, graph: str | None = None, repo: str = REPO, **changes: Any
 ) -> ModelConfig:
@@ -434,6 +446,14 @@ def test_unwritable_cache_is_named(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=r"cannot write to .*file.*model\.cache_dir"):
         fetch(hub, tmp_path / "file")
+
+
+@pytest.mark.filterwarnings("ignore:Not enough free disk space")  # the library warns before it fails
+def test_full_disk_is_named(hub: Hub, small_disk: Path) -> None:
+    """Weights too large for the disk of the cache say so."""
+    hub.files["model.safetensors"] = os.urandom(2_000_000)
+    with pytest.raises(CheckpointError, match=r"the disk of .* is full; free space"):
+        fetch(hub, small_disk)
 
 
 def test_environment_rules_apply(hub: Hub, tmp_path: Path) -> None:

