@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -34,11 +35,12 @@ MODEL_FILES = {
     f"{INNER}/onnx/model.onnx": b"",
 }
 FETCH = """
-import json, sys
+import json, logging, sys
 from pathlib import Path
 import msgspec
 from nerve.checkpoint import fetch_checkpoint
 from nerve.config import ModelConfig
+logging.basicConfig(level=logging.INFO)
 model = msgspec.convert(json.loads(sys.argv[1]), ModelConfig)
 print(fetch_checkpoint(model, Path(sys.argv[2]), buildable=()).path)
 """
@@ -325,6 +327,9 @@ def test_two_processes_download_once(index: Index, tmp_path: Path) -> None:
     first = start(index, tmp_path / "cache")
     assert index.half_sent.wait(30)
     second = start(index, tmp_path / "cache")
+    assert second.stderr is not None
+    assert select.select([second.stderr], [], [], 30)[0], "the second process did not come to the lock"
+    assert "waiting for another process" in second.stderr.readline()
     index.gate.set()
     answers = [process.communicate(timeout=60) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], answers
