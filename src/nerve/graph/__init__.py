@@ -106,8 +106,8 @@ def _ready_graph(file: Path, precision: Precision) -> Graph:
     found = ready.check_ready(file)
     if precision not in (Precision.AUTO, found):
         raise ModelError(
-            f"model.precision is {precision.value}, but {file} computes in {found.value} and cannot be rebuilt; "
-            "use precision auto, or a checkpoint whose weights can be read"
+            f"model.precision is {precision.value}, but {file} computes in {found.value} and cannot be "
+            "rebuilt; use precision auto, or a checkpoint whose weights can be read"
         )
     return Graph(file, GraphKind.READY, found)
 

@@ -49,15 +49,15 @@ def check_ready(file: Path) -> Precision:
     """
     try:
         model = onnx.load(file, load_external_data=False)
-    except Exception as error:  # noqa: BLE001 - protobuf's DecodeError has no common base with the others
+    except Exception as error:
         raise ModelError(f"{file} is not an ONNX graph that can be read: {error}") from error
     graph = model.graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = {value.name for value in graph.input} - stored
     if "input_ids" not in inputs or not inputs <= KNOWN_INPUTS:
         raise ModelError(
-            f"{file} has the inputs {', '.join(sorted(inputs))}; needed are input_ids and, where the model uses "
-            "them, attention_mask and token_type_ids"
+            f"{file} has the inputs {', '.join(sorted(inputs))}; needed are input_ids and, where the model "
+            "uses them, attention_mask and token_type_ids"
         )
     for value in graph.input:
         if value.name in inputs and value.type.tensor_type.elem_type not in (
