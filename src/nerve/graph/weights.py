@@ -79,20 +79,6 @@ def read_safetensors(files: Iterable[Path], wanted: Callable[[str], bool]) -> We
     return weights
 
 
-def safetensors_names(files: Iterable[Path]) -> list[str]:
-    """Return the names of all tensors in `files`. Raises `ModelError` for a damaged file."""
-    names: list[str] = []
-    for file in files:
-        try:
-            with safetensors.safe_open(file, framework="np") as tensors:
-                names.extend(tensors.keys())
-        except (OSError, safetensors.SafetensorError) as error:
-            raise ModelError(
-                f"{file} cannot be read as safetensors ({error}); fetch the checkpoint again"
-            ) from error
-    return names
-
-
 def read_onnx(file: Path) -> Weights | None:
     """Return the weights of an ONNX graph by their PyTorch names; None when one cannot be unpacked.
 
@@ -121,6 +107,13 @@ def read_onnx(file: Path) -> Weights | None:
             return None
         raise
     return weights
+
+
+def onnx_parts(file: Path) -> list[Path]:
+    """Return an ONNX file and the files beside it that hold its larger tensors."""
+    tensors = onnx.load(file, load_external_data=False).graph.initializer
+    places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return [file, *sorted(file.parent / place for place in places)]
 
 
 def _is_plain(name: str, value: Array) -> bool:
