@@ -41,8 +41,8 @@ _MAX_DISTANCE = 128  # MPNet: farther tokens share a bucket (modeling_mpnet.py, 
 def build(encoder: Encoder) -> onnx.ModelProto:
     """Return the float32 graph of `encoder`."""
     graph = GraphWriter()
-    hidden = _embed(graph, encoder)  # (B, T, H)
-    bias = _relative_bias(graph, encoder)
+    hidden = embed(graph, encoder)  # (B, T, H)
+    bias = relative_bias(graph, encoder)
     for index, layer in enumerate(encoder.layers):
         hidden = _layer(graph, encoder, layer, hidden, bias, f"layer.{index}")
     logits = linear(graph, hidden, encoder.classifier, "classifier", output="logits")  # (B, T, L)
@@ -133,7 +133,7 @@ def finish(graph: GraphWriter, logits: str, labels: int) -> onnx.ModelProto:
     return graph.model
 
 
-def _embed(graph: GraphWriter, encoder: Encoder) -> str:
+def embed(graph: GraphWriter, encoder: Encoder) -> str:
     """Sum of word and position vectors, normalised: (B, T, E), or (B, T, H) after the projection."""
     inputs = [
         "input_ids",
@@ -175,7 +175,7 @@ def _positions(graph: GraphWriter, padding_id: int) -> str:
     return graph.node("Add", [graph.node("Mul", [count, real], "counted"), pad], "position_ids")
 
 
-def _relative_bias(graph: GraphWriter, encoder: Encoder) -> str:
+def relative_bias(graph: GraphWriter, encoder: Encoder) -> str:
     """MPNet's bias by distance, (1, heads, T, T); an empty name for other architectures."""
     if encoder.relative_bias is None:
         return ""
