@@ -49,7 +49,9 @@ def test_logits_stay_near_those_of_float32(case: str, tmp_path: Path) -> None:
     rounded = run(open_session(folder, tmp_path, Precision.INT8), texts)
     difference = np.concatenate([one[2] - other[2] for one, other in zip(exact, rounded, strict=True)])
     logits = np.concatenate([one[2] for one in exact])
-    assert np.sqrt((difference**2).mean()) < 0.05 * logits.std()
+    # Random weights make sharp attention, which amplifies rounding: measured 2 to 9 %. A wrong graph
+    # is near 100 %.
+    assert np.sqrt((difference**2).mean()) < 0.12 * logits.std()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

