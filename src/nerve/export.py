@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nerve.config import Device
 from nerve.errors import ModelError
 from nerve.session import Session, choose_device
-from nerve.config import Device
 from nerve.types import Window
 
 if TYPE_CHECKING:
@@ -46,7 +46,11 @@ def export_checkpoint(source: str, target: Path, revision: str | None = None) ->
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
         model = transformers.AutoModelForTokenClassification.from_pretrained(
-            source, revision=revision, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+            source,
+            revision=revision,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            trust_remote_code=False,
         ).eval()
     except (OSError, ValueError) as error:
         raise ModelError(f"transformers cannot load {source}: {error}") from error
@@ -84,7 +88,11 @@ def _trace(model: Any, path: Path, torch: Any) -> None:
     """Export with the tracer, which ONNX Runtime optimises best; with torch.export where tracing fails."""
     names = _input_names(model)
     ids = torch.arange(5, 5 + 16, dtype=torch.int64).reshape(2, 8) % model.config.vocab_size  # (B,T)
-    examples = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    examples = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "token_type_ids": torch.zeros_like(ids),
+    }
     arguments = tuple(examples[name] for name in names)
     axes = {name: {0: "batch", 1: "tokens"} for name in (*names, "logits")}
     wrapped = _logits_of(model, names, torch)
@@ -135,7 +143,10 @@ def _logits_of(model: Any, names: list[str], torch: Any) -> Any:
 
 def _input_names(model: Any) -> list[str]:
     """Return the graph's inputs: token types only where the model has a table of them."""
-    uses_types = getattr(model.config, "type_vocab_size", 0) > 0 and "token_type_ids" in inspect.signature(model.forward).parameters
+    uses_types = (
+        getattr(model.config, "type_vocab_size", 0) > 0
+        and "token_type_ids" in inspect.signature(model.forward).parameters
+    )
     return list(_MASK_NAMES if uses_types else _MASK_NAMES[:2])
 
 

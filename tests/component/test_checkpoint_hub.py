@@ -403,7 +403,7 @@ def test_refusal_of_the_hub_is_named(hub: Hub, tmp_path: Path, status: int, code
 
 def test_gated_files_need_the_token(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub lists a gated repository for all, but gives its files only to a token that may read them."""
-    hub.token = "hf_right"  # noqa: S105 - no real one
+    hub.token = "hf_right"
     with pytest.raises(CheckpointError, match="is gated and no token is set"):
         fetch(hub, tmp_path)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")

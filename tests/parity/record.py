@@ -201,7 +201,7 @@ def _unigram(texts: list[str]) -> Tokenizer:
     trainer = trainers.UnigramTrainer(
         vocab_size=500,
         special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",  # noqa: S106 - a vocabulary entry
+        unk_token="<unk>",
         show_progress=False,
     )
     tokenizer.train_from_iterator(latin, trainer)
@@ -213,7 +213,7 @@ def _unigram(texts: list[str]) -> Tokenizer:
 
 def _wordpiece_cased(texts: list[str]) -> Tokenizer:
     """As cased BERT: no lower-casing, accents kept, a word above 100 characters is unknown."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - a vocabulary entry
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()

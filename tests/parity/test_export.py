@@ -31,7 +31,12 @@ DISENTANGLED = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 MODERN = {"global_attn_every_n_layers": 2, "local_attention": 16, "bos_token_id": 2, "eos_token_id": 3}
 ARCHITECTURES = {
     "deberta": DISENTANGLED,
-    "deberta-v2": {**DISENTANGLED, "position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True},
+    "deberta-v2": {
+        **DISENTANGLED,
+        "position_buckets": 16,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+    },
     "modernbert": {**MODERN, "cls_token_id": 2, "sep_token_id": 3},
     "albert": {"embedding_size": 16},
 }
@@ -61,7 +66,9 @@ def test_exported_graph_gives_the_logits_of_pytorch(checkpoint: Path, tmp_path: 
     session = Session(graph.source, Device.CPU, 0, pad_id=0, n_threads=1)
     model = transformers.AutoModelForTokenClassification.from_pretrained(checkpoint).eval()
     rows = [[2, 7, 9, 11, 3], list(range(4, 60)), [5]]
-    for row, scores in zip(rows, session.run([Window(row, 0) for row in rows], needs_logits=True), strict=True):
+    for row, scores in zip(
+        rows, session.run([Window(row, 0) for row in rows], needs_logits=True), strict=True
+    ):
         with torch.no_grad():
             expected = model(input_ids=torch.tensor([row])).logits[0].numpy()
         np.testing.assert_allclose(scores.logits, expected, atol=1e-4)
