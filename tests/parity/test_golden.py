@@ -178,6 +178,29 @@ def test_other_tokenizers_group_as_the_reference(name: str, strategy: str) -> No
     assert_equal(family(name), golden.unpack(stored["families"][name])[strategy], strategy)
 
 
+@pytest.mark.parametrize(
+    ("index", "ours"),
+    [
+        (0, [("PER", 0, 1), ("PER", 2, 3), ("PER", 4, 7), ("PER", 8, 9)]),
+        (1, [("PER", 0, 1), ("PER", 2, 3), ("PER", 4, 7), ("PER", 8, 9)]),
+        (2, [("first-name", 0, 3), ("E-MAIL", 6, 7)]),
+    ],
+)
+def test_knowing_differences_from_the_reference(index: int, ours: list[tuple[str, int, int]]) -> None:
+    """The schemes that transformers does not know: our answer, and that the reference's is another."""
+    _, names, wanted = golden.DIFFERENCES[index]
+    labels = parse_labels(dict(enumerate(names.split())))
+    logits = np.eye(len(labels), dtype=np.float32)[[labels.names.index(name) for name in wanted.split()]]
+    offsets = [(2 * place, 2 * place + 1) for place in range(5)]
+    tokens = TokenizedText("a b c d e", [0] * 5, offsets, 0, 0, (), truncated=False)
+    vocabulary = Vocabulary(np.ones(1, dtype=np.int64), is_word_aware=True, unk_id=None, special_tokens={})
+    rows = decode(tokens, score(logits), labels, vocabulary, PredictOptions(AggregationStrategy.SIMPLE))
+    assert [(*row.results, row.start, row.end) for row in rows] == ours
+    recorded = golden.read(golden.FAMILIES)["differences"]
+    assert len(recorded) == len(golden.DIFFERENCES)
+    assert [tuple(row) for row in recorded[index]] != ours
+
+
 @pytest.mark.parametrize("name", ["rampart", *FAMILIES])
 @pytest.mark.parametrize("strategy", list(AggregationStrategy))
 def test_offsets_slice_back_to_the_token(name: str, strategy: AggregationStrategy) -> None:
