@@ -62,12 +62,12 @@ def write_lookup_model(folder: Path, max_length: int = 16, labels: tuple[str, ..
     return folder
 
 
-def write_troubled_model(folder: Path, slow_word: str = "x", max_length: int = 16) -> Path:
+def write_troubled_model(folder: Path, slow_word: str = "x", slow_turns: int = SLOW_TURNS) -> Path:
     """Write a lookup model that takes a while for each `slow_word` and fails on each "y".
 
     Both are real: the graph multiplies matrices for the one, and looks up outside its table for the other.
     """
-    write_lookup_model(folder, max_length)
+    write_lookup_model(folder)
     vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
     gather = onnx.load(str(folder / "model.onnx")).graph
     body = helper.make_graph(
@@ -104,7 +104,7 @@ def write_troubled_model(folder: Path, slow_word: str = "x", max_length: int = 1
         "bad_id": np.array(vocabulary["y"]),
         "slow_id": np.array(vocabulary[slow_word]),
         "outside": np.array(10_000),
-        "turns_each": np.array(SLOW_TURNS),
+        "turns_each": np.array(slow_turns),
         "square": np.zeros((SLOW_SIZE, SLOW_SIZE), np.float32),
     }
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
