@@ -73,6 +73,7 @@ def load(
     device: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
+    window_stride: int | None = None,
     show_progress: bool = False,
 ) -> TokenClassifier:
     """Load a token classifier; blocks while the checkpoint is fetched and the model loaded.
@@ -80,7 +81,8 @@ def load(
     checkpoint: a config file (*.yaml), a model folder, or a hub repository ("dslim/bert-base-NER"). None:
         the config file that `nerve serve` would take ($NERVE_CONFIG, ./config.yaml, /etc/nerve/config.yaml).
     revision: branch, tag or commit of a hub repository.
-    device, precision, threads: replace `model.device`, `model.precision` and `cpu.threads`.
+    device, precision, threads, window_stride: replace `model.device`, `model.precision`, `cpu.threads` and
+        `runtime.window_stride`.
     show_progress: draw progress bars of downloads on stderr.
 
     Raises `StartupError`: `ConfigError`, `CheckpointError` or `ModelError`, each saying what to change.
@@ -89,6 +91,7 @@ def load(
     changed: dict[str, dict[str, Any]] = {
         "model": {"device": device, "precision": precision},
         "cpu": {"threads": threads},
+        "runtime": {"window_stride": window_stride},
     }
     return load_classifier(override(config, changed), show_progress=show_progress)
 

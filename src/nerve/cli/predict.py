@@ -68,13 +68,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--truncate",
-        nargs="?",
-        const=TruncationDirection.RIGHT.value,
+        action="store_true",
+        help="cut texts that are too long (default: cover them with windows)",
+    )
+    model.add_argument(
+        "--truncation-direction",
         choices=[member.value for member in TruncationDirection],
-        help="cut texts that are too long at this end (right where none is named) (default: cover them with windows)",
+        default=TruncationDirection.RIGHT.value,
+        help="which end is cut (default: right)",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="JSON lines on a terminal, too")
+    output.add_argument(
+        "--live", action="store_true", help="answer each line before the next is read, for pipes that go on"
+    )
     output.add_argument("--no-text", action="store_true", help="leave the texts out of the JSON lines")
 
 
@@ -126,13 +133,13 @@ def _predict(
     classifier: TokenClassifier, options: argparse.Namespace, texts: Iterable[str], *, as_json: bool
 ) -> Iterator[list[Row]]:
     choices: dict[str, Any] = {
-        "truncate": options.truncate is not None,
-        "truncation_direction": options.truncate or TruncationDirection.RIGHT,
+        "truncate": options.truncate,
+        "truncation_direction": options.truncation_direction,
         "raw_scores": options.raw_scores,
         # Colours are laid over code points.
         "offset_unit": options.offset_unit if as_json or _shows_tokens(options) else OffsetUnit.CODE_POINT,
     }
-    if STDIN in options.texts and sys.stdin.isatty():  # a person types: answer each line at once
+    if _is_live(options):
         return (classifier.predict(text, options.strategy, **choices)[0] for text in texts)
     return classifier.predict_many(texts, options.strategy, **choices)
 
@@ -145,6 +152,11 @@ def _load(options: argparse.Namespace) -> TokenClassifier:
     return load(options.model or options.config, show_progress=sys.stderr.isatty())
 
 
+def _is_live(options: argparse.Namespace) -> bool:
+    """Tell whether each line is to be answered before the next one is read, as where a person types."""
+    return options.live or (STDIN in (*options.texts, *options.file) and sys.stdin.isatty())
+
+
 def _shows_tokens(options: argparse.Namespace) -> bool:
     return bool(options.strategy == AggregationStrategy.NONE)
 
@@ -154,12 +166,15 @@ def _json_printer(options: argparse.Namespace) -> Callable[[Record, list[Row]], 
 
     encode = msgspec.json.Encoder().encode
     write = sys.stdout.buffer.write
+    is_live = _is_live(options)
 
     def show(record: Record, rows: list[Row]) -> None:
         fields = {**record.fields, ROWS: rows}
         if options.no_text:
             del fields[record.field]
         write(encode(fields) + b"\n")
+        if is_live:
+            sys.stdout.flush()
 
     return show
 
