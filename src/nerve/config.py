@@ -298,6 +298,11 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "nerve"
 
 
+def cache_dir_of(config: Config) -> Path:
+    """Return the folder for checkpoints and graphs."""
+    return Path(config.model.cache_dir) if config.model.cache_dir else default_cache_dir()
+
+
 def share_metrics(folder: Path) -> None:
     """Make this process and its children keep their metrics in `folder`, to be counted together."""
     os.environ[ENV_SHARED_METRICS] = str(folder)
