@@ -29,13 +29,15 @@ log = logging.getLogger(__name__)
 ENV_PREFIX = "NERVE_"
 ENV_CONFIG = "NERVE_CONFIG"
 ENV_API_KEY = "NERVE_API_KEY"
+ENV_SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own name
 DEFAULT_LOCATIONS = (Path("config.yaml"), Path("/etc/nerve/config.yaml"))
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
-Route = Annotated[str, Meta(pattern="^/")]
+# Routes that `POST /` can stand for: the ones that take POST.
+Route = Annotated[str, Meta(pattern="^/predict_tokens$")]
 
 
 class CheckpointSource(enum.StrEnum):
@@ -288,6 +290,16 @@ def default_cache_dir() -> Path:
     """Return the folder for checkpoints and graphs when `model.cache_dir` is null."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "nerve"
+
+
+def share_metrics(folder: Path) -> None:
+    """Make this process and its children keep their metrics in `folder`, to be counted together."""
+    os.environ[ENV_SHARED_METRICS] = str(folder)
+
+
+def shared_metrics_dir() -> str | None:
+    """Return the folder in which the workers keep their metrics, or None when there is one worker."""
+    return os.environ.get(ENV_SHARED_METRICS)
 
 
 def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:

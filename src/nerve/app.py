@@ -1,0 +1,303 @@
+"""The application: routes, the error table, and the life of one worker.
+
+`App.handle` is the one handler; it knows nothing of the server's interface. `interfaces` wraps it as RSGI
+(what Granian is given) and as ASGI (what any other server takes).
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import nerve
+from nerve import wire
+from nerve.engine import INLINE_TOKENS, Engine
+from nerve.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    InferenceFailed,
+    InvalidRequest,
+    MalformedRequest,
+    Overloaded,
+    PayloadTooLarge,
+    PredictError,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from nerve.metrics import CONTENT_TYPE as METRICS_TYPE
+from nerve.metrics import Metrics
+from nerve.openapi import build_openapi
+
+if TYPE_CHECKING:
+    from nerve.config import Config
+    from nerve.model import Model
+    from nerve.types import Prediction
+
+log = logging.getLogger(__name__)
+
+Headers = list[tuple[str, str]]
+
+# The one table from failures to answers: class -> (status, error_type). A test walks the subclasses.
+ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
+    MalformedRequest: (400, "Validation"),
+    Unauthorized: (401, "Unauthorized"),
+    PayloadTooLarge: (413, "PayloadTooLarge"),
+    UnsupportedMediaType: (415, "UnsupportedMediaType"),
+    InvalidRequest: (422, "Validation"),
+    Overloaded: (429, "Overloaded"),
+    ClientGone: (499, "ClientGone"),  # nobody reads it; Nginx's number, for the metrics
+    InferenceFailed: (500, "Backend"),
+    Unavailable: (503, "Unhealthy"),
+    DeadlineExceeded: (504, "DeadlineExceeded"),
+}
+
+_MAX_REQUEST_ID_LENGTH = 128
+_PREDICT = "/predict_tokens"
+# Routes that answer without an API key: probes and scrapes have none.
+_OPEN_ROUTES = frozenset({"/", "/health", "/health/live", "/health/ready", "/metrics"})
+
+
+class Request(Protocol):
+    """What the handler needs of a request, whatever the server's interface."""
+
+    @property
+    def method(self) -> str:
+        """HTTP method, upper case."""
+
+    @property
+    def path(self) -> str:
+        """Path without the query string."""
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header by its lower-case name."""
+
+    async def read(self, limit: int) -> bytes | None:
+        """Return the body, or None as soon as it is known to be above `limit` bytes."""
+
+    async def gone(self) -> object:
+        """Return once the client has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer, ready to be sent."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class App:
+    """One worker's application. Its life: starting, `ready`, draining, closed."""
+
+    def __init__(self, config: Config, api_key: str | None, metrics: Metrics) -> None:
+        self._limits = config.limits
+        self._runtime = config.runtime
+        self._max_queue_tokens = config.batching.max_queue_tokens
+        self._credentials = [f"{scheme} {api_key}".encode() for scheme in ("Bearer", "Api-Key")] if api_key else []
+        self._metrics = metrics
+        self._engine: Engine | None = None
+        self._unready_reason = "starting: the model is loading"
+        self._info = b""
+        self._openapi = wire.encode_json(build_openapi(config.limits))
+        self._is_draining: Callable[[], bool] = lambda: False
+        self._routes: dict[str, dict[str, Callable[[Request, Headers], Awaitable[Response]]]] = {
+            "/": {"GET": self._ready, "POST": self._predict},  # runtime.webserver_default_route
+            _PREDICT: {"POST": self._predict},
+            "/health": {"GET": self._ready},
+            "/health/live": {"GET": self._live},
+            "/health/ready": {"GET": self._ready},
+            "/info": {"GET": self._get_info},
+            "/metrics": {"GET": self._get_metrics},
+            "/openapi.json": {"GET": self._get_openapi},
+        }
+
+    def start(self, model: Model, config: Config, is_draining: Callable[[], bool] = lambda: False) -> None:
+        """Begin to answer predictions with a loaded model."""
+        self._engine = Engine(model, self._max_queue_tokens, on_batch=self._metrics.record_batch)
+        self._info = wire.encode_json(describe(model, config))
+        self._is_draining = is_draining
+        self._metrics.set_ready(ready=True)
+
+    def close(self) -> None:
+        """Finish what was admitted, then answer 503. Blocks."""
+        self._unready_reason = "draining: the server is shutting down"
+        self._metrics.set_ready(ready=False)
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    async def handle(self, request: Request) -> Response:
+        """Answer one request; never raises for anything the client did."""
+        path, method = request.path, request.method
+        request_id = _request_id(request)
+        headers: Headers = [("content-type", wire.JSON_TYPE), ("x-request-id", request_id)]
+        methods = self._routes.get(path)
+        handler = methods.get("GET" if method == "HEAD" else method) if methods else None
+        try:
+            if handler is None:
+                response = _no_route(path, methods, headers)
+            else:
+                if self._credentials and (path not in _OPEN_ROUTES or method == "POST"):
+                    self._authorize(request)
+                response = await handler(request, headers)
+        except PredictError as error:
+            response = _error_response(error, headers)
+        except Exception as error:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
+            _log_defect(error, request_id)
+            response = _error(500, "Backend", "internal error; the server's log has the details", headers)
+        self._metrics.record_answer(path if methods else "unknown", response.status)
+        return response
+
+    async def _predict(self, request: Request, headers: Headers) -> Response:
+        started = time.perf_counter()
+        engine = self._engine
+        if engine is None:
+            raise Unavailable(f"{self._unready_reason}; send the request again later")
+        msgpack_in = wire.is_msgpack(request.header("content-type"))
+        deadline = self._deadline(request)
+        body = await request.read(self._limits.max_body_bytes)
+        if body is None:
+            raise PayloadTooLarge(
+                f"the body is above limits.max_body_bytes = {self._limits.max_body_bytes}; send several requests"
+            )
+        decoded = wire.decode_request(body, msgpack=msgpack_in)
+        texts, options = wire.resolve_request(decoded, self._runtime, self._limits)
+        prediction = await engine.predict(texts, options, deadline, request.gone)
+        msgpack_out = wire.wants_msgpack(request.header("accept"))
+        if msgpack_out:
+            headers[0] = ("content-type", wire.MSGPACK_TYPE)
+        if prediction.n_tokens <= INLINE_TOKENS:
+            encoded = wire.encode_rows(prediction.rows, msgpack=msgpack_out)
+        else:
+            encoded = await engine.offload(lambda: wire.encode_rows(prediction.rows, msgpack=msgpack_out))
+        total = time.perf_counter() - started
+        self._metrics.record_prediction(prediction, total, engine.queued_tokens)
+        _add_prediction_headers(headers, prediction, total)
+        return Response(200, headers, encoded)
+
+    def _deadline(self, request: Request) -> float:
+        """Return the `time.monotonic()` by which the answer must be ready; the nearest limit wins."""
+        milliseconds = float(self._limits.request_timeout_ms)
+        timeout = request.header("request-timeout-ms")
+        if timeout is not None:
+            milliseconds = min(milliseconds, _milliseconds("Request-Timeout-Ms", timeout))
+        epoch = request.header("request-deadline-ms")
+        if epoch is not None:
+            milliseconds = min(milliseconds, _milliseconds("Request-Deadline-Ms", epoch) - time.time() * 1000)
+        if milliseconds <= 0:
+            raise DeadlineExceeded("the deadline had passed when the request arrived")
+        return time.monotonic() + milliseconds / 1000
+
+    def _authorize(self, request: Request) -> None:
+        """Raise `Unauthorized` unless the request carries the API key; takes the same time either way."""
+        given = (request.header("authorization") or "").encode()
+        if not any([hmac.compare_digest(given, expected) for expected in self._credentials]):
+            raise Unauthorized("the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
+
+    async def _live(self, request: Request, headers: Headers) -> Response:  # noqa: ARG002
+        return Response(200, headers, wire.encode_json({"status": "live"}))
+
+    async def _ready(self, request: Request, headers: Headers) -> Response:  # noqa: ARG002
+        if self._engine is None:
+            raise Unavailable(self._unready_reason)
+        if self._is_draining():
+            raise Unavailable("draining: the server is shutting down")
+        return Response(200, headers, wire.encode_json({"status": "ready"}))
+
+    async def _get_info(self, request: Request, headers: Headers) -> Response:  # noqa: ARG002
+        if self._engine is None:
+            raise Unavailable(self._unready_reason)
+        return Response(200, headers, self._info)
+
+    async def _get_metrics(self, request: Request, headers: Headers) -> Response:  # noqa: ARG002
+        headers[0] = ("content-type", METRICS_TYPE)
+        queued = self._engine.queued_tokens if self._engine is not None else 0
+        return Response(200, headers, self._metrics.render(queued))
+
+    async def _get_openapi(self, request: Request, headers: Headers) -> Response:  # noqa: ARG002
+        return Response(200, headers, self._openapi)
+
+
+def describe(model: Model, config: Config) -> dict[str, object]:
+    """Return what `/info` prints."""
+    return {
+        "version": nerve.__version__,
+        "model_id": model.model_id,
+        "revision": model.revision,
+        "dtype": model.precision.value,
+        "provider": model.session.provider,
+        "id2label": {str(index): name for index, name in enumerate(model.labels.names)},
+        "label_scheme": model.labels.scheme.value,
+        "max_length": model.max_length,
+        "limits": {
+            "max_inputs": config.limits.max_inputs,
+            "max_input_tokens": config.limits.max_input_tokens,
+            "max_body_bytes": config.limits.max_body_bytes,
+            "request_timeout_ms": config.limits.request_timeout_ms,
+            "max_batch_tokens": model.policy.token_budget,
+            "max_batch_size": model.policy.max_batch_size,
+            "max_queue_tokens": config.batching.max_queue_tokens,
+        },
+    }
+
+
+def _request_id(request: Request) -> str:
+    """Return the client's id for the request, or a new one when it sent none that can be echoed."""
+    given = request.header("x-request-id") or request.header("x-baseten-customer-request-id")
+    if given and len(given) <= _MAX_REQUEST_ID_LENGTH and given.isascii() and given.isprintable():
+        return given
+    return uuid.uuid4().hex
+
+
+def _milliseconds(name: str, text: str) -> float:
+    if not text.isdecimal() or len(text) > 15:
+        raise InvalidRequest(f"header {name} must be a whole number of milliseconds")
+    return float(text)
+
+
+def _add_prediction_headers(headers: Headers, prediction: Prediction, total: float) -> None:
+    timings = prediction.timings
+    headers.append(
+        (
+            "server-timing",
+            f"tokenize;dur={timings.tokenize * 1000:.3f}, queue;dur={timings.queue * 1000:.3f}, "
+            f"inference;dur={timings.inference * 1000:.3f}, total;dur={total * 1000:.3f}",
+        )
+    )
+    headers.append(("x-compute-tokens", str(prediction.n_tokens)))
+    if prediction.truncated:
+        headers.append(("x-truncated", ",".join(map(str, prediction.truncated))))
+
+
+def _no_route(path: str, methods: dict[str, object] | None, headers: Headers) -> Response:
+    if methods is None:
+        return _error(404, "NotFound", f"no such route; predictions are at POST {_PREDICT}", headers)
+    allowed = ", ".join(sorted({*methods, *(["HEAD"] if "GET" in methods else [])}))
+    headers.append(("allow", allowed))
+    return _error(405, "MethodNotAllowed", f"{path} takes {allowed}", headers)
+
+
+def _error_response(error: PredictError, headers: Headers) -> Response:
+    status, kind = ERROR_TABLE[type(error)]
+    if isinstance(error, Overloaded):
+        headers.append(("retry-after", str(max(1, round(error.retry_after_seconds)))))
+    return _error(status, kind, str(error), headers)
+
+
+def _error(status: int, kind: str, message: str, headers: Headers) -> Response:
+    headers[0] = ("content-type", wire.JSON_TYPE)
+    return Response(status, headers, wire.encode_json(wire.ErrorBody(error=message, error_type=kind)))
+
+
+def _log_defect(error: Exception, request_id: str) -> None:
+    """Log a defect with its stack but without its message, which could quote the client's text."""
+    stack = "".join(traceback.format_tb(error.__traceback__))
+    log.error("defect while answering request %s: %s\n%s", request_id, type(error).__qualname__, stack)

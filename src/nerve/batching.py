@@ -1,0 +1,69 @@
+"""Decides which waiting windows go into the next model call (pure functions).
+
+Costs are padded costs: a batch of B windows whose longest has T tokens computes B x T tokens.
+On CPU, padding costs more than sharing a call gains, so only near-equal lengths are grouped
+(`max_padding` 0.05); on a GPU a step costs the same over a wide range, so everything that fits goes.
+docs/design.md, "Batching", has the measurements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """Limits of one model call.
+
+    token_budget: most tokens, padding included.
+    max_batch_size: most windows.
+    max_padding: largest share of padding among those tokens, 0 to 1.
+    """
+
+    token_budget: int
+    max_batch_size: int
+    max_padding: float
+
+
+def take(lengths: Sequence[int], policy: BatchPolicy, max_size: int) -> list[int]:
+    """Choose a batch from windows of these lengths, which stand in fair order.
+
+    Returns ascending indexes. The first window is always taken, whatever its length, so the oldest
+    never starves; each later one is taken if the batch then still respects the policy and `max_size`.
+    """
+    chosen = [0]
+    longest = total = lengths[0]
+    limit = min(max_size, policy.max_batch_size)
+    for index in range(1, len(lengths)):
+        if len(chosen) >= limit:
+            break
+        length = lengths[index]
+        new_longest = max(longest, length)
+        cost = new_longest * (len(chosen) + 1)
+        if cost <= policy.token_budget and cost - total - length <= policy.max_padding * cost:
+            chosen.append(index)
+            longest = new_longest
+            total += length
+    return chosen
+
+
+def fair_order(waiting: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:
+    """Yield (request, window) index pairs: the first window of each request, then the second of each, ...
+
+    waiting: number of waiting windows of each request, oldest request first. At most `limit` pairs.
+    """
+    emitted = 0
+    depth = 0
+    remaining = range(len(waiting))
+    while remaining:
+        for request in remaining:
+            if emitted == limit:
+                return
+            emitted += 1
+            yield request, depth
+        depth += 1
+        remaining = [request for request in remaining if waiting[request] > depth]  # type: ignore[assignment]

@@ -1,0 +1,273 @@
+"""Brings a checkpoint from a Hugging Face hub: source HF. The only user of huggingface_hub.
+
+Three steps: resolve the revision to a commit and its list of files; choose the files that are needed;
+download those. The downloads, their resumption and their locks are the library's, in <cache>/hub, laid
+out as it always is. Beside it, <cache>/hub-listings keeps what the first step found, written last: with
+a commit as revision the next start makes no network call, and without a network the last commit that was
+fetched whole is used again.
+
+Foreign exceptions stop here: `_explain` gives each its `CheckpointError`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+from huggingface_hub import HfApi, get_token, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+from nerve.checkpoint.choice import choose_main_file
+from nerve.checkpoint.folder import (
+    CONFIG,
+    TOKENIZER,
+    ModelFolder,
+    check_config,
+    check_names,
+    companions,
+    list_files,
+    read_config,
+)
+from nerve.checkpoint.storage import explain_os_error, storage_errors, write_json
+from nerve.config import ModelConfig
+from nerve.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+ALWAYS = (CONFIG, TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
+LIST_TIMEOUT_SECONDS = 15.0
+_COMMIT = re.compile("[0-9a-f]{40}")
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """The files of a repository at one commit."""
+
+    commit: str
+    files: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Repository:
+    """One repository at the revision asked for, and where its files are kept.
+
+    token None means: by the library's own rules (HF_TOKEN, then the saved login).
+    """
+
+    name: str
+    revision: str
+    cache_dir: Path
+    endpoint: str | None
+
+    @property
+    def hub_cache(self) -> Path:
+        return self.cache_dir / "hub"
+
+    @property
+    def listing_file(self) -> Path:
+        folder = self.cache_dir / "hub-listings" / self.name.replace("/", "--")
+        return folder / f"{quote(self.revision, safe='')}.json"
+
+
+def fetch_hub(
+    model: ModelConfig,
+    cache_dir: Path,
+    *,
+    buildable: Collection[str],
+    show_progress: bool = False,
+    endpoint: str | None = None,
+) -> ModelFolder:
+    """Download what `model` needs of its repository and return the folder. Raises `CheckpointError`.
+
+    endpoint: address of the hub; None means HF_ENDPOINT or the public one.
+    """
+    source = model.checkpoint_repository
+    repository = _Repository(source.repo or "", source.revision or "main", cache_dir, endpoint)
+    with _progress_bars(show_progress), _hub_errors(repository):
+        listing = _resolve(repository)
+        origin = f"{repository.name} at {listing.commit[:12]}"
+        check_names(listing.files, origin)
+        config_file = _download(repository, listing, CONFIG)
+        config = read_config(config_file, origin)
+        check_config(config, origin)
+        main = choose_main_file(listing.files, str(config.get("model_type")), model, buildable, origin)
+        log.info("checkpoint %s: using %s", origin, main)
+        for name in (*ALWAYS, main):
+            if name in listing.files:
+                _download(repository, listing, name)
+        folder = config_file.parent
+        for name in companions(folder, main, listing.files, origin):
+            _download(repository, listing, name)
+    with storage_errors(cache_dir):
+        write_json(repository.listing_file, msgspec.to_builtins(listing))
+    return ModelFolder(folder, repository.name, listing.commit)
+
+
+def _resolve(repository: _Repository) -> Listing:
+    """Return commit and files of the revision: from the hub, or from the cache where that will do."""
+    recorded = _recorded(repository)
+    if recorded is not None and _COMMIT.fullmatch(repository.revision):
+        return recorded  # a commit never changes
+    api = HfApi(endpoint=repository.endpoint)
+    try:
+        info = api.model_info(repository.name, revision=repository.revision, timeout=LIST_TIMEOUT_SECONDS)
+    except Exception as error:
+        cached = (recorded or _in_library_cache(repository)) if _is_unreachable(error) else None
+        if cached is None:
+            raise _explain(error, repository) from error
+        if not isinstance(error, OfflineModeIsEnabled):
+            log.warning(
+                "hub not reachable; using %s at commit %s from the cache", repository.name, cached.commit
+            )
+        return cached
+    return Listing(info.sha or "", [file.rfilename for file in info.siblings or ()])
+
+
+def _recorded(repository: _Repository) -> Listing | None:
+    """Return the listing of the last whole fetch of this revision; a damaged one counts as none."""
+    try:
+        return msgspec.json.decode(repository.listing_file.read_bytes(), type=Listing)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _in_library_cache(repository: _Repository) -> Listing | None:
+    """Return what other tools of the hub have put into the cache at this revision."""
+    try:
+        config = hf_hub_download(
+            repository.name,
+            CONFIG,
+            revision=repository.revision,
+            cache_dir=repository.hub_cache,
+            local_files_only=True,
+        )
+    except EntryNotFoundError:
+        return None
+    folder = Path(config).parent
+    return Listing(folder.name, sorted(list_files(folder)))
+
+
+def _download(repository: _Repository, listing: Listing, name: str) -> Path:
+    return Path(
+        hf_hub_download(
+            repository.name,
+            name,
+            revision=listing.commit,
+            cache_dir=repository.hub_cache,
+            endpoint=repository.endpoint,
+            library_name="nerve",
+        )
+    )
+
+
+@contextmanager
+def _progress_bars(show: bool) -> Iterator[None]:
+    """Keep the library's own bars silent for the block, unless they are wanted."""
+    if show or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@contextmanager
+def _hub_errors(repository: _Repository) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise _explain(error, repository) from error
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Return whether the hub gave no answer, or none that says anything about the repository."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500 or error.response.status_code == 429
+    # The library's HTTP client differs between its versions (httpx, httpx2), so its errors have no one base.
+    return not isinstance(error, HFValidationError)
+
+
+def _explain(error: Exception, repository: _Repository) -> CheckpointError:
+    """Return what to raise for an exception of the library or of the disk."""
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # why the library fell back to its cache says more
+    if isinstance(error, HFValidationError):
+        return CheckpointError(
+            f"checkpoint_repository.repo: {repository.name!r} is not a repository name; write OWNER/NAME"
+        )
+    if isinstance(error, HfHubHTTPError):
+        return CheckpointError(_explain_status(error, repository))
+    if isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
+        return CheckpointError(
+            f"{repository.name} at {repository.revision} is not whole in {repository.hub_cache}, and "
+            "HF_HUB_OFFLINE is "
+            "set; unset it, or run `nerve pull` where there is a network and bring the cache here"
+        )
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return explain_os_error(error, repository.cache_dir)
+    if "onsistency check failed" in str(error):
+        return CheckpointError(
+            f"a download from {repository.name} was cut; what has arrived is kept, start again"
+        )
+    return CheckpointError(
+        f"the hub cannot be reached for {repository.name} ({type(error).__name__}: {_first_line(error)}); "
+        "check network, "
+        "proxy and HF_ENDPOINT, or run `nerve pull` where there is a network and bring the cache here"
+    )
+
+
+def _explain_status(error: HfHubHTTPError, repository: _Repository) -> str:
+    """Say what an answer of the hub that is an error means; gated before not found, which is its base."""
+    name = repository.name
+    token = "its token has no access" if get_token() else "no token is set"
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{name} is gated and {token}; accept its terms on its hub page, then set HF_TOKEN to a token "
+            "of that "
+            "account that may read gated repositories"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"the hub has no repository {name}, or it is private and {token}; check "
+            "checkpoint_repository.repo, "
+            "and set HF_TOKEN if it is private"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return (
+            f"{name} has no revision {repository.revision}; set checkpoint_repository.revision to a "
+            "branch, tag or commit"
+        )
+    status = error.response.status_code
+    if status in (401, 403):
+        return (
+            f"the hub refuses access to {name} ({status}); check that HF_TOKEN is valid and may read this "
+            "repository"
+        )
+    if status == 429:
+        return f"the hub limits the rate of requests ({status}); wait, or set HF_TOKEN for a higher limit"
+    return f"the hub answers {status} for {name}; try again later, or check HF_ENDPOINT"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no detail"])[0]

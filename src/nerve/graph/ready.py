@@ -1,0 +1,87 @@
+"""Finds, checks and reads back ONNX graphs that somebody else made.
+
+A ready graph takes `input_ids`, `attention_mask` and perhaps `token_type_ids`, int64 (B, T), and gives
+float logits (B, T, L).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+from onnx import TensorProto
+
+from nerve.config import Precision
+from nerve.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
+_INT8_OPERATORS = frozenset(
+    {
+        "MatMulInteger",
+        "DynamicQuantizeLinear",
+        "QLinearMatMul",
+        "QAttention",
+        "DynamicQuantizeMatMul",
+        "QuantizeLinear",
+    }
+)
+
+
+def find_onnx(folder: Path) -> list[Path]:
+    """Return the ONNX files of `folder`, the one to prefer first.
+
+    onnx/model.onnx, model.onnx, then the others by name: first those in onnx/, then those beside config.json.
+    """
+    preferred = [path for path in (folder / "onnx" / "model.onnx", folder / "model.onnx") if path.is_file()]
+    others = [*sorted((folder / "onnx").glob("*.onnx")), *sorted(folder.glob("*.onnx"))]
+    return preferred + [path for path in others if path not in preferred]
+
+
+def check_ready(file: Path) -> Precision:
+    """Check inputs and outputs of a ready graph and return the precision it computes in.
+
+    Raises `ModelError` saying what does not fit.
+    """
+    try:
+        model = onnx.load(file, load_external_data=False)
+    except Exception as error:  # noqa: BLE001 - protobuf's DecodeError has no common base with the others
+        raise ModelError(f"{file} is not an ONNX graph that can be read: {error}") from error
+    graph = model.graph
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = {value.name for value in graph.input} - stored
+    if "input_ids" not in inputs or not inputs <= KNOWN_INPUTS:
+        raise ModelError(
+            f"{file} has the inputs {', '.join(sorted(inputs))}; needed are input_ids and, where the model uses "
+            "them, attention_mask and token_type_ids"
+        )
+    for value in graph.input:
+        if value.name in inputs and value.type.tensor_type.elem_type not in (
+            TensorProto.INT64,
+            TensorProto.INT32,
+        ):
+            raise ModelError(f"{file}: input {value.name} is not of integers")
+    if len(graph.output) != 1 or graph.output[0].type.tensor_type.elem_type not in _FLOATS:
+        raise ModelError(
+            f"{file} must have one output, float logits; it has {len(graph.output)} or another type"
+        )
+    tensor = graph.output[0].type.tensor_type
+    if tensor.HasField("shape") and len(tensor.shape.dim) != 3:
+        raise ModelError(
+            f"{file}: the output has {len(tensor.shape.dim)} axes; token logits have (batch, token, label)"
+        )
+    return _precision(graph)
+
+
+def _precision(graph: onnx.GraphProto) -> Precision:
+    """Tell the arithmetic from the operators; 4-bit weights alone are unpacked to float32 in the kernel."""
+    operators = {node.op_type for node in graph.node}
+    if operators & _INT8_OPERATORS:
+        return Precision.INT8
+    if any(tensor.data_type == TensorProto.FLOAT16 and len(tensor.dims) == 2 for tensor in graph.initializer):
+        return Precision.FLOAT16
+    return Precision.FLOAT32

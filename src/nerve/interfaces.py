@@ -1,0 +1,134 @@
+"""Two thin shims that make an `App` callable: RSGI for Granian, ASGI for any other server.
+
+They only move bytes in and out. `Worker` (in `worker`) holds the app's life; both shims call its hooks.
+RSGI: https://github.com/emmett-framework/granian/blob/master/docs/spec/RSGI.md
+ASGI: https://asgi.readthedocs.io/en/stable/specs/www.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from granian.rsgi import HTTPProtocol
+    from granian.rsgi import Scope as RsgiScope
+
+    from nerve.worker import Worker
+
+AsgiScope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class RsgiRequest:
+    """A request as Granian hands it over."""
+
+    __slots__ = ("_headers", "_proto", "method", "path")
+
+    def __init__(self, scope: RsgiScope, proto: HTTPProtocol) -> None:
+        self._proto = proto
+        self._headers = scope.headers
+        self.method = scope.method
+        self.path = scope.path
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header by its lower-case name."""
+        value: str | None = self._headers.get(name)
+        return value
+
+    async def read(self, limit: int) -> bytes | None:
+        """Return the body, or None as soon as it is known to be above `limit` bytes."""
+        stated = self._headers.get("content-length")
+        if stated is not None:
+            return await self._proto() if int(stated) <= limit else None
+        body = bytearray()
+        async for chunk in self._proto:
+            body += chunk
+            if len(body) > limit:
+                return None
+        return bytes(body)
+
+    async def gone(self) -> object:
+        """Return once the client has left."""
+        return await self._proto.client_disconnect()
+
+
+class AsgiRequest:
+    """A request as an ASGI server hands it over."""
+
+    def __init__(self, scope: AsgiScope, receive: Receive) -> None:
+        self._receive = receive
+        self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header by its lower-case name."""
+        return self._headers.get(name)
+
+    async def read(self, limit: int) -> bytes | None:
+        """Return the body, or None as soon as it is known to be above `limit` bytes."""
+        stated = self._headers.get("content-length")
+        if stated is not None and int(stated) > limit:
+            return None
+        body = bytearray()
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise asyncio.CancelledError
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > limit:
+                return None
+        return bytes(body)
+
+    async def gone(self) -> object:
+        """Return once the client has left."""
+        while (message := await self._receive())["type"] != "http.disconnect":
+            pass
+        return message
+
+
+class Application:
+    """What a server is given: callable as RSGI and as ASGI."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._handle = worker.app.handle
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to load the model; Granian calls this before it accepts connections."""
+        self._worker.start(loop)
+
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:  # noqa: ARG002
+        """Finish; Granian calls this once its connections have ended."""
+        self._worker.close()
+
+    async def __rsgi__(self, scope: RsgiScope, proto: HTTPProtocol) -> None:
+        """Answer one RSGI request."""
+        response = await self._handle(RsgiRequest(scope, proto))
+        proto.response_bytes(response.status, response.headers, response.body)
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI request, or run the lifespan protocol."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            raise ValueError(f"nerve answers HTTP only, not {scope['type']}")
+        response = await self._handle(AsgiRequest(scope, receive))
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+        headers.append((b"content-length", str(len(response.body)).encode()))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()  # lifespan.startup
+        self._worker.start(asyncio.get_running_loop())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()  # lifespan.shutdown
+        await asyncio.get_running_loop().run_in_executor(None, self._worker.close)
+        await send({"type": "lifespan.shutdown.complete"})

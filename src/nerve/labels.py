@@ -1,0 +1,135 @@
+"""Parses `id2label` into a `LabelSet`: what each label of the model means.
+
+A label is `PREFIX-TAG` (`B-PER`) or a name without a prefix (`O`, `PERSON`). The prefix says what part
+of an entity a token is, the tag what kind of entity. Which prefixes count is decided once for the whole
+label set, its scheme:
+
+    IOB     B- I-            IOB1 and IOB2. Names alone cannot tell them apart and they need not be: both
+                             are read by one rule, B- opens an entity and so does I- after another tag.
+    BIOES   B- I- E- S-      also written with M- for I- (BMES). E- and S- close an entity.
+    BILOU   B- I- L- U-      the same with other letters.
+    IO      I-               neighbours with the same tag are one entity.
+    PLAIN   no prefix        as IO, with the whole name as the tag.
+
+E- L- S- U- M- are prefixes only where every tag written with them is written with B- too; otherwise a
+label such as `E-MAIL` would lose its head. A label without prefix in a set that has some (`MISC` beside
+`B-PER`) is an inside label with its whole name as the tag, as transformers reads it.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nerve.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OUTSIDE = "O"
+# Prefixes beyond B- and I-, with the scheme they belong to.
+_CLOSING_FAMILIES = {"ESM": "BIOES", "LU": "BILOU"}
+
+
+class LabelScheme(enum.StrEnum):
+    """How the prefixes of a label set work; the module's header has the table."""
+
+    IOB = "IOB"
+    BIOES = "BIOES"
+    BILOU = "BILOU"
+    IO = "IO"
+    PLAIN = "PLAIN"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """The labels of a model; every tuple is indexed by label id.
+
+    prefixes: one letter, or "" where the name has none.
+    outside: the id of `O`, or None for a model that labels every token (part-of-speech taggers).
+    opens: True where the label always starts an entity (B- S- U-).
+    closes: True where the label always ends one (E- L- S- U-).
+    tag_ids: equal for labels of the same tag; -1 where the tag is `O`, which is never an entity.
+    """
+
+    names: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    tags: tuple[str, ...]
+    scheme: LabelScheme
+    outside: int | None
+    opens: tuple[bool, ...]
+    closes: tuple[bool, ...]
+    tag_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def parse_labels(id2label: Mapping[int, str]) -> LabelSet:
+    """Read the `id2label` of a model's `config.json`, its keys already made integers.
+
+    Raises `ModelError` when ids are missing or two ids share a name.
+    """
+    names = _checked_names(id2label)
+    scheme = _scheme_of(names)
+    letters = _letters_of(scheme)
+    split = [_split(name, letters) for name in names]
+    tags = tuple(tag for _, tag in split)
+    prefixes = tuple(prefix for prefix, _ in split)
+    known = {tag: index for index, tag in enumerate(dict.fromkeys(tags))}
+    return LabelSet(
+        names=names,
+        prefixes=prefixes,
+        tags=tags,
+        scheme=scheme,
+        outside=names.index(OUTSIDE) if OUTSIDE in names else None,
+        opens=tuple(prefix in ("B", "S", "U") for prefix in prefixes),
+        closes=tuple(prefix in ("E", "L", "S", "U") for prefix in prefixes),
+        tag_ids=tuple(-1 if tag == OUTSIDE else known[tag] for tag in tags),
+    )
+
+
+def _checked_names(id2label: Mapping[int, str]) -> tuple[str, ...]:
+    if not id2label:
+        raise ModelError("id2label in config.json is empty: a token classifier needs at least one label")
+    if sorted(id2label) != list(range(len(id2label))):
+        raise ModelError(
+            f"id2label in config.json must number its {len(id2label)} labels 0 to {len(id2label) - 1} "
+            f"without a gap, but has {sorted(id2label)}"
+        )
+    names = tuple(id2label[index] for index in range(len(id2label)))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ModelError(f"id2label in config.json gives these names to more than one id: {', '.join(twice)}")
+    return names
+
+
+def _scheme_of(names: tuple[str, ...]) -> LabelScheme:
+    tags: dict[str, set[str]] = {}  # prefix letter -> the tags written with it
+    for name in names:
+        if name[1:2] == "-":
+            tags.setdefault(name[0], set()).add(name[2:])
+    for letters, scheme in _CLOSING_FAMILIES.items():
+        closing = set().union(*(tags.get(letter, set()) for letter in letters))
+        if closing and closing <= tags.get("B", set()):
+            return LabelScheme(scheme)
+    if "B" in tags:
+        return LabelScheme.IOB
+    return LabelScheme.IO if "I" in tags else LabelScheme.PLAIN
+
+
+def _letters_of(scheme: LabelScheme) -> str:
+    match scheme:
+        case LabelScheme.BIOES:
+            return "BIESM"
+        case LabelScheme.BILOU:
+            return "BILU"
+        case LabelScheme.IOB | LabelScheme.IO | LabelScheme.PLAIN:
+            return "BI"
+
+
+def _split(name: str, letters: str) -> tuple[str, str]:
+    if name[1:2] == "-" and name[0] in letters:
+        return name[0], name[2:]
+    return "", name

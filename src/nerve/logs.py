@@ -1,0 +1,69 @@
+"""Log lines as text for people, or as JSON lines for collectors; the same for nerve and for Granian."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import logging.config
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from nerve.config import LogFormat
+
+if TYPE_CHECKING:
+    from nerve.config import ServerConfig
+
+_TEXT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time (RFC 3339, UTC), level, logger, message, pid, and a stack if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        line: dict[str, object] = {
+            "time": msgspec.to_builtins(_utc(record.created)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "pid": record.process,
+        }
+        if record.exc_info:
+            line["stack"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+def configure_logging(server: ServerConfig) -> None:
+    """Set logging up for this process."""
+    logging.config.dictConfig(logging_settings(server))
+
+
+def logging_settings(server: ServerConfig) -> dict[str, Any]:
+    """Return the `logging.config` dictionary, for this process and for Granian's own set-up."""
+    level = server.log_level.value.upper()
+    loggers = ("nerve", "_granian", "granian.access")
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"text": {"format": _TEXT}, "json": {"()": JsonFormatter}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stderr",
+                "formatter": "json" if uses_json(server.log_format) else "text",
+            }
+        },
+        "root": {"level": "WARNING", "handlers": ["stderr"]},
+        "loggers": {name: {"level": level, "handlers": ["stderr"], "propagate": False} for name in loggers},
+    }
+
+
+def uses_json(log_format: LogFormat) -> bool:
+    """Tell whether log lines are JSON; `auto` is text on a terminal."""
+    return log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and not sys.stderr.isatty())
+
+
+def _utc(seconds: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)

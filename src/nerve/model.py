@@ -1,0 +1,222 @@
+"""Loads a model folder, proves that its parts agree, and warms it up.
+
+What is proven before anything is served: the token budget holds one window; the stride is shorter than
+a window; the graph gives as many labels as `id2label` names; its inputs are known; the execution provider
+is the one asked for; one batch runs. Every refusal says what to change.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nerve.aggregation import Vocabulary
+from nerve.batching import BatchPolicy
+from nerve.config import Device
+from nerve.cores import usable_cores
+from nerve.errors import ModelError
+from nerve.graph import load_graph
+from nerve.labels import LabelSet, parse_labels
+from nerve.session import Session, choose_device
+from nerve.tokenizer import TextTokenizer, load_tokenizer
+from nerve.types import Window
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tokenizers import Tokenizer
+
+    from nerve.checkpoint import ModelFolder
+    from nerve.config import BatchingConfig, Config, Precision
+
+log = logging.getLogger(__name__)
+
+# Families that number positions from pad_token_id + 1, so that many entries of the table are never used.
+_POSITIONS_AFTER_PADDING = frozenset(
+    {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "roberta-prelayernorm", "xmod"}
+)
+# Default of batching.max_batch_tokens on a GPU, where a step costs the same over a wide range.
+_CUDA_BATCH_TOKENS = 16384
+# Default of batching.max_padding on CPU: docs/design.md, "Batching".
+_CPU_MAX_PADDING = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded, proven and warm model.
+
+    max_length: most tokens of a window, special tokens included.
+    n_threads: engine threads that should call `session.run`.
+    """
+
+    model_id: str
+    revision: str
+    labels: LabelSet
+    vocabulary: Vocabulary
+    tokenizer: TextTokenizer
+    session: Session
+    precision: Precision
+    policy: BatchPolicy
+    max_length: int
+    n_threads: int
+
+
+def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
+    """Load and prove the model of `folder`; blocks for as long as that takes.
+
+    Raises `ModelError` or `CheckpointError`.
+    """
+    started = time.monotonic()
+    settings = read_json(folder.path / "config.json")
+    labels = parse_labels(_id2label(settings))
+    raw_tokenizer = load_tokenizer(folder.path)
+    tokenizer_settings = read_json(folder.path / "tokenizer_config.json", optional=True)
+    max_length = find_max_length(settings, tokenizer_settings, config.model.max_length)
+    tokenizer = TextTokenizer(
+        raw_tokenizer, max_length, config.runtime.window_stride, config.limits.max_input_tokens
+    )
+    device = choose_device(config.model.device)
+    policy = make_policy(config.batching, device, max_length)
+    graph = load_graph(folder.path, config.model.precision, cache_dir, config.model.graph)
+    n_threads = config.cpu.threads or max(1, usable_cores() // config.server.workers)
+    session = Session(
+        graph.source, device, config.model.device_id, pad_id=int(settings.get("pad_token_id") or 0), n_threads=1
+    )
+    if session.n_labels not in (None, len(labels.names)):
+        raise ModelError(
+            f"config.json names {len(labels.names)} labels in id2label, but the graph gives {session.n_labels}; "
+            "they belong to different models"
+        )
+    model = Model(
+        model_id=folder.model_id,
+        revision=folder.revision,
+        labels=labels,
+        vocabulary=read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens),
+        tokenizer=tokenizer,
+        session=session,
+        precision=graph.precision,
+        policy=policy,
+        max_length=max_length,
+        n_threads=n_threads if device is Device.CPU else 1,
+    )
+    _warm_up(model)
+    log.info(
+        "model %s loaded in %.1f s: %d labels, max length %d, %s, %s",
+        model.model_id,
+        time.monotonic() - started,
+        len(labels.names),
+        max_length,
+        graph.precision.value,
+        session.provider,
+    )
+    return model
+
+
+def find_max_length(settings: dict[str, Any], tokenizer_settings: dict[str, Any], asked: int | None) -> int:
+    """Return the most tokens of a window: the smallest of the config's, the tokenizer's and the position table's.
+
+    Raises `ModelError` when `asked` is above what the model allows, or nothing states a length.
+    """
+    limits: dict[str, int] = {}
+    positions = settings.get("max_position_embeddings")
+    if isinstance(positions, int) and positions > 0:
+        unused = 0
+        if settings.get("model_type") in _POSITIONS_AFTER_PADDING:
+            unused = int(settings.get("pad_token_id") or 0) + 1
+        limits["the position table of config.json"] = positions - unused
+    stated = tokenizer_settings.get("model_max_length")
+    if isinstance(stated, int) and 0 < stated < 10**9:  # transformers writes 10**30 for "no limit"
+        limits["model_max_length of tokenizer_config.json"] = stated
+    if asked is not None:
+        if limits and asked > min(limits.values()):
+            name = min(limits, key=lambda key: limits[key])
+            raise ModelError(f"model.max_length is {asked}, but {name} allows {limits[name]}; lower max_length")
+        limits["model.max_length of the configuration"] = asked
+    if not limits:
+        raise ModelError("neither config.json nor tokenizer_config.json states a maximum length; set model.max_length")
+    name = min(limits, key=lambda key: limits[key])
+    log.info("max length %d tokens, from %s", limits[name], name)
+    return limits[name]
+
+
+def make_policy(batching: BatchingConfig, device: Device, max_length: int) -> BatchPolicy:
+    """Fill the defaults of the batching section in; raises `ModelError` when no window would fit."""
+    is_cuda = device is Device.CUDA
+    budget = batching.max_batch_tokens or max(max_length, _CUDA_BATCH_TOKENS if is_cuda else 0)
+    if budget < max_length:
+        raise ModelError(
+            f"batching.max_batch_tokens is {budget}, less than one window of {max_length} tokens; "
+            "raise it, or lower model.max_length"
+        )
+    padding = batching.max_padding
+    if padding is None:
+        padding = 1.0 if is_cuda else _CPU_MAX_PADDING
+    return BatchPolicy(token_budget=budget, max_batch_size=batching.max_batch_size, max_padding=padding)
+
+
+def read_vocabulary(
+    tokenizer: Tokenizer, tokenizer_settings: dict[str, Any], special_tokens: dict[int, str]
+) -> Vocabulary:
+    """Collect the facts of a tokenizer that grouping tokens into words needs."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    lengths = np.zeros(max(vocabulary.values()) + 1, np.int64)  # (V,)
+    for token, token_id in vocabulary.items():
+        lengths[token_id] = len(token)
+    unknown = tokenizer_settings.get("unk_token") or getattr(tokenizer.model, "unk_token", None)
+    if isinstance(unknown, dict):  # an AddedToken written out
+        unknown = unknown.get("content")
+    return Vocabulary(
+        token_lengths=lengths,
+        is_word_aware=bool(getattr(tokenizer.model, "continuing_subword_prefix", None)),
+        unk_id=tokenizer.token_to_id(unknown) if unknown else None,
+        special_tokens=special_tokens,
+    )
+
+
+def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    """Read a JSON object of a model folder; an optional file that is absent reads as empty."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if optional:
+            return {}
+        raise ModelError(f"{path} is missing; the model folder is not complete") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object")
+    return value
+
+
+def _id2label(settings: dict[str, Any]) -> dict[int, str]:
+    names = settings.get("id2label")
+    if not isinstance(names, dict) or not names:
+        raise ModelError("config.json has no id2label; add it, as {\"0\": \"O\", \"1\": \"B-PER\", ...}")
+    try:
+        return {int(key): str(value) for key, value in names.items()}
+    except ValueError as error:
+        raise ModelError("config.json: the keys of id2label must be numbers") from error
+
+
+def _warm_up(model: Model) -> None:
+    """Run a short and a full window, and check that finite scores of the right shape come back."""
+    prefix = model.tokenizer.tokenize(["warm up"])[0].ids
+    for length in (len(prefix), model.max_length):
+        ids = (prefix * (1 + length // len(prefix)))[:length]
+        try:
+            (scores,) = model.session.run([Window(ids, 0)], needs_logits=True)
+        except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
+            raise ModelError(f"the model fails on a window of {length} tokens: {error}") from error
+        if scores.logits is None or scores.logits.shape != (length, len(model.labels.names)):
+            shape = None if scores.logits is None else scores.logits.shape
+            raise ModelError(
+                f"for {length} tokens and {len(model.labels.names)} labels in id2label the graph gives an output of "
+                f"shape {shape}; it is not the graph of this token classifier"
+            )
+        if not np.isfinite(scores.logits).all():
+            raise ModelError(f"the model gives values that are not finite in {model.precision.value}; try float32")

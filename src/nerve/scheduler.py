@@ -1,0 +1,287 @@
+"""Owns the queue and the engine threads: admission, fair order, batches, drops, drain.
+
+A `Job` is the windows of one request; it is admitted whole or refused whole. Engine threads take
+batches across jobs (`batching` decides which windows), call `run`, and hand finished jobs to `deliver`,
+once per batch. Nothing waits while an engine thread is idle: batches form from what arrived meanwhile.
+
+Threads: `submit`, `cancel` and the properties may be called from any thread. `run` and `deliver` are
+called from engine threads. Idle engine threads wait on a queue of tickets (a C-level wait, cheaper
+than a condition variable); whenever windows wait, there is a ticket or a thread about to look.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from nerve.batching import BatchPolicy, fair_order, take
+from nerve.errors import DeadlineExceeded, InferenceFailed, NerveError, Overloaded, Unavailable
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from nerve.types import TokenScores, Window
+
+log = logging.getLogger(__name__)
+
+# Windows looked at when a batch is formed, as a multiple of the largest batch: enough to find equal
+# lengths, bounded so that a long queue does not make each step slower.
+_LOOKAHEAD = 4
+# Weight of the newest batch in the measured drain rate.
+_RATE_SMOOTHING = 0.1
+_MAX_RETRY_AFTER_SECONDS = 60.0
+
+
+class Job:
+    """The windows of one request on their way through the engine.
+
+    After it was delivered, either `error` is set or `results` holds the scores of every window.
+    `queue_seconds` is the time until its first window ran, `inference_seconds` the sum of the calls
+    its windows took part in. `waiter` belongs to whoever submitted the job; `deliver` finds it there.
+    """
+
+    __slots__ = (
+        "deadline",
+        "error",
+        "inference_seconds",
+        "n_running",
+        "n_tokens",
+        "needs_logits",
+        "queue_seconds",
+        "results",
+        "submitted_at",
+        "waiter",
+        "waiting",
+        "windows",
+    )
+
+    def __init__(self, windows: Sequence[Window], needs_logits: bool, deadline: float = math.inf) -> None:
+        self.windows = windows
+        self.needs_logits = needs_logits
+        self.deadline = deadline
+        self.n_tokens = sum(len(window.ids) for window in windows)
+        self.results: list[TokenScores | None] = [None] * len(windows)
+        self.error: NerveError | None = None
+        self.queue_seconds = -1.0
+        self.inference_seconds = 0.0
+        self.submitted_at = 0.0
+        self.waiting = deque(range(len(windows)))  # indexes of windows not yet taken
+        self.n_running = 0
+        self.waiter: asyncio.Future[None] | threading.Event | None = None
+
+    def scores(self) -> list[TokenScores]:
+        """Return the scores of every window; raises the job's error if it failed."""
+        if self.error is not None:
+            raise self.error
+        return [result for result in self.results if result is not None]
+
+
+class Scheduler:
+    """Turns a `run` function into a queue with admission and fair batches.
+
+    run: computes windows, `(windows, needs_logits) -> one TokenScores each`.
+    deliver: told of jobs that finished, all those of one batch together.
+    on_batch: told of each model call: windows, padded tokens, seconds.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Window], bool], list[TokenScores]],
+        deliver: Callable[[list[Job]], None],
+        policy: BatchPolicy,
+        max_queue_tokens: int,
+        n_threads: int = 1,
+        on_batch: Callable[[int, int, float], None] | None = None,
+    ) -> None:
+        self._run = run
+        self._deliver = deliver
+        self._policy = policy
+        self._max_queue_tokens = max_queue_tokens
+        self._on_batch = on_batch
+        self._lock = threading.Lock()
+        self._tickets: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False asks one thread to end
+        self._jobs: deque[Job] = deque()  # jobs with waiting windows, next to be served first
+        self._queued_tokens = 0
+        self._n_busy = 0
+        self._accepting = True
+        self._tokens_per_second = 0.0
+        self._threads = [
+            threading.Thread(target=self._work, name=f"nerve-engine-{k}", daemon=True) for k in range(n_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens of windows that wait."""
+        return self._queued_tokens
+
+    @property
+    def is_idle(self) -> bool:
+        """True when a window submitted now would run at once."""
+        return not self._jobs and self._n_busy < len(self._threads)
+
+    def check_room(self) -> None:
+        """Raise `Overloaded` when nothing could be admitted: spares tokenizing for a refusal."""
+        if self._queued_tokens >= self._max_queue_tokens:
+            raise self._overloaded()
+
+    def submit(self, job: Job) -> None:
+        """Admit a job whole, or raise `Overloaded` or `Unavailable`.
+
+        A job larger than the whole queue is admitted when nothing waits.
+        """
+        with self._lock:
+            if not self._accepting:
+                raise Unavailable("the server is shutting down; send the request to another one")
+            if self._jobs and self._queued_tokens + job.n_tokens > self._max_queue_tokens:
+                raise self._overloaded()
+            job.submitted_at = time.monotonic()
+            self._jobs.append(job)
+            self._queued_tokens += job.n_tokens
+            self._wake_one()
+
+    def cancel(self, job: Job) -> None:
+        """Drop the waiting windows of a job that nobody waits for.
+
+        It may still be delivered, when some of its windows are running.
+        """
+        with self._lock:
+            self._forget(job)
+
+    def drain(self) -> None:
+        """Refuse new jobs, finish the admitted ones, end the threads. Blocks."""
+        with self._lock:
+            self._accepting = False
+        for _ in self._threads:
+            self._tickets.put(False)
+        for thread in self._threads:
+            thread.join()
+
+    def _wake_one(self) -> None:
+        """Wake an idle thread, if any; the lock is held. Busy threads look again by themselves."""
+        if self._n_busy < len(self._threads):
+            self._tickets.put(True)
+
+    def _overloaded(self) -> Overloaded:
+        rate = self._tokens_per_second
+        seconds = self._queued_tokens / rate if rate else 1.0
+        return Overloaded(
+            f"the queue is full ({self._queued_tokens} tokens wait, limit {self._max_queue_tokens}); "
+            "send the request again later",
+            retry_after_seconds=min(seconds, _MAX_RETRY_AFTER_SECONDS),
+        )
+
+    def _work(self) -> None:
+        """Serve until told to end and nothing waits."""
+        while True:
+            go_on = self._tickets.get()
+            while batch := self._take_batch():
+                self._run_batch(batch)
+            if not go_on:
+                return
+
+    def _take_batch(self) -> list[tuple[Job, int]]:
+        """Take the windows of the next model call off the queue, as (job, window index) pairs."""
+        expired: list[Job] = []
+        with self._lock:
+            now = time.monotonic()
+            while self._jobs and self._jobs[0].deadline <= now:
+                job = self._jobs[0]
+                self._forget(job)
+                job.error = DeadlineExceeded("the deadline passed while the request waited in the queue")
+                expired.append(job)
+            batch = self._choose(now) if self._jobs else []
+            if batch:
+                self._n_busy += 1
+            if self._jobs:
+                self._wake_one()  # another thread may go on with the rest
+        if expired:
+            self._deliver(expired)
+        return batch
+
+    def _choose(self, now: float) -> list[tuple[Job, int]]:
+        limit = _LOOKAHEAD * self._policy.max_batch_size
+        jobs = list(islice(self._jobs, limit))
+        order = list(fair_order([len(job.waiting) for job in jobs], limit))
+        candidates = [(jobs[j], jobs[j].waiting[depth]) for j, depth in order]
+        # All windows of a call share one set of outputs, so requests with and without logits do not mix.
+        needs_logits = candidates[0][0].needs_logits
+        candidates = [pair for pair in candidates if pair[0].needs_logits is needs_logits]
+        # Leave the other idle threads their share of what waits.
+        n_idle = len(self._threads) - self._n_busy
+        share = math.ceil(len(candidates) / max(1, n_idle))
+        chosen = take([len(job.windows[w].ids) for job, w in candidates], self._policy, share)
+        batch = [candidates[index] for index in chosen]
+        for job, window_index in batch:
+            job.waiting.remove(window_index)
+            job.n_running += 1
+            self._queued_tokens -= len(job.windows[window_index].ids)
+            if job.queue_seconds < 0:
+                job.queue_seconds = now - job.submitted_at
+        head = self._jobs.popleft()
+        if head.waiting:
+            self._jobs.append(head)  # its turn is over: many windows must not hold up other requests
+        for job in {id(job): job for job, _ in batch}.values():
+            if not job.waiting and job is not head:
+                self._jobs.remove(job)
+        return batch
+
+    def _run_batch(self, batch: list[tuple[Job, int]]) -> None:
+        windows = [job.windows[window_index] for job, window_index in batch]
+        started = time.monotonic()
+        results: list[TokenScores] = []
+        failure: Exception | None = None
+        try:
+            results = self._run(windows, batch[0][0].needs_logits)
+        except Exception as error:  # noqa: BLE001 - whatever the device raises must reach its waiters
+            log.exception("a batch of %d windows failed", len(batch))
+            failure = error
+        seconds = time.monotonic() - started
+        n_tokens = sum(len(window.ids) for window in windows)
+        with self._lock:
+            self._n_busy -= 1
+            if failure is None:
+                self._measure(n_tokens, seconds)
+            finished = self._settle(batch, results, seconds, failure)
+        if self._on_batch is not None and failure is None:
+            self._on_batch(len(windows), max(len(window.ids) for window in windows) * len(windows), seconds)
+        if finished:
+            self._deliver(finished)
+
+    def _settle(
+        self, batch: list[tuple[Job, int]], results: list[TokenScores], seconds: float, failure: Exception | None
+    ) -> list[Job]:
+        """Write results or failures into the jobs of a batch; return the jobs that are finished."""
+        for position, (job, window_index) in enumerate(batch):
+            job.n_running -= 1
+            if failure is None:
+                job.results[window_index] = results[position]
+            elif job.error is None:
+                self._forget(job)
+                job.error = InferenceFailed("the model could not compute this request")
+                job.error.__cause__ = failure
+        jobs = list({id(job): job for job, _ in batch}.values())
+        for job in jobs:
+            job.inference_seconds += seconds
+        return [job for job in jobs if not job.n_running and not job.waiting]
+
+    def _forget(self, job: Job) -> None:
+        """Take a job's waiting windows off the queue; the lock is held."""
+        if job.waiting:
+            self._queued_tokens -= sum(len(job.windows[w].ids) for w in job.waiting)
+            job.waiting.clear()
+            self._jobs.remove(job)
+
+    def _measure(self, n_tokens: int, seconds: float) -> None:
+        """Update the drain rate of all threads together, in tokens per second."""
+        rate = len(self._threads) * n_tokens / max(seconds, 1e-9)
+        old = self._tokens_per_second or rate
+        self._tokens_per_second = old + _RATE_SMOOTHING * (rate - old)

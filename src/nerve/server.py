@@ -1,0 +1,113 @@
+"""Runs Granian from the configuration: listens, starts workers, stops them in order; the sole user of `granian`.
+
+The checkpoint is fetched here, once, before any worker starts. Workers are started afresh ("spawn"), not
+forked: a forked copy of a process that has downloaded with threads, or touched CUDA, is not dependable.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import shutil
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.log import LogLevels
+from granian.server.mp import MPServer
+
+from nerve.checkpoint import fetch_checkpoint
+from nerve.config import Interface, share_metrics
+from nerve.errors import StartupError
+from nerve.graph import BUILDABLE_MODEL_TYPES
+from nerve.logs import configure_logging, logging_settings
+from nerve.worker import Shared, cache_dir_of, create_worker_application
+
+if TYPE_CHECKING:
+    from nerve.config import Config, ServerConfig
+
+log = logging.getLogger(__name__)
+
+_ACCESS_LOG = '%(addr)s "%(method)s %(path)s %(protocol)s" %(status)d %(dt_ms).3f ms'
+
+
+class _DrainingServer(MPServer):
+    """Granian's server, which first turns readiness off and lets load balancers look away."""
+
+    shared: Shared
+    drain_delay_seconds: float
+
+    def shutdown(self, exit_code: int = 0) -> None:
+        """Announce the end, wait, then stop the workers; they finish what they have."""
+        self.shared.draining.set()
+        if not self.interrupt_children and self.drain_delay_seconds:
+            time.sleep(self.drain_delay_seconds)  # noqa: TID251 - the main process has nothing else to do
+        super().shutdown(1 if self.shared.failed.is_set() else exit_code)
+
+
+def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
+    """Serve until a signal says stop; ends the process with a status.
+
+    Raises `StartupError` when the server cannot start.
+    """
+    configure_logging(config.server)
+    folder = fetch_checkpoint(
+        config.model, cache_dir_of(config), buildable=BUILDABLE_MODEL_TYPES, show_progress=show_progress
+    )
+    multiprocessing.set_start_method("spawn", force=True)
+    shared = Shared(multiprocessing.Event(), multiprocessing.Event(), multiprocessing.Event())
+    metrics_dir: str | None = None
+    if config.server.workers > 1:
+        metrics_dir = tempfile.mkdtemp(prefix="nerve-metrics-")
+        share_metrics(Path(metrics_dir))
+    if api_key is None and not _is_loopback(config.server):
+        log.warning("listening on a public address without an API key; set NERVE_API_KEY to require one")
+    server = _create_server(config.server)
+    server.shared = shared
+    server.drain_delay_seconds = config.server.drain_delay_ms / 1000
+    try:
+        server.serve(
+            target_loader=partial(create_worker_application, config, api_key, folder, shared), wrap_loader=False
+        )
+    except OSError as error:
+        where = config.server.uds or f"{config.server.host}:{config.server.port}"
+        raise StartupError(f"cannot listen on {where}: {error}; free it, or change server.port or server.uds") from error
+    finally:
+        if metrics_dir is not None:
+            shutil.rmtree(metrics_dir, ignore_errors=True)
+
+
+def _create_server(server: ServerConfig) -> _DrainingServer:
+    tls = server.tls
+    return _DrainingServer(
+        "nerve",
+        address=server.host,
+        port=server.port,
+        uds=Path(server.uds) if server.uds else None,
+        uds_permissions=int(server.uds_permissions, 8),
+        interface=Interfaces.RSGI if server.interface is Interface.RSGI else Interfaces.ASGI,
+        workers=server.workers,
+        runtime_threads=server.runtime_threads,
+        loop=Loops(server.loop.value),
+        http=HTTPModes.auto,
+        websockets=False,
+        backlog=server.backlog,
+        log_level=LogLevels(server.log_level.value),
+        log_dictconfig=logging_settings(server),
+        log_access=server.access_log,
+        log_access_format=_ACCESS_LOG,
+        ssl_cert=Path(tls.certificate) if tls else None,
+        ssl_key=Path(tls.key) if tls else None,
+        ssl_ca=Path(tls.client_ca) if tls and tls.client_ca else None,
+        ssl_client_verify=bool(tls and tls.client_ca),
+        respawn_failed_workers=True,
+        respawn_interval=0.1,
+        workers_kill_timeout=max(1, server.drain_timeout_ms // 1000),
+    )
+
+
+def _is_loopback(server: ServerConfig) -> bool:
+    return server.uds is not None or server.host in ("127.0.0.1", "::1", "localhost")

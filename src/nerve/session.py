@@ -1,0 +1,180 @@
+"""Runs batches of windows through one ONNX graph; the sole user of `onnxruntime`.
+
+Two kinds of graph are served. A built one (`nerve.graph`) takes `input_ids` and `lengths` and gives the
+best label and its probability, with the logits as a further output. A ready one, as found in a
+checkpoint, takes `input_ids`, usually `attention_mask` and sometimes `token_type_ids`, and gives `logits`
+only; softmax and argmax are then done here.
+
+Threads: `run` may be called from several threads; ONNX Runtime releases the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+
+from nerve.config import Device, Precision
+from nerve.errors import ModelError
+from nerve.types import TokenScores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from nerve.types import FloatArray, Window
+
+_PROVIDERS = {Device.CPU: "CPUExecutionProvider", Device.CUDA: "CUDAExecutionProvider"}
+_INTEGER_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+_FLOAT_TYPES = ("tensor(float)", "tensor(float16)")
+
+
+def choose_device(asked: Device) -> Device:
+    """Resolve `auto`: CUDA where this onnxruntime has the provider and a device answers, else CPU.
+
+    Raises `ModelError` when CUDA is asked for and this onnxruntime was built without it.
+    """
+    has_cuda = _PROVIDERS[Device.CUDA] in ort.get_available_providers()
+    if asked is Device.CUDA and not has_cuda:
+        raise ModelError(
+            "model.device is cuda, but the installed onnxruntime has no CUDA provider; "
+            "install nerve[gpu] instead of nerve[cpu], or set device: cpu"
+        )
+    if asked is Device.AUTO:
+        return Device.CUDA if has_cuda and _has_nvidia_device() else Device.CPU
+    return asked
+
+
+def _has_nvidia_device() -> bool:
+    """Tell whether the NVIDIA driver shows a device; the CUDA wheel also runs where there is none."""
+    return os.path.exists("/dev/nvidia0") or os.path.exists("/dev/dxg")
+
+
+class Session:
+    """One loaded graph on one execution provider.
+
+    source: the serialised graph, or its path (needed when weights lie in external files).
+    pad_id: id that fills rows up to the longest; some graphs derive positions from it.
+    n_threads: threads that one call may use (CPU).
+    """
+
+    def __init__(self, source: bytes | Path, device: Device, device_id: int, pad_id: int, n_threads: int) -> None:
+        self._pad_id = pad_id
+        self.device = device
+        self._session = _create(source, device, device_id, n_threads)
+        self._inputs = {node.name: node.type for node in self._session.get_inputs()}
+        outputs = [node.name for node in self._session.get_outputs()]
+        self._is_built = "lengths" in self._inputs
+        self.n_labels = self._count_labels()
+        self._id_type = self._integer_type("input_ids")
+        self._logits_name = "logits" if "logits" in outputs else outputs[0]
+        self._mask_type = self._integer_type("attention_mask") if "attention_mask" in self._inputs else None
+        self._type_type = self._integer_type("token_type_ids") if "token_type_ids" in self._inputs else None
+
+    @property
+    def provider(self) -> str:
+        """Name of the execution provider that runs the graph."""
+        return str(self._session.get_providers()[0])
+
+    def run(self, windows: Sequence[Window], needs_logits: bool) -> list[TokenScores]:
+        """Compute one batch; returns the scores of each window, in order.
+
+        Raises whatever onnxruntime raises.
+        """
+        ids, lengths = collate([window.ids for window in windows], self._pad_id, self._id_type)  # (B,T), (B,)
+        if self._is_built:
+            return self._run_built(ids, lengths, needs_logits)
+        return self._run_ready(ids, lengths, needs_logits)
+
+    def _run_built(
+        self, ids: npt.NDArray[Any], lengths: npt.NDArray[np.int32], needs_logits: bool
+    ) -> list[TokenScores]:
+        names = ["label_ids", "scores", "logits"] if needs_logits else ["label_ids", "scores"]
+        label_ids, scores, *rest = self._session.run(names, {"input_ids": ids, "lengths": lengths})
+        logits = rest[0] if rest else None
+        return [
+            TokenScores(label_ids[b, :n], scores[b, :n], logits[b, :n] if logits is not None else None)
+            for b, n in enumerate(lengths.tolist())
+        ]
+
+    def _run_ready(
+        self, ids: npt.NDArray[Any], lengths: npt.NDArray[np.int32], needs_logits: bool
+    ) -> list[TokenScores]:
+        feeds: dict[str, npt.NDArray[Any]] = {"input_ids": ids}
+        if self._mask_type is not None:
+            mask = np.arange(ids.shape[1]) < lengths[:, None]  # (B,T)
+            feeds["attention_mask"] = mask.astype(self._mask_type)
+        if self._type_type is not None:
+            feeds["token_type_ids"] = np.zeros(ids.shape, self._type_type)
+        (logits,) = self._session.run([self._logits_name], feeds)  # (B,T,L)
+        return [best_labels(logits[b, :n], needs_logits) for b, n in enumerate(lengths.tolist())]
+
+    def _count_labels(self) -> int | None:
+        """Return L as the graph declares it, or None when it leaves it open."""
+        shape = next((o.shape for o in self._session.get_outputs() if o.name == "logits"), None)
+        if shape is None:
+            shape = self._session.get_outputs()[0].shape
+        return shape[-1] if shape and isinstance(shape[-1], int) else None
+
+    def _integer_type(self, name: str) -> type[np.integer[Any]]:
+        kind = self._inputs.get(name)
+        if kind not in _INTEGER_TYPES:
+            raise ModelError(f"the graph's input {name} is {kind or 'missing'}; it must be int64 or int32")
+        return _INTEGER_TYPES[kind]
+
+
+def collate(
+    rows: Sequence[list[int]], pad_id: int, dtype: type[np.integer[Any]]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """Pad rows of ids on the right to the longest: returns ids (B,T) and lengths int32 (B,)."""
+    lengths = np.array([len(row) for row in rows], np.int32)
+    if len(rows) == 1:
+        return np.array(rows, dtype), lengths
+    ids = np.full((len(rows), int(lengths.max())), pad_id, dtype)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+    return ids, lengths
+
+
+def best_labels(logits: npt.NDArray[Any], keep_logits: bool) -> TokenScores:
+    """Reduce logits (T,L) to the best label of each token and its softmax probability, in float32."""
+    values: FloatArray = logits.astype(np.float32, copy=False)
+    label_ids = values.argmax(axis=-1)  # (T,); the first of equal values
+    best = values.max(axis=-1, keepdims=True)  # (T,1)
+    scores = 1 / np.exp(values - best).sum(axis=-1)  # softmax of the largest: exp(0) / sum
+    return TokenScores(label_ids, scores, values if keep_logits else None)
+
+
+def _create(source: bytes | Path, device: Device, device_id: int, n_threads: int) -> ort.InferenceSession:
+    """Load a graph on exactly the provider of `device`; raises `ModelError` when it runs elsewhere."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: warnings there are not about anything the user can change
+    provider = _PROVIDERS[device]
+    settings: dict[str, str] = {}
+    if device is Device.CUDA:
+        ort.preload_dlls()
+        settings = {"device_id": str(device_id), "arena_extend_strategy": "kSameAsRequested"}
+    try:
+        session = ort.InferenceSession(
+            source if isinstance(source, bytes) else str(source), options, providers=[(provider, settings)]
+        )
+    except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
+        raise ModelError(f"onnxruntime cannot load the graph on {device.value}: {error}") from error
+    used = session.get_providers()[0]
+    if used != provider:
+        raise ModelError(
+            f"model.device is {device.value}, but onnxruntime runs the graph with {used}: the CUDA driver or a "
+            "CUDA library is missing; install nerve[gpu] on a machine with an NVIDIA driver, or set device: cpu"
+        )
+    return session
+
+
+def graph_precisions(device: Device) -> tuple[Precision, ...]:
+    """Return the precisions that a graph can be built in for a device, the default first."""
+    return (Precision.FLOAT16, Precision.FLOAT32) if device is Device.CUDA else (Precision.FLOAT32,)

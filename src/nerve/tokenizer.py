@@ -1,0 +1,125 @@
+"""Turns texts into token ids, offsets and windows; the sole user of `tokenizers`.
+
+A text is tokenized once and whole; truncation and windows are cut here, from the ids, which gives the
+same ids as truncating in the library and lets a window start anywhere.
+
+Threads: `encode` of the library holds the interpreter lock, `encode_batch` releases it; both take the
+same time for one text. `tokenize` uses `encode_batch`, so that it may run beside the event loop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenizers import Encoding, Tokenizer
+
+from nerve.errors import InvalidRequest, ModelError
+from nerve.types import TokenizedText, TruncationDirection, Window
+from nerve.windows import plan_windows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+class TextTokenizer:
+    """A tokenizer together with the window it cuts for.
+
+    max_length: most tokens of a window, special tokens included.
+    stride: tokens that neighbouring windows share.
+    max_input_tokens: most tokens of a text that is not truncated.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int, stride: int, max_input_tokens: int) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._prefix, self._suffix = _special_tokens_around(tokenizer)
+        self._capacity = max_length - len(self._prefix) - len(self._suffix)
+        self._stride = stride
+        self._max_input_tokens = max_input_tokens
+        if not 0 <= stride < self._capacity:
+            raise ModelError(
+                f"runtime.window_stride is {stride}, but a window holds {self._capacity} tokens besides "
+                f"special ones (max length {max_length}); set window_stride below that"
+            )
+
+    @property
+    def special_tokens(self) -> dict[int, str]:
+        """The special tokens put around every text: id -> text."""
+        ids = {*self._prefix, *self._suffix}
+        return {token_id: self._tokenizer.id_to_token(token_id) for token_id in ids}
+
+    def tokenize(
+        self,
+        texts: Sequence[str],
+        truncate: bool = False,
+        direction: TruncationDirection = TruncationDirection.RIGHT,
+    ) -> list[TokenizedText]:
+        """Tokenize texts; any thread may call this.
+
+        Raises `InvalidRequest` for a text above `max_input_tokens` that is not truncated, and for one
+        that holds a lone surrogate (impossible over HTTP, possible from Python).
+        """
+        try:
+            encodings = self._tokenizer.encode_batch(texts)
+        except TypeError as error:
+            raise InvalidRequest("inputs: a text is not valid Unicode (lone surrogate)") from error
+        return [
+            self._cut(index, text, encoding, truncate, direction)
+            for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True))
+        ]
+
+    def _cut(
+        self, index: int, text: str, encoding: Encoding, truncate: bool, direction: TruncationDirection
+    ) -> TokenizedText:
+        """Truncate or window one text."""
+        ids: list[int] = encoding.ids
+        offsets: list[tuple[int, int]] = encoding.offsets
+        n_prefix, n_suffix = len(self._prefix), len(self._suffix)
+        n_real = len(ids) - n_prefix - n_suffix
+        if n_real <= self._capacity:
+            return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=False)
+        if truncate:
+            excess = n_real - self._capacity
+            if direction is TruncationDirection.RIGHT:
+                kept = slice(n_prefix, n_prefix + self._capacity)
+            else:
+                kept = slice(n_prefix + excess, n_prefix + n_real)
+            ids = self._prefix + ids[kept] + self._suffix
+            offsets = [(0, 0)] * n_prefix + offsets[kept] + [(0, 0)] * n_suffix
+            return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=True)
+        if len(ids) > self._max_input_tokens:
+            raise InvalidRequest(
+                f"inputs[{index}]: {len(ids)} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
+                "send it in parts, or with truncate: true"
+            )
+        real = ids[n_prefix : n_prefix + n_real]
+        windows = tuple(
+            Window(self._prefix + real[start:stop] + self._suffix, start)
+            for start, stop in plan_windows(n_real, self._capacity, self._stride)
+        )
+        return TokenizedText(text, ids, offsets, n_prefix, n_suffix, windows, truncated=False)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Read `tokenizer.json` of a model folder. Raises `ModelError` when it cannot be read."""
+    path = folder / "tokenizer.json"
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare `Exception`
+        raise ModelError(f"{path} is not a tokenizer that the `tokenizers` library reads: {error}") from error
+
+
+def _special_tokens_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids of the special tokens before and after a text.
+
+    They are the same for every text: a single sequence's template has fixed ends.
+    """
+    encoding = tokenizer.encode("a")
+    mask: list[int] = encoding.special_tokens_mask
+    n_prefix = mask.index(0) if 0 in mask else 0
+    n_suffix = mask[::-1].index(0) if 0 in mask else 0
+    if 0 not in mask or 1 in mask[n_prefix : len(mask) - n_suffix]:
+        raise ModelError("tokenizer.json: special tokens must stand before and after a text, not inside")
+    return encoding.ids[:n_prefix], encoding.ids[len(mask) - n_suffix :]

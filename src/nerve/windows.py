@@ -1,0 +1,69 @@
+"""Covers a long text with overlapping windows, and merges what the model said of them (pure functions).
+
+Positions here count real tokens of the text, special tokens left out. Window k starts at real token
+k * (capacity - stride), as in transformers and `tokenizers`, and holds at most `capacity` of them.
+
+Merge rule: every token is taken from the window in which its poorer side (the shorter of its left and
+right context) is longest; the edges of the text lack nothing, and the earlier window wins a tie. All
+windows being equally wide, that is the middle of each overlap, so the rule needs one cut per pair of
+neighbours. Entities are grouped after merging, so one that crosses a cut comes out whole.
+docs/long-texts.md compares this with transformers' `stride`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nerve.types import TokenScores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def plan_windows(n_tokens: int, capacity: int, stride: int) -> list[tuple[int, int]]:
+    """Return the half-open token ranges that cover `n_tokens`, neighbours sharing `stride` tokens.
+
+    Needs 0 <= stride < capacity. A text that fits, the empty one included, is one window.
+    """
+    if n_tokens <= capacity:
+        return [(0, n_tokens)]
+    step = capacity - stride
+    n_windows = 1 + -(-(n_tokens - capacity) // step)
+    return [(k * step, min(k * step + capacity, n_tokens)) for k in range(n_windows)]
+
+
+def owned_ranges(windows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return, for each window, the range of tokens it answers for; the ranges tile the text."""
+    cuts = [0]
+    for (_, left_stop), (right_start, _) in zip(windows, windows[1:], strict=False):
+        # Of a token i in the overlap, the left window sees left_stop - 1 - i tokens to the right, the
+        # right window i - right_start to the left; the left window keeps it while it sees as many.
+        cuts.append((left_stop - 1 + right_start) // 2 + 1)
+    cuts.append(windows[-1][1])
+    return list(zip(cuts, cuts[1:], strict=False))
+
+
+def merge_scores(
+    parts: Sequence[TokenScores], windows: Sequence[tuple[int, int]], n_prefix: int, n_suffix: int
+) -> TokenScores:
+    """Return the scores of a whole text, its leading and trailing special tokens included.
+
+    parts: per window, T_w = n_prefix + tokens of the window + n_suffix.
+    Special tokens come from the first window at the front and from the last one at the back.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    last = len(parts) - 1
+    slices = []
+    for k, ((start, _), (own_start, own_stop)) in enumerate(zip(windows, owned_ranges(windows), strict=True)):
+        front = 0 if k == 0 else n_prefix + own_start - start
+        back = n_prefix + own_stop - start + (n_suffix if k == last else 0)
+        slices.append(slice(front, back))
+    logits = [part.logits[cut] for part, cut in zip(parts, slices, strict=True) if part.logits is not None]
+    return TokenScores(
+        label_ids=np.concatenate([part.label_ids[cut] for part, cut in zip(parts, slices, strict=True)]),
+        scores=np.concatenate([part.scores[cut] for part, cut in zip(parts, slices, strict=True)]),
+        logits=np.concatenate(logits) if len(logits) == len(parts) else None,
+    )

@@ -1,0 +1,195 @@
+"""Decodes request bodies and encodes answers: the JSON and MessagePack of the wire contract.
+
+`msgspec` checks types while it parses. Its messages are rewritten here, because they can quote what the
+client sent, and a client may send personal data in any place, even as the name of a field.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from nerve.errors import InvalidRequest, MalformedRequest, UnsupportedMediaType
+from nerve.types import (
+    AggregationStrategy,
+    OffsetUnit,
+    PredictOptions,
+    Row,
+    TruncationDirection,
+)
+
+if TYPE_CHECKING:
+    from nerve.config import LimitsConfig, RuntimeConfig
+
+JSON_TYPE = "application/json"
+MSGPACK_TYPE = "application/msgpack"
+_MSGPACK_TYPES = frozenset({MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"})
+
+
+class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """Body of `POST /predict_tokens`; fields left out take the configured default."""
+
+    inputs: str | list[str | list[str]]
+    truncate: bool | msgspec.UnsetType = msgspec.UNSET
+    truncation_direction: str = "Right"
+    raw_scores: bool | msgspec.UnsetType = msgspec.UNSET
+    aggregation_strategy: str | msgspec.UnsetType = msgspec.UNSET
+    offset_unit: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """Body of every answer that is not 200."""
+
+    error: str
+    error_type: str
+
+
+KNOWN_FIELDS = ", ".join(field.name for field in msgspec.structs.fields(PredictRequest))
+
+_json_decoder = msgspec.json.Decoder(PredictRequest)
+_msgpack_decoder = msgspec.msgpack.Decoder(PredictRequest)
+_json_encoder = msgspec.json.Encoder()
+_msgpack_encoder = msgspec.msgpack.Encoder()
+
+
+def is_msgpack(content_type: str | None) -> bool:
+    """Tell whether a request body is MessagePack; a missing content type is JSON.
+
+    Raises `UnsupportedMediaType` for anything else.
+    """
+    if content_type is None or content_type == JSON_TYPE:
+        return False
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in _MSGPACK_TYPES:
+        return True
+    if media_type in (JSON_TYPE, ""):
+        return False
+    raise UnsupportedMediaType(f"content-type must be {JSON_TYPE} or {MSGPACK_TYPE}")
+
+
+def wants_msgpack(accept: str | None) -> bool:
+    """Tell whether `Accept` prefers a MessagePack type to JSON: named before it, or with a higher q."""
+    if accept is None or "msgpack" not in accept.lower():
+        return False
+    best_msgpack = best_json = 0.0
+    first = ""
+    for part in accept.lower().split(","):
+        media_type, *parameters = (piece.strip() for piece in part.split(";"))
+        quality = _quality(parameters)
+        if media_type in _MSGPACK_TYPES:
+            best_msgpack = max(best_msgpack, quality)
+            first = first or "msgpack"
+        elif media_type == JSON_TYPE:
+            best_json = max(best_json, quality)
+            first = first or "json"
+    return best_msgpack > 0 and (best_msgpack > best_json or (best_msgpack == best_json and first == "msgpack"))
+
+
+def decode_request(body: bytes, *, msgpack: bool) -> PredictRequest:
+    """Decode a body. Raises `MalformedRequest` (not decodable) or `InvalidRequest` (wrong types or fields)."""
+    decoder = _msgpack_decoder if msgpack else _json_decoder
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        _check_well_formed(body, msgpack=msgpack)
+        raise InvalidRequest(_explain(str(error))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _malformed(msgpack=msgpack) from None
+
+
+def resolve_request(
+    request: PredictRequest, runtime: RuntimeConfig, limits: LimitsConfig
+) -> tuple[list[str], PredictOptions]:
+    """Return the flat list of texts and the options, defaults filled in.
+
+    Raises `InvalidRequest` naming the field and the limit.
+    """
+    texts = _flatten(request.inputs)
+    if not texts:
+        raise InvalidRequest("inputs: no text; send at least one")
+    if len(texts) > limits.max_inputs:
+        raise InvalidRequest(
+            f"inputs: {len(texts)} texts, above limits.max_inputs = {limits.max_inputs}; send several requests"
+        )
+    strategy, unit = request.aggregation_strategy, request.offset_unit
+    direction = request.truncation_direction.lower()
+    options = PredictOptions(
+        aggregation_strategy=runtime.aggregation_strategy
+        if strategy is msgspec.UNSET
+        else _member(AggregationStrategy, strategy, "aggregation_strategy"),
+        truncate=runtime.truncate if request.truncate is msgspec.UNSET else request.truncate,
+        truncation_direction=_member(TruncationDirection, direction, "truncation_direction"),
+        raw_scores=runtime.raw_scores if request.raw_scores is msgspec.UNSET else request.raw_scores,
+        raw_scores_as=runtime.raw_scores_as,
+        offset_unit=runtime.offset_unit if unit is msgspec.UNSET else _member(OffsetUnit, unit, "offset_unit"),
+    )
+    return texts, options
+
+
+def encode_rows(rows: list[list[Row]], *, msgpack: bool) -> bytes:
+    """Encode the answer to a prediction."""
+    return _msgpack_encoder.encode(rows) if msgpack else _json_encoder.encode(rows)
+
+
+def encode_json(value: object) -> bytes:
+    """Encode any other answer."""
+    return _json_encoder.encode(value)
+
+
+def _flatten(inputs: str | list[str | list[str]]) -> list[str]:
+    """Flatten nested inputs in order; raises `InvalidRequest` when strings and lists are mixed."""
+    if isinstance(inputs, str):
+        return [inputs]
+    texts = [item for item in inputs if isinstance(item, str)]
+    if len(texts) == len(inputs):
+        return texts
+    if texts:
+        raise InvalidRequest("inputs: strings and lists are mixed; send a list of strings or a list of lists")
+    return [text for item in inputs for text in item]
+
+
+EnumT = TypeVar("EnumT", AggregationStrategy, OffsetUnit, TruncationDirection)
+
+
+def _member(enumeration: type[EnumT], value: str, field: str) -> EnumT:
+    try:
+        return enumeration(value)
+    except ValueError:
+        known = ", ".join(member.value for member in enumeration)
+        raise InvalidRequest(f"{field}: unknown value; known values: {known}") from None
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def _check_well_formed(body: bytes, *, msgpack: bool) -> None:
+    """Raise `MalformedRequest` when the whole body cannot be decoded; the typed decoder stops early."""
+    try:
+        (msgspec.msgpack if msgpack else msgspec.json).decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        raise _malformed(msgpack=msgpack) from None
+
+
+def _malformed(*, msgpack: bool) -> MalformedRequest:
+    kind = "MessagePack" if msgpack else "JSON in UTF-8"
+    return MalformedRequest(f"the body is not valid {kind}, or is cut short")
+
+
+def _explain(message: str) -> str:
+    """Rewrite msgspec's message without anything that the client sent."""
+    if "unknown field" in message:
+        return f"the body has an unknown field; known fields: {KNOWN_FIELDS}"
+    if "missing required field" in message:
+        return f"inputs: required, but missing; known fields: {KNOWN_FIELDS}"
+    text, _, where = message.partition(" - at `$")
+    path = where.rstrip("`").lstrip(".") or "the body"
+    return f"{path}: {text[0].lower()}{text[1:]}"

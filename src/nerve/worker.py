@@ -1,0 +1,130 @@
+"""The life of one worker process: load the model, become ready, drain, end.
+
+At the first start a worker accepts connections at once and answers 503 until its model is loaded, so that
+probes see it live. A worker that replaces another one loads first and accepts then: its siblings are
+ready, and must get the requests meanwhile.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from nerve.app import App
+from nerve.checkpoint import ModelFolder, fetch_checkpoint
+from nerve.config import default_cache_dir, find_config, load_api_key, load_config, shared_metrics_dir
+from nerve.errors import StartupError
+from nerve.graph import BUILDABLE_MODEL_TYPES
+from nerve.interfaces import Application
+from nerve.logs import configure_logging
+from nerve.metrics import Metrics
+from nerve.model import load_model
+
+if TYPE_CHECKING:
+    import asyncio
+    from multiprocessing.synchronize import Event
+
+    from nerve.config import Config
+    from nerve.model import Model
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Facts that the server process and its workers tell each other.
+
+    was_ready: some worker has been ready once.
+    failed: a worker could not start, and the server must end.
+    draining: the server is about to stop.
+    """
+
+    was_ready: Event
+    failed: Event
+    draining: Event
+
+
+class Worker:
+    """Loads the model for an `App`, at the moment the server says."""
+
+    def __init__(self, config: Config, api_key: str | None, folder: ModelFolder, shared: Shared | None = None) -> None:
+        self.app = App(config, api_key, Metrics(shared_metrics_dir()))
+        self._config = config
+        self._folder = folder
+        self._shared = shared
+        self._loading: threading.Thread | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Load the model: in the background at the first start, at once in a worker that replaces another."""
+        if self._shared is not None and self._shared.was_ready.is_set():
+            self._load_or_exit(None)
+            return
+        self._loading = threading.Thread(target=self._load_or_exit, args=(loop,), name="nerve-loader")
+        self._loading.start()
+
+    def close(self) -> None:
+        """Finish what was admitted. Blocks."""
+        if self._loading is not None:
+            self._loading.join()
+        self.app.close()
+
+    def _load_or_exit(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        try:
+            model = load_model(self._config, self._folder, cache_dir_of(self._config))
+        except StartupError as error:
+            log.critical("cannot start: %s", error)
+            self._give_up()
+        except BaseException:
+            log.critical("cannot start: a defect while loading the model", exc_info=True)
+            self._give_up()
+        if loop is None:
+            self._become_ready(model)
+        else:
+            loop.call_soon_threadsafe(self._become_ready, model)
+
+    def _become_ready(self, model: Model) -> None:
+        shared = self._shared
+        self.app.start(model, self._config, shared.draining.is_set if shared is not None else lambda: False)
+        # Whatever lives now lives for ever: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        if shared is not None:
+            shared.was_ready.set()
+        log.info("ready")
+
+    def _give_up(self) -> NoReturn:
+        """End the process: without a model there is nothing to serve, and a half-started worker only misleads."""
+        if self._shared is not None and not self._shared.was_ready.is_set():
+            self._shared.failed.set()
+        logging.shutdown()
+        os._exit(1)
+
+
+def cache_dir_of(config: Config) -> Path:
+    """Return the folder for checkpoints and graphs."""
+    return Path(config.model.cache_dir) if config.model.cache_dir else default_cache_dir()
+
+
+def create_worker_application(
+    config: Config, api_key: str | None, folder: ModelFolder, shared: Shared
+) -> Application:
+    """Build the application inside a worker process that `server` started."""
+    configure_logging(config.server)
+    return Application(Worker(config, api_key, folder, shared))
+
+
+def create_app() -> Application:
+    """Build the application for any ASGI server: `uvicorn --factory nerve.worker:create_app`.
+
+    The config file is found as `nerve serve` finds it, by NERVE_CONFIG or at a default place.
+    Raises `StartupError`.
+    """
+    config = load_config(find_config(None))
+    configure_logging(config.server)
+    folder = fetch_checkpoint(config.model, cache_dir_of(config), buildable=BUILDABLE_MODEL_TYPES)
+    return Application(Worker(config, load_api_key(config.server), folder))
