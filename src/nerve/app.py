@@ -11,7 +11,7 @@ import logging
 import time
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -81,7 +81,7 @@ class Request(Protocol):
     async def read(self, limit: int) -> bytes | None:
         """Return the body, or None as soon as it is known to be above `limit` bytes."""
 
-    async def gone(self) -> object:
+    async def gone(self) -> None:
         """Return once the client has left."""
 
 
@@ -101,7 +101,9 @@ class App:
         self._limits = config.limits
         self._runtime = config.runtime
         self._max_queue_tokens = config.batching.max_queue_tokens
-        self._credentials = [f"{scheme} {api_key}".encode() for scheme in ("Bearer", "Api-Key")] if api_key else []
+        self._credentials = (
+            [f"{scheme} {api_key}".encode() for scheme in ("Bearer", "Api-Key")] if api_key else []
+        )
         self._metrics = metrics
         self._engine: Engine | None = None
         self._unready_reason = "starting: the model is loading"
@@ -202,27 +204,27 @@ class App:
         if not any([hmac.compare_digest(given, expected) for expected in self._credentials]):
             raise Unauthorized("the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
 
-    async def _live(self, request: Request, headers: Headers) -> Response:  # noqa: ARG002
+    async def _live(self, request: Request, headers: Headers) -> Response:
         return Response(200, headers, wire.encode_json({"status": "live"}))
 
-    async def _ready(self, request: Request, headers: Headers) -> Response:  # noqa: ARG002
+    async def _ready(self, request: Request, headers: Headers) -> Response:
         if self._engine is None:
             raise Unavailable(self._unready_reason)
         if self._is_draining():
             raise Unavailable("draining: the server is shutting down")
         return Response(200, headers, wire.encode_json({"status": "ready"}))
 
-    async def _get_info(self, request: Request, headers: Headers) -> Response:  # noqa: ARG002
+    async def _get_info(self, request: Request, headers: Headers) -> Response:
         if self._engine is None:
             raise Unavailable(self._unready_reason)
         return Response(200, headers, self._info)
 
-    async def _get_metrics(self, request: Request, headers: Headers) -> Response:  # noqa: ARG002
+    async def _get_metrics(self, request: Request, headers: Headers) -> Response:
         headers[0] = ("content-type", METRICS_TYPE)
         queued = self._engine.queued_tokens if self._engine is not None else 0
         return Response(200, headers, self._metrics.render(queued))
 
-    async def _get_openapi(self, request: Request, headers: Headers) -> Response:  # noqa: ARG002
+    async def _get_openapi(self, request: Request, headers: Headers) -> Response:
         return Response(200, headers, self._openapi)
 
 
@@ -277,7 +279,7 @@ def _add_prediction_headers(headers: Headers, prediction: Prediction, total: flo
         headers.append(("x-truncated", ",".join(map(str, prediction.truncated))))
 
 
-def _no_route(path: str, methods: dict[str, object] | None, headers: Headers) -> Response:
+def _no_route(path: str, methods: Mapping[str, object] | None, headers: Headers) -> Response:
     if methods is None:
         return _error(404, "NotFound", f"no such route; predictions are at POST {_PREDICT}", headers)
     allowed = ", ".join(sorted({*methods, *(["HEAD"] if "GET" in methods else [])}))

@@ -335,7 +335,9 @@ def _explain(message: str, root: type[msgspec.Struct]) -> str:
     path = where.rstrip("`").lstrip(".")
     if "unknown field" in text:
         key = text.split("`")[1]
-        known = ", ".join(msgspec.structs.fields(_struct_at(root, path))[i].name for i in _range_of(root, path))
+        known = ", ".join(
+            msgspec.structs.fields(_struct_at(root, path))[i].name for i in _range_of(root, path)
+        )
         return f"{f'{path}.' if path else ''}{key}: unknown key; known here: {known}"
     if "missing required field" in text:
         key = text.split("`")[1]
@@ -361,7 +363,11 @@ def _anchor_paths(config: Config, folder: Path) -> Config:
     """Make the paths of the file absolute, so that nothing depends on the working directory."""
 
     def anchor(section: SectionT, *names: str) -> SectionT:
-        changed = {name: str(folder / Path(value).expanduser()) for name in names if (value := getattr(section, name))}
+        changed = {
+            name: str(folder / Path(value).expanduser())
+            for name in names
+            if (value := getattr(section, name))
+        }
         return msgspec.structs.replace(section, **changed)
 
     checkpoint = config.model.checkpoint_repository

@@ -76,7 +76,7 @@ class Engine:
         texts: Sequence[str],
         options: PredictOptions,
         deadline: float = math.inf,
-        gone: Callable[[], Awaitable[object]] | None = None,
+        gone: Callable[[], Awaitable[None]] | None = None,
     ) -> Prediction:
         """Answer one request; call it on the event loop.
 
@@ -139,26 +139,28 @@ class Engine:
         for text in tokenized:
             parts = scores[position : position + len(text.windows)]
             position += len(text.windows)
-            ranges = [
-                (w.start, w.start + len(w.ids) - text.n_prefix - text.n_suffix) for w in text.windows
-            ]
+            ranges = [(w.start, w.start + len(w.ids) - text.n_prefix - text.n_suffix) for w in text.windows]
             merged = merge_scores(parts, ranges, text.n_prefix, text.n_suffix)
             rows.append(decode(text, merged, self.model.labels, self.model.vocabulary, options))
         return rows
 
-    async def _wait(self, job: Job, deadline: float, gone: Callable[[], Awaitable[object]] | None) -> None:
+    async def _wait(self, job: Job, deadline: float, gone: Callable[[], Awaitable[None]] | None) -> None:
         """Submit a job and wait until it is delivered, its deadline passes, or its client leaves."""
         loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         runs_at_once = self._scheduler.is_idle and len(job.windows) == 1
         job.waiter = future
         timer: asyncio.TimerHandle | None = None
-        watcher: asyncio.Future[object] | None = None
+        watcher: asyncio.Future[None] | None = None
         try:
             self._scheduler.submit(job)
             if deadline != math.inf:
-                timer = loop.call_later(deadline - time.monotonic(), _fail, future, DeadlineExceeded(
-                    "the deadline passed before the answer was ready"))
+                timer = loop.call_later(
+                    deadline - time.monotonic(),
+                    _fail,
+                    future,
+                    DeadlineExceeded("the deadline passed before the answer was ready"),
+                )
             if gone is not None and not runs_at_once:
                 watcher = asyncio.ensure_future(gone())
                 watcher.add_done_callback(lambda _: _fail(future, ClientGone("the client left")))
@@ -192,7 +194,11 @@ def _make_job(tokenized: list[TokenizedText], options: PredictOptions, deadline:
 
 
 def _prediction(
-    tokenized: list[TokenizedText], rows: list[list[Row]], job: Job, tokenize_seconds: float, aggregate_seconds: float
+    tokenized: list[TokenizedText],
+    rows: list[list[Row]],
+    job: Job,
+    tokenize_seconds: float,
+    aggregate_seconds: float,
 ) -> Prediction:
     return Prediction(
         rows=rows,

@@ -1,6 +1,6 @@
 """Two thin shims that make an `App` callable: RSGI for Granian, ASGI for any other server.
 
-They only move bytes in and out. `Worker` (in `worker`) holds the app's life; both shims call its hooks.
+They only move bytes in and out, and call the hooks of the worker's life.
 RSGI: https://github.com/emmett-framework/granian/blob/master/docs/spec/RSGI.md
 ASGI: https://asgi.readthedocs.io/en/stable/specs/www.html
 """
@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from granian.rsgi import HTTPProtocol
+    from granian._granian import RSGIHTTPProtocol
     from granian.rsgi import Scope as RsgiScope
 
-    from nerve.worker import Worker
+    from nerve.app import Request, Response
 
 AsgiScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,7 +27,7 @@ class RsgiRequest:
 
     __slots__ = ("_headers", "_proto", "method", "path")
 
-    def __init__(self, scope: RsgiScope, proto: HTTPProtocol) -> None:
+    def __init__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
         self._proto = proto
         self._headers = scope.headers
         self.method = scope.method
@@ -50,9 +50,9 @@ class RsgiRequest:
                 return None
         return bytes(body)
 
-    async def gone(self) -> object:
+    async def gone(self) -> None:
         """Return once the client has left."""
-        return await self._proto.client_disconnect()
+        await self._proto.client_disconnect()
 
 
 class AsgiRequest:
@@ -85,29 +85,39 @@ class AsgiRequest:
                 return None
         return bytes(body)
 
-    async def gone(self) -> object:
+    async def gone(self) -> None:
         """Return once the client has left."""
-        while (message := await self._receive())["type"] != "http.disconnect":
+        while (await self._receive())["type"] != "http.disconnect":
             pass
-        return message
 
 
 class Application:
-    """What a server is given: callable as RSGI and as ASGI."""
+    """What a server is given: callable as RSGI and as ASGI.
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._handle = worker.app.handle
+    handle: answers one request.
+    start: begins to load the model; given the worker's event loop.
+    close: finishes what was admitted; blocks.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[Request], Awaitable[Response]],
+        start: Callable[[asyncio.AbstractEventLoop], None],
+        close: Callable[[], None],
+    ) -> None:
+        self._handle = handle
+        self._start = start
+        self._close = close
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to load the model; Granian calls this before it accepts connections."""
-        self._worker.start(loop)
+        self._start(loop)
 
-    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:  # noqa: ARG002
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Finish; Granian calls this once its connections have ended."""
-        self._worker.close()
+        self._close()
 
-    async def __rsgi__(self, scope: RsgiScope, proto: HTTPProtocol) -> None:
+    async def __rsgi__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
         """Answer one RSGI request."""
         response = await self._handle(RsgiRequest(scope, proto))
         proto.response_bytes(response.status, response.headers, response.body)
@@ -127,8 +137,8 @@ class Application:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
-        self._worker.start(asyncio.get_running_loop())
+        self._start(asyncio.get_running_loop())
         await send({"type": "lifespan.startup.complete"})
         await receive()  # lifespan.shutdown
-        await asyncio.get_running_loop().run_in_executor(None, self._worker.close)
+        await asyncio.get_running_loop().run_in_executor(None, self._close)
         await send({"type": "lifespan.shutdown.complete"})

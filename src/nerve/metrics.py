@@ -50,17 +50,28 @@ class Metrics:
             registry=registry,
         )
         stages = Histogram(
-            "nerve_stage_duration_seconds", "Time of a prediction by stage.", ["stage"], buckets=_SECONDS, registry=registry
+            "nerve_stage_duration_seconds",
+            "Time of a prediction by stage.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._stages = [stages.labels(stage) for stage in _STAGES]
         self._batches = Counter("nerve_batches_total", "Model calls.", registry=registry)
-        self._batch_windows = Counter("nerve_batch_windows_total", "Windows in model calls.", registry=registry)
+        self._batch_windows = Counter(
+            "nerve_batch_windows_total", "Windows in model calls.", registry=registry
+        )
         self._batch_tokens = Counter(
             "nerve_batch_tokens_total", "Tokens in model calls, padding included.", registry=registry
         )
-        self._batch_seconds = Counter("nerve_batch_seconds_total", "Time spent in model calls.", registry=registry)
+        self._batch_seconds = Counter(
+            "nerve_batch_seconds_total", "Time spent in model calls.", registry=registry
+        )
         self._queued = Gauge(
-            "nerve_queue_tokens", "Tokens waiting for the model.", multiprocess_mode="livesum", registry=registry
+            "nerve_queue_tokens",
+            "Tokens waiting for the model.",
+            multiprocess_mode="livesum",
+            registry=registry,
         )
         self._ready = Gauge(
             "nerve_ready_workers", "Workers that are ready.", multiprocess_mode="livesum", registry=registry

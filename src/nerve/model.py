@@ -38,7 +38,16 @@ log = logging.getLogger(__name__)
 
 # Families that number positions from pad_token_id + 1, so that many entries of the table are never used.
 _POSITIONS_AFTER_PADDING = frozenset(
-    {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "roberta-prelayernorm", "xmod"}
+    {
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "mpnet",
+        "longformer",
+        "roberta-prelayernorm",
+        "xmod",
+    }
 )
 # Default of batching.max_batch_tokens on a GPU, where a step costs the same over a wide range.
 _CUDA_BATCH_TOKENS = 16384
@@ -85,7 +94,11 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     graph = load_graph(folder.path, config.model.precision, cache_dir, config.model.graph)
     n_threads = config.cpu.threads or max(1, usable_cores() // config.server.workers)
     session = Session(
-        graph.source, device, config.model.device_id, pad_id=int(settings.get("pad_token_id") or 0), n_threads=1
+        graph.source,
+        device,
+        config.model.device_id,
+        pad_id=int(settings.get("pad_token_id") or 0),
+        n_threads=1,
     )
     if session.n_labels not in (None, len(labels.names)):
         raise ModelError(
@@ -135,10 +148,14 @@ def find_max_length(settings: dict[str, Any], tokenizer_settings: dict[str, Any]
     if asked is not None:
         if limits and asked > min(limits.values()):
             name = min(limits, key=lambda key: limits[key])
-            raise ModelError(f"model.max_length is {asked}, but {name} allows {limits[name]}; lower max_length")
+            raise ModelError(
+                f"model.max_length is {asked}, but {name} allows {limits[name]}; lower max_length"
+            )
         limits["model.max_length of the configuration"] = asked
     if not limits:
-        raise ModelError("neither config.json nor tokenizer_config.json states a maximum length; set model.max_length")
+        raise ModelError(
+            "neither config.json nor tokenizer_config.json states a maximum length; set model.max_length"
+        )
     name = min(limits, key=lambda key: limits[key])
     log.info("max length %d tokens, from %s", limits[name], name)
     return limits[name]
@@ -196,7 +213,7 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
 def _id2label(settings: dict[str, Any]) -> dict[int, str]:
     names = settings.get("id2label")
     if not isinstance(names, dict) or not names:
-        raise ModelError("config.json has no id2label; add it, as {\"0\": \"O\", \"1\": \"B-PER\", ...}")
+        raise ModelError('config.json has no id2label; add it, as {"0": "O", "1": "B-PER", ...}')
     try:
         return {int(key): str(value) for key, value in names.items()}
     except ValueError as error:
@@ -219,4 +236,6 @@ def _warm_up(model: Model) -> None:
                 f"shape {shape}; it is not the graph of this token classifier"
             )
         if not np.isfinite(scores.logits).all():
-            raise ModelError(f"the model gives values that are not finite in {model.precision.value}; try float32")
+            raise ModelError(
+                f"the model gives values that are not finite in {model.precision.value}; try float32"
+            )

@@ -37,14 +37,20 @@ def build_openapi(limits: LimitsConfig) -> dict[str, Any]:
     properties["inputs"] |= {"maxItems": limits.max_inputs, "minItems": 1}
     properties["aggregation_strategy"] = {"enum": [member.value for member in AggregationStrategy]}
     properties["offset_unit"] = {"enum": [member.value for member in OffsetUnit]}
-    properties["truncation_direction"] = {"type": "string", "pattern": "^(?i:left|right)$", "default": "Right"}
+    properties["truncation_direction"] = {
+        "type": "string",
+        "pattern": "^(?i:left|right)$",
+        "default": "Right",
+    }
     answer = {"type": "array", "items": {"type": "array", "items": row}}
     predict = {
         "operationId": "predict_tokens",
         "summary": "Classify the tokens, or find the entities, of one or more texts",
         "parameters": [
             _header_parameter("Request-Timeout-Ms", "Milliseconds the answer may take"),
-            _header_parameter("Request-Deadline-Ms", "Unix time in milliseconds after which the answer is not wanted"),
+            _header_parameter(
+                "Request-Deadline-Ms", "Unix time in milliseconds after which the answer is not wanted"
+            ),
         ],
         "requestBody": {"required": True, "content": {kind: {"schema": request} for kind in _BODY_TYPES}},
         "responses": {
@@ -61,10 +67,17 @@ def build_openapi(limits: LimitsConfig) -> dict[str, Any]:
     unready = {"503": {"description": "Not ready", "content": {wire.JSON_TYPE: {"schema": error}}}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "nerve", "version": nerve.__version__, "description": "Token classification server"},
+        "info": {
+            "title": "nerve",
+            "version": nerve.__version__,
+            "description": "Token classification server",
+        },
         "paths": {
             "/predict_tokens": {"post": predict},
-            "/": {"get": _get("health_root", "Readiness", unready), "post": {**predict, "operationId": "predict_root"}},
+            "/": {
+                "get": _get("health_root", "Readiness", unready),
+                "post": {**predict, "operationId": "predict_root"},
+            },
             "/health": {"get": _get("health", "Readiness", unready)},
             "/health/live": {"get": _get("live", "Liveness")},
             "/health/ready": {"get": _get("ready", "Readiness", unready)},
@@ -79,7 +92,9 @@ def build_openapi(limits: LimitsConfig) -> dict[str, Any]:
     }
 
 
-def _get(name: str, summary: str, errors: dict[str, Any] | None = None, content_type: str = wire.JSON_TYPE) -> dict[str, Any]:
+def _get(
+    name: str, summary: str, errors: dict[str, Any] | None = None, content_type: str = wire.JSON_TYPE
+) -> dict[str, Any]:
     content = {content_type: {"schema": {"type": "string" if content_type == "text/plain" else "object"}}}
     return {
         "operationId": name,
@@ -89,4 +104,9 @@ def _get(name: str, summary: str, errors: dict[str, Any] | None = None, content_
 
 
 def _header_parameter(name: str, description: str) -> dict[str, Any]:
-    return {"in": "header", "name": name, "description": description, "schema": {"type": "integer", "minimum": 0}}
+    return {
+        "in": "header",
+        "name": name,
+        "description": description,
+        "schema": {"type": "integer", "minimum": 0},
+    }

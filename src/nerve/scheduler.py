@@ -43,8 +43,8 @@ class Job:
     """The windows of one request on their way through the engine.
 
     After it was delivered, either `error` is set or `results` holds the scores of every window.
-    `queue_seconds` is the time until its first window ran, `inference_seconds` the sum of the calls
-    its windows took part in. `waiter` belongs to whoever submitted the job; `deliver` finds it there.
+    `queue_seconds` is the time until its first window ran, `inference_seconds` the time from there until
+    its last one was done. `waiter` belongs to whoever submitted the job; `deliver` finds it there.
     """
 
     __slots__ = (
@@ -113,7 +113,8 @@ class Scheduler:
         self._accepting = True
         self._tokens_per_second = 0.0
         self._threads = [
-            threading.Thread(target=self._work, name=f"nerve-engine-{k}", daemon=True) for k in range(n_threads)
+            threading.Thread(target=self._work, name=f"nerve-engine-{k}", daemon=True)
+            for k in range(n_threads)
         ]
         for thread in self._threads:
             thread.start()
@@ -241,23 +242,24 @@ class Scheduler:
         failure: Exception | None = None
         try:
             results = self._run(windows, batch[0][0].needs_logits)
-        except Exception as error:  # noqa: BLE001 - whatever the device raises must reach its waiters
+        except Exception as error:
             log.exception("a batch of %d windows failed", len(batch))
             failure = error
-        seconds = time.monotonic() - started
+        now = time.monotonic()
+        seconds = now - started
         n_tokens = sum(len(window.ids) for window in windows)
         with self._lock:
             self._n_busy -= 1
             if failure is None:
                 self._measure(n_tokens, seconds)
-            finished = self._settle(batch, results, seconds, failure)
+            finished = self._settle(batch, results, failure, now)
         if self._on_batch is not None and failure is None:
             self._on_batch(len(windows), max(len(window.ids) for window in windows) * len(windows), seconds)
         if finished:
             self._deliver(finished)
 
     def _settle(
-        self, batch: list[tuple[Job, int]], results: list[TokenScores], seconds: float, failure: Exception | None
+        self, batch: list[tuple[Job, int]], results: list[TokenScores], failure: Exception | None, now: float
     ) -> list[Job]:
         """Write results or failures into the jobs of a batch; return the jobs that are finished."""
         for position, (job, window_index) in enumerate(batch):
@@ -270,7 +272,7 @@ class Scheduler:
                 job.error.__cause__ = failure
         jobs = list({id(job): job for job, _ in batch}.values())
         for job in jobs:
-            job.inference_seconds += seconds
+            job.inference_seconds = now - job.submitted_at - job.queue_seconds
         return [job for job in jobs if not job.n_running and not job.waiting]
 
     def _forget(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Runs Granian from the configuration: listens, starts workers, stops them in order; the sole user of `granian`.
+"""Runs Granian from the configuration: listens, starts workers, stops them in order.
 
 The checkpoint is fetched here, once, before any worker starts. Workers are started afresh ("spawn"), not
 forked: a forked copy of a process that has downloaded with threads, or touched CUDA, is not dependable.
@@ -40,12 +40,21 @@ class _DrainingServer(MPServer):
     shared: Shared
     drain_delay_seconds: float
 
+    @property
+    def respawn_failed_workers(self) -> bool:
+        """Replace workers that died, unless none can start at all."""
+        return not self.shared.failed.is_set()
+
+    @respawn_failed_workers.setter
+    def respawn_failed_workers(self, value: bool) -> None:
+        """Granian's constructor sets it; the property decides."""
+
     def shutdown(self, exit_code: int = 0) -> None:
         """Announce the end, wait, then stop the workers; they finish what they have."""
         self.shared.draining.set()
         if not self.interrupt_children and self.drain_delay_seconds:
-            time.sleep(self.drain_delay_seconds)  # noqa: TID251 - the main process has nothing else to do
-        super().shutdown(1 if self.shared.failed.is_set() else exit_code)
+            time.sleep(self.drain_delay_seconds)
+        super().shutdown(1 if self.shared.failed.is_set() else exit_code)  # type: ignore[no-untyped-call]
 
 
 def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
@@ -70,11 +79,14 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     server.drain_delay_seconds = config.server.drain_delay_ms / 1000
     try:
         server.serve(
-            target_loader=partial(create_worker_application, config, api_key, folder, shared), wrap_loader=False
+            target_loader=partial(create_worker_application, config, api_key, folder, shared),
+            wrap_loader=False,
         )
     except OSError as error:
         where = config.server.uds or f"{config.server.host}:{config.server.port}"
-        raise StartupError(f"cannot listen on {where}: {error}; free it, or change server.port or server.uds") from error
+        raise StartupError(
+            f"cannot listen on {where}: {error}; free it, or change server.port or server.uds"
+        ) from error
     finally:
         if metrics_dir is not None:
             shutil.rmtree(metrics_dir, ignore_errors=True)
@@ -103,7 +115,6 @@ def _create_server(server: ServerConfig) -> _DrainingServer:
         ssl_key=Path(tls.key) if tls else None,
         ssl_ca=Path(tls.client_ca) if tls and tls.client_ca else None,
         ssl_client_verify=bool(tls and tls.client_ca),
-        respawn_failed_workers=True,
         respawn_interval=0.1,
         workers_kill_timeout=max(1, server.drain_timeout_ms // 1000),
     )

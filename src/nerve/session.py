@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nerve.types import FloatArray, Window
 
 _PROVIDERS = {Device.CPU: "CPUExecutionProvider", Device.CUDA: "CUDAExecutionProvider"}
-_INTEGER_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+_INTEGER_TYPES: dict[str, type[np.integer[Any]]] = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _FLOAT_TYPES = ("tensor(float)", "tensor(float16)")
 
 
@@ -62,7 +62,9 @@ class Session:
     n_threads: threads that one call may use (CPU).
     """
 
-    def __init__(self, source: bytes | Path, device: Device, device_id: int, pad_id: int, n_threads: int) -> None:
+    def __init__(
+        self, source: bytes | Path, device: Device, device_id: int, pad_id: int, n_threads: int
+    ) -> None:
         self._pad_id = pad_id
         self.device = device
         self._session = _create(source, device, device_id, n_threads)

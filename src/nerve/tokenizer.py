@@ -48,7 +48,7 @@ class TextTokenizer:
     def special_tokens(self) -> dict[int, str]:
         """The special tokens put around every text: id -> text."""
         ids = {*self._prefix, *self._suffix}
-        return {token_id: self._tokenizer.id_to_token(token_id) for token_id in ids}
+        return {token_id: self._tokenizer.id_to_token(token_id) or "" for token_id in ids}
 
     def tokenize(
         self,

@@ -12,6 +12,7 @@ docs/long-texts.md compares this with transformers' `stride`.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,12 +38,12 @@ def plan_windows(n_tokens: int, capacity: int, stride: int) -> list[tuple[int, i
 def owned_ranges(windows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return, for each window, the range of tokens it answers for; the ranges tile the text."""
     cuts = [0]
-    for (_, left_stop), (right_start, _) in zip(windows, windows[1:], strict=False):
+    for (_, left_stop), (right_start, _) in itertools.pairwise(windows):
         # Of a token i in the overlap, the left window sees left_stop - 1 - i tokens to the right, the
         # right window i - right_start to the left; the left window keeps it while it sees as many.
         cuts.append((left_stop - 1 + right_start) // 2 + 1)
     cuts.append(windows[-1][1])
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(itertools.pairwise(cuts))
 
 
 def merge_scores(

@@ -83,7 +83,9 @@ def wants_msgpack(accept: str | None) -> bool:
         elif media_type == JSON_TYPE:
             best_json = max(best_json, quality)
             first = first or "json"
-    return best_msgpack > 0 and (best_msgpack > best_json or (best_msgpack == best_json and first == "msgpack"))
+    return best_msgpack > 0 and (
+        best_msgpack > best_json or (best_msgpack == best_json and first == "msgpack")
+    )
 
 
 def decode_request(body: bytes, *, msgpack: bool) -> PredictRequest:
@@ -122,7 +124,9 @@ def resolve_request(
         truncation_direction=_member(TruncationDirection, direction, "truncation_direction"),
         raw_scores=runtime.raw_scores if request.raw_scores is msgspec.UNSET else request.raw_scores,
         raw_scores_as=runtime.raw_scores_as,
-        offset_unit=runtime.offset_unit if unit is msgspec.UNSET else _member(OffsetUnit, unit, "offset_unit"),
+        offset_unit=runtime.offset_unit
+        if unit is msgspec.UNSET
+        else _member(OffsetUnit, unit, "offset_unit"),
     )
     return texts, options
 

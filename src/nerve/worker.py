@@ -52,7 +52,9 @@ class Shared:
 class Worker:
     """Loads the model for an `App`, at the moment the server says."""
 
-    def __init__(self, config: Config, api_key: str | None, folder: ModelFolder, shared: Shared | None = None) -> None:
+    def __init__(
+        self, config: Config, api_key: str | None, folder: ModelFolder, shared: Shared | None = None
+    ) -> None:
         self.app = App(config, api_key, Metrics(shared_metrics_dir()))
         self._config = config
         self._folder = folder
@@ -98,7 +100,7 @@ class Worker:
         log.info("ready")
 
     def _give_up(self) -> NoReturn:
-        """End the process: without a model there is nothing to serve, and a half-started worker only misleads."""
+        """End the process: without a model there is nothing to serve."""
         if self._shared is not None and not self._shared.was_ready.is_set():
             self._shared.failed.set()
         logging.shutdown()
@@ -115,7 +117,7 @@ def create_worker_application(
 ) -> Application:
     """Build the application inside a worker process that `server` started."""
     configure_logging(config.server)
-    return Application(Worker(config, api_key, folder, shared))
+    return _application(Worker(config, api_key, folder, shared))
 
 
 def create_app() -> Application:
@@ -127,4 +129,8 @@ def create_app() -> Application:
     config = load_config(find_config(None))
     configure_logging(config.server)
     folder = fetch_checkpoint(config.model, cache_dir_of(config), buildable=BUILDABLE_MODEL_TYPES)
-    return Application(Worker(config, load_api_key(config.server), folder))
+    return _application(Worker(config, load_api_key(config.server), folder))
+
+
+def _application(worker: Worker) -> Application:
+    return Application(worker.app.handle, worker.start, worker.close)

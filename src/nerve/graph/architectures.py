@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nerve.types import FloatArray
 
 
-class NotBuildable(Exception):  # noqa: N818 - a reason, caught in this package only
+class NotBuildable(Exception):
     """The graph cannot be built from this checkpoint; the text says why."""
 
 

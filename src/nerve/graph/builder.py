@@ -72,7 +72,7 @@ class GraphWriter:
         *,
         fused: bool = False,
         output: str | None = None,
-        **attributes: Any,
+        **attributes: Any,  # noqa: ANN401 - an ONNX attribute is a number, a string or a list
     ) -> str:
         """Add a node with one output of interest; fused operators are ONNX Runtime's own."""
         result = output or name
@@ -85,7 +85,7 @@ class GraphWriter:
 
 
 def linear(graph: GraphWriter, value: str, layer: Linear, name: str, output: str | None = None) -> str:
-    """x W^T + b over the last axis."""
+    """X W^T + b over the last axis."""
     weight = graph.constant(name + ".weight", layer.weight.T)  # (in, out)
     product = graph.node("MatMul", [value, weight], name + ".matmul")
     return graph.node(

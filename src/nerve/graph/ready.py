@@ -49,7 +49,7 @@ def check_ready(file: Path) -> Precision:
     """
     try:
         model = onnx.load(file, load_external_data=False)
-    except Exception as error:  # noqa: BLE001 - protobuf's DecodeError has no common base with the others
+    except Exception as error:
         raise ModelError(f"{file} is not an ONNX graph that can be read: {error}") from error
     graph = model.graph
     stored = {tensor.name for tensor in graph.initializer}

@@ -65,7 +65,7 @@ def read_safetensors(files: Iterable[Path], wanted: Callable[[str], bool]) -> We
     for file in files:
         try:
             with safetensors.safe_open(file, framework="np") as tensors:
-                for name in filter(wanted, tensors.keys()):  # noqa: SIM118 - not a dict
+                for name in filter(wanted, tensors.keys()):
                     kind = tensors.get_slice(name).get_dtype()
                     if kind not in _FLOAT_TYPES:
                         raise ModelError(

@@ -1,0 +1,157 @@
+"""Builds small real models and real server processes for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+# Word -> label id; every other token is "O". Expected entities can be worked out by hand.
+LOOKUP = {"anna": 1, "maria": 2, "bob": 1, "paris": 3, "new": 3, "york": 4, "##ville": 2}
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+WORDS = ("lives", "in", "and", "the", "sees", "a", ".", ",", "x", "y", "##s", "##ing", "é", "😀")
+SURE = 6.0  # logit of the label a token has; the others have 0
+
+
+def write_lookup_model(folder: Path, max_length: int = 16, labels: tuple[str, ...] = LABELS) -> Path:
+    """Write a model folder whose graph is one `Gather` from token id to logits: a real, tiny model.
+
+    Its score for the label of a token is always e^SURE / (e^SURE + L - 1).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *LOOKUP, *WORDS])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    table = np.zeros((len(vocabulary), len(labels)), np.float32)  # (V,L)
+    table[:, 0] = SURE
+    for word, label in LOOKUP.items():
+        if label < len(labels):
+            table[vocabulary[word]] = 0
+            table[vocabulary[word], label] = SURE
+    write_gather_graph(folder / "model.onnx", table)
+    config = {
+        "architectures": ["BertForTokenClassification"],
+        "model_type": "bert",
+        "max_position_embeddings": max_length,
+        "pad_token_id": 0,
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"unk_token": "[UNK]"}))
+    return folder
+
+
+def write_gather_graph(path: Path, table: np.ndarray) -> None:
+    """Write an ONNX graph that looks logits (B,T,L) up in `table` (V,L) by token id."""
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "tokens", table.shape[1]])
+    node = helper.make_node("Gather", ["table", "input_ids"], ["logits"], axis=0)
+    graph = helper.make_graph([node], "lookup", [ids], [logits], [numpy_helper.from_array(table, "table")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(path))
+
+
+def free_port() -> int:
+    """Return a TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class ServerProcess:
+    """A running `nerve serve`."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log_path: Path
+    client: httpx.Client
+
+    def predict(self, inputs: object, **options: object) -> httpx.Response:
+        """POST one prediction."""
+        return self.client.post("/predict_tokens", json={"inputs": inputs, **options})
+
+    def log(self) -> str:
+        """Return everything the server has logged."""
+        return self.log_path.read_text()
+
+    def stop(self, timeout: float = 20) -> int:
+        """Send SIGTERM and return the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+def write_config(path: Path, model_folder: Path, **sections: dict[str, Any]) -> Path:
+    """Write a config file that serves a local model folder; `sections` are merged in."""
+    document: dict[str, Any] = {
+        "model": {"checkpoint_repository": {"source": "LOCAL", "path": str(model_folder)}, "device": "cpu"},
+        "runtime": {"window_stride": 4},
+        "server": {"host": "127.0.0.1", "port": free_port(), "log_format": "json"},
+    }
+    for name, values in sections.items():
+        document.setdefault(name, {}).update(values)
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def start_server(
+    config_path: Path, environment: dict[str, str] | None = None, wait: bool = True
+) -> ServerProcess:
+    """Start `nerve serve` as a process of its own; waits until it is ready, unless told not to."""
+    server = yaml.safe_load(config_path.read_text())["server"]
+    log_path = config_path.with_suffix(".log")
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nerve", "serve", "--config", str(config_path)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+        )
+    url = f"http://127.0.0.1:{server['port']}"
+    transport = httpx.HTTPTransport(uds=server["uds"]) if server.get("uds") else None
+    client = httpx.Client(base_url=url, timeout=30, transport=transport)
+    running = ServerProcess(process, url, log_path, client)
+    if wait:
+        wait_until_ready(running)
+    return running
+
+
+def wait_until_ready(server: ServerProcess, timeout: float = 60) -> None:
+    """Poll readiness until a deadline; fails with the log when the process ends first."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise AssertionError(f"the server ended with {server.process.returncode}:\n{server.log()}")
+        try:
+            if server.client.get("/health/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError(f"the server is not ready after {timeout} s:\n{server.log()}")
