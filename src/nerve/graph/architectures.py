@@ -166,6 +166,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 
+# transformers computes with 32 buckets whatever relative_attention_num_buckets says.
+RELATIVE_BUCKETS = 32
 _DEFAULT_EPSILON = 1e-12
 _DEFAULT_PADDING_ID = 1
 
@@ -229,7 +231,9 @@ def describe(config: Mapping[str, Any], weights: dict[str, FloatArray]) -> Encod
         projection = tensors.linear(architecture.prefix + "embeddings_project", hidden, size)
     relative_bias = None
     if architecture.relative_bias is not None:
-        relative_bias = tensors.take(architecture.prefix + architecture.relative_bias, None, heads)
+        relative_bias = tensors.take(
+            architecture.prefix + architecture.relative_bias, RELATIVE_BUCKETS, heads
+        )
     layers = tuple(tensors.layer(index, hidden) for index in range(tensors.count_layers()))
     _check_layers(config, architecture, len(layers))
     classifier = tensors.linear("classifier", None, hidden)
