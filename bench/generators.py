@@ -132,7 +132,7 @@ def read_wrk(out: Path, connections: int, cpu_seconds: float) -> dict:
 
 
 def open_loop(target: Target, rate: float, seconds: float, reuse: bool = True) -> dict:
-    """Requests leave `rate` times a second, at constant intervals."""
+    """Send `rate` requests a second at constant intervals, whatever comes back."""
     scenario = {
         "executor": "constant-arrival-rate",
         "rate": max(1, round(rate)),

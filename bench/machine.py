@@ -6,10 +6,24 @@ import platform
 import subprocess
 from pathlib import Path
 
-PACKAGES = (
-    "fastapi granian httptools litserve mosec msgspec numpy onnxruntime orjson pydantic tokenizers "
-    "torch transformers uvicorn uvloop k6"
-).split()
+PACKAGES = [
+    "fastapi",
+    "granian",
+    "httptools",
+    "litserve",
+    "mosec",
+    "msgspec",
+    "numpy",
+    "onnxruntime",
+    "orjson",
+    "pydantic",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "uvicorn",
+    "uvloop",
+    "k6",
+]
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -46,7 +60,7 @@ def find_versions() -> dict[str, str]:
 
 
 def find_commit() -> str:
-    """The checked-out commit, with `-dirty` when files differ from it; `unknown` outside a repository."""
+    """Name the checked-out commit, with `-dirty` when files differ from it; `unknown` outside a repository."""
     describe_command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     done = subprocess.run(
         describe_command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False

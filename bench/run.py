@@ -82,12 +82,14 @@ class Bench:
         self.skipped: dict[str, str] = {}
 
     def model_for(self, scenario: Scenario, spec: ServerSpec) -> BenchModel:
+        """Return the server's own model, else the scenario's."""
         name = spec.model or scenario.model
         if name not in self.models:
             self.models[name] = find_model(name)
         return self.models[name]
 
     def requests_for(self, scenario: Scenario, spec: ServerSpec) -> Requests:
+        """Make the requests and their expected answers, once for each model and workload."""
         if spec.rows == "hello":
             return workload.hello_requests()
         model = self.model_for(scenario, spec)
@@ -99,6 +101,7 @@ class Bench:
         return self.requests[key]
 
     def server_for(self, scenario: Scenario, spec: ServerSpec) -> Server:
+        """Start the server, once for each model."""
         spec.check()
         model = self.model_for(scenario, spec)
         key = spec.label, model.name
@@ -108,6 +111,7 @@ class Bench:
         return self.started[key]
 
     def close(self) -> None:
+        """End all servers."""
         for server in self.started.values():
             server.close()
         self.started.clear()
@@ -137,12 +141,16 @@ def measure(server: Server, run) -> dict:
     seen = run()
     elapsed = time.monotonic() - start
     cpu, busy = server.cpu_seconds() - cpu, machine.busy_seconds() - busy
-    others = busy / elapsed - cpu / elapsed - seen["generator_cores"] * seen["seconds"] / elapsed
+    ours = cpu + seen["generator_cores"] * seen["seconds"]
     seen["server_cpu_ms_per_request"] = 1000 * cpu / seen["requests"] if seen["requests"] else None
     seen["server_rss_mib"] = round(server.rss_mib(), 1)
-    seen["other_cores"] = round(others, 3)
-    seen["noisy"] = others > NOISY_CORES
-    return seen
+    return {**seen, **describe_noise(busy - ours, elapsed)}
+
+
+def describe_noise(busy_seconds: float, elapsed: float) -> dict:
+    """Say how much CPU time went to processes that are not part of the measurement."""
+    others = busy_seconds / elapsed
+    return {"other_cores": round(others, 3), "noisy": others > NOISY_CORES}
 
 
 def measure_server(scenario: Scenario, server: Server, target: Target) -> list[dict]:
@@ -168,7 +176,9 @@ def measure_server(scenario: Scenario, server: Server, target: Target) -> list[d
 def measure_floor(scenario: Scenario, spec: ServerSpec, model: BenchModel, requests: Requests) -> list[dict]:
     work = WORK / "floor.json"
     workload.write_floor_work(requests, work)
-    seen = servers.run_floor(spec, model, work, scenario.seconds, scenario.warm_up_seconds)
+    busy, start = machine.busy_seconds(), time.monotonic()
+    seen, used = servers.run_floor(spec, model, work, scenario.seconds, scenario.warm_up_seconds)
+    noise = describe_noise(machine.busy_seconds() - busy - used, time.monotonic() - start)
     latencies = generators.Counter(seen.pop("latencies_us"))
     count = sum(latencies.values())
     return [
@@ -181,6 +191,7 @@ def measure_floor(scenario: Scenario, spec: ServerSpec, model: BenchModel, reque
             "latency_ms": generators.percentiles_ms(latencies),
             "server_cpu_ms_per_request": 1000 * seen["cpu_seconds"] / count,
             "invalid": [],
+            **noise,
         }
     ]
 
@@ -258,7 +269,7 @@ def summarise(rounds: list[dict]) -> dict:
 
 
 def shorten(scenario: Scenario) -> Scenario:
-    """The same scenario for a quick look."""
+    """Make the same scenario one for a quick look."""
     work = replace(scenario.workload, distinct=min(8, scenario.workload.distinct))
     return replace(scenario, seconds=2, warm_up_seconds=1, share=scenario.share[:1], workload=work)
 
@@ -331,7 +342,7 @@ def main() -> None:
             }
             content["skipped"] = bench.skipped
             content["configurations"] = {
-                f"{label} on {on}": s.config for (label, on), s in bench.started.items()
+                f"{label} on {on}": s.settings for (label, on), s in bench.started.items()
             }
             file.write_text(json.dumps(content, indent=1) + "\n")
     print(f"written: {file}")

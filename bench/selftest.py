@@ -19,7 +19,7 @@ RIGHT = b'{"message":"hello"}'
 
 
 def correct(histogram: Counter, interval: int) -> Counter:
-    """What wrk does to its histogram at the end of a run."""
+    """Do what wrk does to its histogram at the end of a run."""
     out = Counter(histogram)
     for value, count in histogram.items():
         for lower in range(value - interval, interval, -interval) if value >= 2 * interval else ():

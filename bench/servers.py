@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -40,9 +41,11 @@ class ServerSpec:
     model: str | None = None
     route: str = "/predict_tokens"
     rows: str = "all"
+    settings: dict = field(default_factory=dict)
 
     @property
     def label(self) -> str:
+        """Identify the server in results."""
         return f"{self.name}/{self.variant}"
 
     def check(self) -> None:
@@ -69,7 +72,6 @@ def in_cores(value: int | str) -> int:
 
 def peer_environment(spec: ServerSpec, model: BenchModel, port: int) -> dict[str, str]:
     return {
-        **os.environ,
         "BENCH_PORT": str(port),
         "BENCH_WORKERS": str(in_cores(spec.workers)),
         "BENCH_THREADS": str(in_cores(spec.threads)),
@@ -95,19 +97,22 @@ class Server:
         WORK.mkdir(exist_ok=True)
         name = spec.label.replace("/", "-").replace(" ", "")
         self.log = WORK / f"{name}.log"
-        self.config = {
+        config = {
             "model": {**model.source, "cache_dir": str(WORK / "cache")},
             "server": {"host": "127.0.0.1", "port": self.port, "log_level": "warning"},
+            **spec.settings,
         }
         config_file = WORK / f"{name}-{model.name}.yaml"
-        config_file.write_text(json.dumps(self.config, indent=2))  # JSON is YAML
+        config_file.write_text(json.dumps(config, indent=2))  # JSON is YAML
+        environment = peer_environment(spec, model, self.port)
+        self.settings = config if "{config}" in spec.command else environment
         filled = {"python": sys.executable, "bin": Path(sys.executable).parent, "port": self.port}
         command = [part.format(**filled, config=config_file) for part in spec.command]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
                 cwd=HERE / "peers",
-                env=peer_environment(spec, model, self.port),
+                env={**os.environ, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -117,16 +122,19 @@ class Server:
 
     @property
     def url(self) -> str:
+        """Return the address, without a path."""
         return f"http://127.0.0.1:{self.port}"
 
     def post(self, body: bytes) -> bytes:
-        request = urllib.request.Request(
+        """Return the answer to one request; OSError when there is none or its status is not 2xx."""
+        request = urllib.request.Request(  # noqa: S310  our own address
             self.url + self.spec.route, body, {"content-type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  our own address
             return answer.read()
 
     def wait_ready(self, probe: bytes) -> None:
+        """Return when the probe is answered. Raises `Unavailable`."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -149,19 +157,22 @@ class Server:
             self.signal(signal.SIGSTOP)
 
     def signal(self, number: int) -> None:
+        """Send a signal to all its processes."""
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def pids(self) -> list[int]:
+        """Return all its processes."""
         return [pid for pid, fields in all_stats() if int(fields[3]) == self.process.pid]
 
     def cpu_seconds(self) -> float:
-        """User and system time of all its processes, children that have ended included."""
+        """Return user and system time of all its processes, children that have ended included."""
         ours = [fields for _, fields in all_stats() if int(fields[3]) == self.process.pid]
         return sum(int(ticks) for fields in ours for ticks in fields[11:15]) / TICKS
 
     def rss_mib(self) -> float:
+        """Return the resident memory of all its processes; shared pages count in each."""
         pages = 0
         for pid in self.pids():
             with contextlib.suppress(OSError):
@@ -169,6 +180,7 @@ class Server:
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def close(self) -> None:
+        """End all its processes: SIGTERM, and after 10 s SIGKILL."""
         self.signal(signal.SIGCONT)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)
@@ -190,14 +202,19 @@ def all_stats() -> list[tuple[int, list[str]]]:
     return found
 
 
-def run_floor(spec: ServerSpec, model: BenchModel, work: Path, seconds: float, warm_up: float) -> dict:
-    """Run floor.py to its end and return what it prints."""
+def run_floor(
+    spec: ServerSpec, model: BenchModel, work: Path, seconds: float, warm_up: float
+) -> tuple[dict, float]:
+    """Run floor.py to its end; return what it prints and all the CPU seconds it used."""
     command = [part.format(python=sys.executable) for part in spec.command]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [*command, work, str(seconds), str(warm_up)],
         cwd=HERE / "peers",
-        env=peer_environment(spec, model, 0),
+        env={**os.environ, **peer_environment(spec, model, 0)},
         stdout=subprocess.PIPE,
         check=True,
     )
-    return json.loads(done.stdout)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return json.loads(done.stdout), used

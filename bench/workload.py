@@ -7,7 +7,7 @@ that the server under test runs.
 import json
 import math
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,95 @@ from tokenizers import Tokenizer
 # bits of its logits; a wrong answer is wrong by far more.
 TOLERANCE = 2e-3
 
-FIRST = "Ann Maria John Priya Omar Chen Lucia Pierre Fatima David Ingrid Kofi Elena Hassan Yuki".split()
-LAST = "Lee Garcia Smith Patel Novak Okafor Schmidt Rossi Dubois Kim Larsen Silva Haddad Cohen".split()
-CITY = "Paris Austin Berlin Madrid Toronto Lagos Osaka Lisbon Denver Mumbai Geneva Portland".split()
-STREET = "Oak Street,Main Avenue,Hill Road,Lake Drive,Church Lane,Park Boulevard".split(",")
-PLAIN = (
-    "the order was sent late and we would like to know when it will arrive at our new office because "
-    "nobody has called us back about it this week so please check your records and write to me soon"
-).split()
+FIRST = [
+    "Ann",
+    "Maria",
+    "John",
+    "Priya",
+    "Omar",
+    "Chen",
+    "Lucia",
+    "Pierre",
+    "Fatima",
+    "David",
+    "Ingrid",
+    "Kofi",
+    "Elena",
+    "Hassan",
+    "Yuki",
+]
+LAST = [
+    "Lee",
+    "Garcia",
+    "Smith",
+    "Patel",
+    "Novak",
+    "Okafor",
+    "Schmidt",
+    "Rossi",
+    "Dubois",
+    "Kim",
+    "Larsen",
+    "Silva",
+    "Haddad",
+    "Cohen",
+]
+CITY = [
+    "Paris",
+    "Austin",
+    "Berlin",
+    "Madrid",
+    "Toronto",
+    "Lagos",
+    "Osaka",
+    "Lisbon",
+    "Denver",
+    "Mumbai",
+    "Geneva",
+    "Portland",
+]
+STREET = ["Oak Street", "Main Avenue", "Hill Road", "Lake Drive", "Church Lane", "Park Boulevard"]
+PLAIN = [
+    "the",
+    "order",
+    "was",
+    "sent",
+    "late",
+    "and",
+    "we",
+    "would",
+    "like",
+    "to",
+    "know",
+    "when",
+    "it",
+    "will",
+    "arrive",
+    "at",
+    "our",
+    "new",
+    "office",
+    "because",
+    "nobody",
+    "has",
+    "called",
+    "us",
+    "back",
+    "about",
+    "it",
+    "this",
+    "week",
+    "so",
+    "please",
+    "check",
+    "your",
+    "records",
+    "and",
+    "write",
+    "to",
+    "me",
+    "soon",
+]
 
 
 @dataclass(frozen=True)
@@ -39,10 +120,6 @@ class Workload:
     raw_scores: bool = False
     distinct: int = 64
     seed: int = 1
-
-    @property
-    def name(self) -> str:
-        return "-".join(str(value) for value in asdict(self).values())
 
 
 @dataclass(frozen=True)
@@ -66,7 +143,7 @@ class Requests:
 
 
 def clause(rng: random.Random) -> str:
-    """Some words of an ordinary letter, with something personal in it more often than not."""
+    """Make some words of an ordinary letter, with something personal in it more often than not."""
     name = f"{rng.choice(FIRST)} {rng.choice(LAST)}"
     number = f"{rng.randint(200, 999)}-{rng.randint(100, 999)}-{rng.randint(1000, 9999)}"
     address = f"{rng.randint(1, 999)} {rng.choice(STREET)}"
@@ -80,7 +157,7 @@ def clause(rng: random.Random) -> str:
 
 
 def make_text(rng: random.Random, tokenizer: Tokenizer, tokens: int) -> str:
-    """A text of exactly `tokens` tokens, special tokens included."""
+    """Make a text of exactly `tokens` tokens, special tokens included."""
     words: list[str] = []
 
     def length() -> int:
@@ -111,6 +188,7 @@ class Reference:
         self.session = ort.InferenceSession(str(model.graph), providers=["CPUExecutionProvider"])
 
     def expect(self, text: str) -> Expectation:
+        """Compute what must come back for a text."""
         encoding = self.tokenizer.encode(text)
         n_tokens = len(encoding.ids)
         known = {
@@ -133,6 +211,7 @@ class Reference:
         return Expectation(encoding.ids, rows, exp / exp.sum(-1, keepdims=True))
 
     def requests(self, workload: Workload) -> Requests:
+        """Make the workload's requests, and what must come back for each."""
         rng = random.Random(workload.seed)
         bodies, expected = [], []
         for _ in range(workload.distinct):
@@ -182,7 +261,7 @@ def find_score_fault(results: dict[str, float], requests: Requests, probabilitie
 
 
 def hello_requests() -> Requests:
-    """The body of the framework peer, which knows no model."""
+    """Return the body for the framework peer, which knows no model."""
     return Requests([b'{"name": "Ann Lee"}'], [], [], [], False)
 
 

@@ -10,6 +10,8 @@ app = FastAPI()
 
 
 class Hello(BaseModel):
+    """The smallest body that has to be validated."""
+
     name: str
 
 

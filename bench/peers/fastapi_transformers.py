@@ -27,6 +27,8 @@ app = FastAPI()
 
 
 class Request(BaseModel):
+    """What of the contract's request the bench uses."""
+
     inputs: list[str]
     raw_scores: bool = False
 
@@ -63,4 +65,5 @@ if __name__ == "__main__":
         http="httptools",
         log_level="warning",
         access_log=False,
+        timeout_worker_healthcheck=120,  # importing the model takes longer than the 5 s of uvicorn
     )

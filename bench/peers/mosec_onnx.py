@@ -8,18 +8,22 @@ from onnx_model import Model
 
 
 class TokenClassifier(Worker):
+    """Tokenises and runs the graph in a worker process."""
+
     def __init__(self):
         super().__init__()
         self.model = Model()
 
     def deserialize(self, data):
+        """Decode with orjson instead of json."""
         return orjson.loads(data)
 
     def serialize(self, data):
+        """Encode with orjson instead of json."""
         return orjson.dumps(data)
 
     def forward(self, data):
-        """All texts of the batch in one call, split again by request."""
+        """Run all texts of the batch in one call and split the rows by request."""
         raw_scores = any(request.get("raw_scores", False) for request in data)
         texts = [text for request in data for text in request["inputs"]]
         rows = iter(self.model.predict(texts, raw_scores))

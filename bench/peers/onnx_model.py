@@ -40,7 +40,7 @@ class Graph:
         self.has_top = {"label_ids", "scores"} <= {o.name for o in self.session.get_outputs()}
 
     def feed(self, ids: list[list[int]]) -> dict[str, np.ndarray]:
-        """Right-padded arrays, only those the graph takes."""
+        """Make right-padded arrays, only those the graph takes."""
         lengths = np.array([len(row) for row in ids])
         shape = (len(ids), int(lengths.max()))
         input_ids = np.zeros(shape, self.types["input_ids"])
@@ -57,7 +57,7 @@ class Graph:
         return feed
 
     def top(self, ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Best label (B, T) and its probability (B, T)."""
+        """Return the best label (B, T) and its probability (B, T)."""
         if self.has_top:
             return tuple(self.session.run(["label_ids", "scores"], self.feed(ids)))
         logits = self.session.run(["logits"], self.feed(ids))[0]
@@ -66,7 +66,7 @@ class Graph:
         return label_ids, 1 / np.exp(logits - best).sum(-1)
 
     def probabilities(self, ids: list[list[int]]) -> np.ndarray:
-        """Softmax over the labels (B, T, L)."""
+        """Return the softmax over the labels (B, T, L)."""
         logits = self.session.run(["logits"], self.feed(ids))[0]
         exp = np.exp(logits - logits.max(-1, keepdims=True))
         return exp / exp.sum(-1, keepdims=True)
@@ -85,29 +85,31 @@ class Model:
         self.predict(["warm up"], False)
 
     def predict(self, texts: list[str], raw_scores: bool) -> list[list[dict]]:
+        """Return one list of rows per text; the texts are one padded batch."""
         encodings = self.encode(texts)
         ids = [e.ids for e in encodings]
         if raw_scores:
-            results = [self.all_scores(p) for p in self.graph.probabilities(ids).tolist()]
+            results = [self._all_scores(p) for p in self.graph.probabilities(ids).tolist()]
         else:
             best = zip(*(a.tolist() for a in self.graph.top(ids)), strict=True)
-            results = [self.best_scores(*pair) for pair in best]
+            results = [self._best_scores(*pair) for pair in best]
         return [rows(t, e, r) for t, e, r in zip(texts, encodings, results, strict=True)]
 
     def encode(self, texts: list[str]) -> list[Encoding]:
+        """Tokenise; a single text needs no thread pool."""
         if len(texts) == 1:
             return [self.tokenizer.encode(texts[0])]
         return self.tokenizer.encode_batch(texts)
 
-    def best_scores(self, label_ids: list[int], scores: list[float]) -> list[dict]:
+    def _best_scores(self, label_ids: list[int], scores: list[float]) -> list[dict]:
         return [{self.labels[i]: s} for i, s in zip(label_ids, scores, strict=True)]
 
-    def all_scores(self, probabilities: list[list[float]]) -> list[dict]:
+    def _all_scores(self, probabilities: list[list[float]]) -> list[dict]:
         return [dict(zip(self.labels, p, strict=True)) for p in probabilities]
 
 
 def rows(text: str, encoding: Encoding, results: list[dict]) -> list[dict]:
-    """One row per token; `results` may be longer, by the padding."""
+    """Make one row per token; `results` may be longer, by the padding."""
     return [
         {
             "token": token if special else text[start:end],
