@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nerve.types import FloatArray
 
 # How much of an outlier moves from the activations into the weights (SmoothQuant, arXiv 2211.10438, eq. 4).
-ALPHA = 0.7
+ALPHA = 0.65
 
 # gelu(x) >= -0.16998 for both forms, so its quantised range needs little room below zero.
 _GELU_FLOOR = 0.171
