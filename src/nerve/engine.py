@@ -1,7 +1,7 @@
 """The use case: texts in, rows out, timings attached.
 
-Two ways in, for the event loop (`predict`) and for plain threads (`predict_blocking`), over the same steps:
-tokenize, queue and run, merge windows, aggregate.
+Two ways in, for the event loop (`predict`) and for plain threads (`submit`, then `collect`; or both in
+`predict_blocking`), over the same steps: tokenize, queue and run, merge windows, aggregate.
 
 Threads: short texts are tokenized and aggregated on the calling thread, which costs less than a hand-over;
 beyond `_INLINE_CHARACTERS` the work goes to a small pool, so that the event loop never stalls. Results
@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from nerve.aggregation import decode
@@ -38,6 +39,17 @@ INLINE_TOKENS = 1_000
 _POOL_THREADS = 2
 # Requests that may wait for the pool: their tokens are not counted yet, so the queue cannot refuse them.
 _MAX_OFFLOADED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A request whose windows are queued or running; `done` is set when its job was delivered."""
+
+    tokenized: list[TokenizedText]
+    options: PredictOptions
+    job: Job
+    done: threading.Event
+    tokenize_seconds: float
 
 
 class Engine:
@@ -108,16 +120,34 @@ class Engine:
 
     def predict_blocking(self, texts: Sequence[str], options: PredictOptions) -> Prediction:
         """Answer one request on the calling thread; several threads may call this."""
+        return self.collect(self.submit(texts, options))
+
+    def submit(self, texts: Sequence[str], options: PredictOptions) -> Submitted:
+        """Tokenize and queue one request, and return while the engine threads compute it.
+
+        Any thread may call this; the answer is had by `collect`. Raises `PredictError`s.
+        """
         started = time.perf_counter()
         tokenized = self._tokenize(texts, options)
         tokenize_seconds = time.perf_counter() - started
         job = _make_job(tokenized, options, math.inf)
         job.waiter = done = threading.Event()
         self._scheduler.submit(job)
-        done.wait()
+        return Submitted(tokenized, options, job, done, tokenize_seconds)
+
+    def collect(self, submitted: Submitted) -> Prediction:
+        """Wait for a submitted request and make its rows, on the calling thread."""
+        submitted.done.wait()
         started = time.perf_counter()
-        rows = self._rows(tokenized, job.scores(), options)
-        return _prediction(tokenized, rows, job, tokenize_seconds, time.perf_counter() - started)
+        rows = self._rows(submitted.tokenized, submitted.job.scores(), submitted.options)
+        aggregate_seconds = time.perf_counter() - started
+        return _prediction(
+            submitted.tokenized, rows, submitted.job, submitted.tokenize_seconds, aggregate_seconds
+        )
+
+    def cancel(self, submitted: Submitted) -> None:
+        """Drop what is still queued of a submitted request that nobody will collect."""
+        self._scheduler.cancel(submitted.job)
 
     async def offload(self, work: Callable[[], T]) -> T:
         """Run `work` on the pool, or here once the engine is closed: what was admitted is answered."""
