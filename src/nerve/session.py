@@ -206,5 +206,3 @@ def _create(source: bytes | Path, device: Device, device_id: int, n_threads: int
             "CUDA library is missing; install nerve[gpu] on a machine with an NVIDIA driver, or set device: cpu"
         )
     return session
-
-
