@@ -166,6 +166,8 @@ def _words(
             scores.scores[begin:end].tolist(),
         )
     starts = _word_starts(tokens, vocabulary, begin, end)
+    if not starts:
+        return [], [], []
     if strategy is AggregationStrategy.AVERAGE:
         return starts, *_average_words(_logits(scores), starts, end)
     label_ids: list[int] = scores.label_ids.tolist()
@@ -211,12 +213,13 @@ def _word_starts(tokens: TokenizedText, vocabulary: Vocabulary, begin: int, end:
 
 def _average_words(logits: FloatArray, starts: list[int], end: int) -> tuple[list[int], list[float]]:
     """Give label and score of each word by the mean of its tokens' score vectors."""
-    if not starts:
-        return [], []
     vectors = _softmax(logits[starts[0] : end])  # (T_real, L)
     edges = np.array(starts) - starts[0]  # (W,)
     sums = np.add.reduceat(vectors, edges, axis=0)  # (W, L)
     counts = np.diff(edges, append=len(vectors))  # (W,)
+    for word in np.flatnonzero(counts > 2).tolist():
+        # reduceat adds the first row last; float32 sums of three and more depend on the order.
+        sums[word] = vectors[edges[word] : edges[word] + counts[word]].sum(axis=0)
     means = (sums / counts[:, None]).astype(np.float32)  # (W, L)
     best = means.argmax(axis=1)  # (W,)
     values: list[float] = means[np.arange(len(best)), best].tolist()

@@ -5,8 +5,9 @@ batches across jobs (`batching` decides which windows), call `run`, and hand fin
 once per batch. Nothing waits while an engine thread is idle: batches form from what arrived meanwhile.
 
 Threads: `submit`, `cancel` and the properties may be called from any thread. `run` and `deliver` are
-called from engine threads. Idle engine threads wait on a queue of tickets (a C-level wait, cheaper
-than a condition variable); whenever windows wait, there is a ticket or a thread about to look.
+called from engine threads; an exception in `deliver` is logged and does not end the thread. Idle engine
+threads wait on a queue of tickets (a C-level wait, cheaper than a condition variable); whenever windows
+wait, there is a ticket or a thread about to look, and there are never more tickets than threads.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import threading
 import time
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from nerve.batching import BatchPolicy, fair_order, take
 from nerve.errors import DeadlineExceeded, InferenceFailed, NerveError, Overloaded, Unavailable
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from nerve.types import TokenScores, Window
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 # Windows looked at when a batch is formed, as a multiple of the largest batch: enough to find equal
 # lengths, bounded so that a long queue does not make each step slower.
@@ -167,8 +170,12 @@ class Scheduler:
             thread.join()
 
     def _wake_one(self) -> None:
-        """Wake an idle thread, if any; the lock is held. Busy threads look again by themselves."""
-        if self._n_busy < len(self._threads):
+        """Wake an idle thread, if any; the lock is held. Busy threads look again by themselves.
+
+        A thread between two batches is not busy, yet takes no ticket: without the bound, tickets would
+        pile up for as long as the queue is never empty.
+        """
+        if self._tickets.qsize() < len(self._threads) - self._n_busy:
             self._tickets.put(True)
 
     def _overloaded(self) -> Overloaded:
@@ -194,23 +201,31 @@ class Scheduler:
         expired: list[Job] = []
         with self._lock:
             now = time.monotonic()
-            while self._jobs and self._jobs[0].deadline <= now:
-                job = self._jobs[0]
-                self._forget(job)
-                job.error = DeadlineExceeded("the deadline passed while the request waited in the queue")
-                expired.append(job)
+            while late := [job for job in self._candidates() if job.deadline <= now]:
+                expired += self._expire(late)
             batch = self._choose(now) if self._jobs else []
             if batch:
                 self._n_busy += 1
             if self._jobs:
                 self._wake_one()  # another thread may go on with the rest
         if expired:
-            self._deliver(expired)
+            self._report(self._deliver, expired)
         return batch
 
+    def _candidates(self) -> list[Job]:
+        """Return the jobs that the next batch is chosen from; the lock is held."""
+        return list(islice(self._jobs, _LOOKAHEAD * self._policy.max_batch_size))
+
+    def _expire(self, late: list[Job]) -> list[Job]:
+        """Drop jobs whose deadline has passed; return those of which nothing runs any more."""
+        for job in late:
+            self._forget(job)
+            job.error = DeadlineExceeded("the deadline passed while the request waited in the queue")
+        return [job for job in late if not job.n_running]
+
     def _choose(self, now: float) -> list[tuple[Job, int]]:
+        jobs = self._candidates()
         limit = _LOOKAHEAD * self._policy.max_batch_size
-        jobs = list(islice(self._jobs, limit))
         order = list(fair_order([len(job.waiting) for job in jobs], limit))
         candidates = [(jobs[j], jobs[j].waiting[depth]) for j, depth in order]
         # All windows of a call share one set of outputs, so requests with and without logits do not mix.
@@ -254,9 +269,18 @@ class Scheduler:
                 self._measure(n_tokens, seconds)
             finished = self._settle(batch, results, failure, now)
         if self._on_batch is not None and failure is None:
-            self._on_batch(len(windows), max(len(window.ids) for window in windows) * len(windows), seconds)
+            n_padded = max(len(window.ids) for window in windows) * len(windows)
+            self._report(self._on_batch, len(windows), n_padded, seconds)
         if finished:
-            self._deliver(finished)
+            self._report(self._deliver, finished)
+
+    @staticmethod
+    def _report(callback: Callable[P, None], *arguments: P.args, **keywords: P.kwargs) -> None:
+        """Call `deliver` or `on_batch`; a thread that died of their defects would stall every later job."""
+        try:
+            callback(*arguments, **keywords)
+        except Exception:
+            log.exception("a defect in %s", getattr(callback, "__qualname__", callback))
 
     def _settle(
         self, batch: list[tuple[Job, int]], results: list[TokenScores], failure: Exception | None, now: float

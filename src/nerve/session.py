@@ -14,11 +14,15 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.types import TokenScores
+
+# Official builds since 1.29 report each model's name, hash and run times to Microsoft over HTTPS, and keep a
+# device id in the user's cache, unless this is set before they are loaded (onnxruntime/Privacy.md).
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
