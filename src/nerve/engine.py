@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from nerve.aggregation import decode
@@ -37,6 +38,10 @@ _INLINE_CHARACTERS = 4_000
 # Tokens of one request up to which its rows are made and encoded on the event loop: about 1 ms.
 INLINE_TOKENS = 1_000
 _POOL_THREADS = 2
+# Windows' worth of tokens beyond which a request goes to the bulk lane.
+_BULK_WINDOWS = 4
+# Step of the bulk lane's threads behind the others: about a tenth of a contended core is left to them.
+_BULK_NICENESS = 10
 # Requests that may wait for the pool: their tokens are not counted yet, so the queue cannot refuse them.
 _MAX_OFFLOADED = 64
 
@@ -55,6 +60,11 @@ class Submitted:
 class Engine:
     """Answers predict requests with one model.
 
+    On CPU there are two lanes, each with its own queue of `max_queue_tokens` and its own threads. Requests of
+    more than a few windows take the bulk lane, whose threads step back: a long document uses every core that
+    is idle, and short requests hardly notice it. On a GPU, where one step holds windows of many requests,
+    the fair order of one queue is enough.
+
     on_batch: told of each model call: windows, padded tokens, seconds.
     """
 
@@ -64,7 +74,8 @@ class Engine:
         self.model = model
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="nerve-pool")
         self._n_offloaded = 0
-        self._scheduler = Scheduler(
+        create_lane = partial(
+            Scheduler,
             run=model.session.run,
             deliver=self._deliver,
             policy=model.policy,
@@ -72,15 +83,20 @@ class Engine:
             n_threads=model.n_threads,
             on_batch=on_batch,
         )
+        self._lane = create_lane()
+        self._bulk_lane = create_lane(niceness=_BULK_NICENESS) if model.has_bulk_lane else self._lane
+        self._bulk_tokens = _BULK_WINDOWS * model.max_length
 
     @property
     def queued_tokens(self) -> int:
         """Tokens that wait for the model."""
-        return self._scheduler.queued_tokens
+        bulk = self._bulk_lane.queued_tokens if self._bulk_lane is not self._lane else 0
+        return self._lane.queued_tokens + bulk
 
     def close(self) -> None:
         """Finish what was admitted and end all threads. Blocks."""
-        self._scheduler.drain()
+        self._lane.drain()
+        self._bulk_lane.drain()
         self._pool.shutdown()
 
     async def predict(
@@ -96,7 +112,7 @@ class Engine:
         gone: waits until the client has left; used only when the request has to wait.
         Raises `PredictError`s.
         """
-        self._scheduler.check_room()
+        self._lane.check_room()
         started = time.perf_counter()
         n_characters = sum(map(len, texts))
         if n_characters <= _INLINE_CHARACTERS:
@@ -132,7 +148,7 @@ class Engine:
         tokenize_seconds = time.perf_counter() - started
         job = _make_job(tokenized, options, math.inf)
         job.waiter = done = threading.Event()
-        self._scheduler.submit(job)
+        self._lane_of(job).submit(job)
         return Submitted(tokenized, options, job, done, tokenize_seconds)
 
     def collect(self, submitted: Submitted) -> Prediction:
@@ -147,7 +163,7 @@ class Engine:
 
     def cancel(self, submitted: Submitted) -> None:
         """Drop what is still queued of a submitted request that nobody will collect."""
-        self._scheduler.cancel(submitted.job)
+        self._lane_of(submitted.job).cancel(submitted.job)
 
     async def offload(self, work: Callable[[], T]) -> T:
         """Run `work` on the pool, or here once the engine is closed: what was admitted is answered."""
@@ -160,6 +176,9 @@ class Engine:
             return await future
         finally:
             self._n_offloaded -= 1
+
+    def _lane_of(self, job: Job) -> Scheduler:
+        return self._bulk_lane if job.n_tokens > self._bulk_tokens else self._lane
 
     def _tokenize(self, texts: Sequence[str], options: PredictOptions) -> list[TokenizedText]:
         return self.model.tokenizer.tokenize(texts, options.truncate, options.truncation_direction)
@@ -182,12 +201,12 @@ class Engine:
         """Submit a job and wait until it is delivered, its deadline passes, or its client leaves."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        runs_at_once = self._scheduler.is_idle and len(job.windows) == 1
+        runs_at_once = self._lane_of(job).is_idle and len(job.windows) == 1
         job.waiter = future
         timer: asyncio.TimerHandle | None = None
         watcher: asyncio.Future[None] | None = None
         try:
-            self._scheduler.submit(job)
+            self._lane_of(job).submit(job)
             if deadline != math.inf:
                 timer = loop.call_later(
                     deadline - time.monotonic(),
@@ -200,7 +219,7 @@ class Engine:
                 watcher.add_done_callback(lambda _: _fail(future, ClientGone("the client left")))
             await future
         except BaseException:
-            self._scheduler.cancel(job)
+            self._lane_of(job).cancel(job)
             raise
         finally:
             if timer is not None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from nerve.aggregation import Vocabulary
 from nerve.batching import BatchPolicy
-from nerve.config import Device
+from nerve.config import CpuMode, Device
 from nerve.cores import usable_cores
 from nerve.errors import ModelError
 from nerve.graph import load_graph
@@ -61,6 +61,7 @@ class Model:
 
     max_length: most tokens of a window, special tokens included.
     n_threads: engine threads that should call `session.run`.
+    has_bulk_lane: large requests should run on threads of their own that step back (CPU).
     """
 
     model_id: str
@@ -73,6 +74,7 @@ class Model:
     policy: BatchPolicy
     max_length: int
     n_threads: int
+    has_bulk_lane: bool
 
 
 def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
@@ -98,7 +100,8 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         device,
         config.model.device_id,
         pad_id=int(settings.get("pad_token_id") or 0),
-        n_threads=1,
+        n_threads=n_threads,
+        mode=config.cpu.mode,
     )
     if session.n_labels not in (None, len(labels.names)):
         raise ModelError(
@@ -115,7 +118,8 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         precision=graph.precision,
         policy=policy,
         max_length=max_length,
-        n_threads=n_threads if device is Device.CPU else 1,
+        has_bulk_lane=device is Device.CPU,
+        n_threads=1 if device is Device.CUDA or config.cpu.mode is CpuMode.LATENCY else n_threads,
     )
     _warm_up(model)
     log.info(
@@ -226,6 +230,7 @@ def _warm_up(model: Model) -> None:
     for length in (len(prefix), model.max_length):
         ids = (prefix * (1 + length // len(prefix)))[:length]
         try:
+            model.session.run([Window(ids, 0)], needs_logits=False, spread=True)
             (scores,) = model.session.run([Window(ids, 0)], needs_logits=True)
         except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
             raise ModelError(f"the model fails on a window of {length} tokens: {error}") from error

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -89,25 +91,30 @@ class Job:
 class Scheduler:
     """Turns a `run` function into a queue with admission and fair batches.
 
-    run: computes windows, `(windows, needs_logits) -> one TokenScores each`.
+    run: computes windows, `(windows, needs_logits, spread) -> one TokenScores each`; `spread` tells that
+        nothing else runs or waits here, so that the call may use all cores.
     deliver: told of jobs that finished, all those of one batch together.
     on_batch: told of each model call: windows, padded tokens, seconds.
+    niceness: how far the engine threads step back behind the other threads of the process, 0 to 19; with
+        more than 0 they never spread.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Window], bool], list[TokenScores]],
+        run: Callable[[Sequence[Window], bool, bool], list[TokenScores]],
         deliver: Callable[[list[Job]], None],
         policy: BatchPolicy,
         max_queue_tokens: int,
         n_threads: int = 1,
         on_batch: Callable[[int, int, float], None] | None = None,
+        niceness: int = 0,
     ) -> None:
         self._run = run
         self._deliver = deliver
         self._policy = policy
         self._max_queue_tokens = max_queue_tokens
         self._on_batch = on_batch
+        self._niceness = niceness
         self._lock = threading.Lock()
         self._tickets: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False asks one thread to end
         self._jobs: deque[Job] = deque()  # jobs with waiting windows, next to be served first
@@ -191,15 +198,20 @@ class Scheduler:
 
     def _work(self) -> None:
         """Serve until told to end and nothing waits."""
+        if self._niceness and sys.platform == "linux":  # elsewhere niceness belongs to whole processes
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         while True:
             go_on = self._tickets.get()
-            while batch := self._take_batch():
-                self._run_batch(batch)
+            while taken := self._take_batch():
+                self._run_batch(*taken)
             if not go_on:
                 return
 
-    def _take_batch(self) -> list[tuple[Job, int]]:
-        """Take the windows of the next model call off the queue, as (job, window index) pairs."""
+    def _take_batch(self) -> tuple[list[tuple[Job, int]], bool] | None:
+        """Take the windows of the next model call off the queue, as (job, window index) pairs.
+
+        The flag tells that nothing else runs or waits. None when there is nothing to do.
+        """
         expired: list[Job] = []
         with self._lock:
             now = time.monotonic()
@@ -208,11 +220,12 @@ class Scheduler:
             batch = self._choose(now) if self._jobs else []
             if batch:
                 self._n_busy += 1
+            spread = self._n_busy == 1 and not self._jobs and not self._niceness
             if self._jobs:
                 self._wake_one()  # another thread may go on with the rest
         if expired:
             self._report(self._deliver, expired)
-        return batch
+        return (batch, spread) if batch else None
 
     def _candidates(self) -> list[Job]:
         """Return the jobs that the next batch is chosen from; the lock is held."""
@@ -252,13 +265,13 @@ class Scheduler:
                 self._jobs.remove(job)
         return batch
 
-    def _run_batch(self, batch: list[tuple[Job, int]]) -> None:
+    def _run_batch(self, batch: list[tuple[Job, int]], spread: bool) -> None:
         windows = [job.windows[window_index] for job, window_index in batch]
         started = time.monotonic()
         results: list[TokenScores] = []
         failure: Exception | None = None
         try:
-            results = self._run(windows, batch[0][0].needs_logits)
+            results = self._run(windows, batch[0][0].needs_logits, spread)
         except Exception as error:
             log.exception("a batch of %d windows failed", len(batch))
             failure = error

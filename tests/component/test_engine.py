@@ -45,7 +45,7 @@ class HeldSession:
         self.entered = threading.Semaphore(0)
         self.n_windows = 0
 
-    def run(self, windows: Sequence[Window], needs_logits: bool) -> list[TokenScores]:
+    def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
         """Wait for the gate, then compute."""
         self.entered.release()
         assert self.gate.wait(PATIENCE)

@@ -31,7 +31,9 @@ class Runner:
         self.entered = threading.Semaphore(0)
         self.failing: set[int] = set()
 
-    def __call__(self, windows: Sequence[Window], needs_logits: bool) -> list[TokenScores]:
+    def __call__(
+        self, windows: Sequence[Window], needs_logits: bool, spread: bool = False
+    ) -> list[TokenScores]:
         """Give every token its own id as its label."""
         self.batches.append([window.ids[0] for window in windows])
         self.needs_logits.append(needs_logits)
