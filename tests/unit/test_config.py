@@ -206,6 +206,7 @@ def test_environment_overrides_the_file() -> None:
         NERVE_MODEL__DEVICE="cpu",
         NERVE_MODEL__CHECKPOINT_REPOSITORY__SOURCE="HF",
         NERVE_MODEL__CHECKPOINT_REPOSITORY__REPO="dslim/bert-base-NER",
+        NERVE_MODEL__CHECKPOINT_REPOSITORY__PATH="null",
         NERVE_BATCHING__MAX_PADDING="0.5",
         NERVE_SERVER__TLS="{certificate: a.pem, key: b.pem}",
     )
@@ -241,7 +242,8 @@ def test_text_in_the_environment_needs_no_quotes(name: str, text: str, expected:
         with pytest.raises(ConfigError, match=r"server\.host: expected `str`, got `null`"):
             parse(**{name: text})
         return
-    found: Any = parse(**{name: text})
+    hub = {"model": {"checkpoint_repository": {"source": "HF", "repo": "dslim/bert-base-NER"}}}
+    found: Any = parse(hub, **{name: text})
     for part in name.removeprefix("NERVE_").lower().split("__"):
         found = getattr(found, part)
     assert found == expected
