@@ -148,6 +148,7 @@ class ServerProcess:
     url: str
     log_path: Path
     client: httpx.Client
+    uds: str | None = None
 
     def predict(self, inputs: object, **options: object) -> httpx.Response:
         """POST one prediction."""
@@ -197,7 +198,7 @@ def start_server(
     url = f"http://127.0.0.1:{server['port']}"
     transport = httpx.HTTPTransport(uds=server["uds"]) if server.get("uds") else None
     client = httpx.Client(base_url=url, timeout=30, transport=transport)
-    running = ServerProcess(process, url, log_path, client)
+    running = ServerProcess(process, url, log_path, client, server.get("uds"))
     if wait:
         wait_until_ready(running)
     return running
@@ -210,9 +211,12 @@ def wait_until_ready(server: ServerProcess, timeout: float = 60) -> None:
         if server.process.poll() is not None:
             raise AssertionError(f"the server ended with {server.process.returncode}:\n{server.log()}")
         try:
+            if server.uds is not None:
+                with socket.socket(socket.AF_UNIX) as probe:  # httpx leaks its socket when this fails
+                    probe.connect(server.uds)
             if server.client.get("/health/ready").status_code == 200:
                 return
-        except httpx.TransportError:
+        except (httpx.TransportError, OSError):
             pass
         time.sleep(0.05)
     raise AssertionError(f"the server is not ready after {timeout} s:\n{server.log()}")

@@ -23,7 +23,7 @@ SIGNS_OF_A_DEFECT = (
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, lookup_model: Path) -> Iterator[ServerProcess]:
-    """A server of the lookup model with small limits."""
+    """Run a server of the lookup model with small limits."""
     config = write_config(
         tmp_path_factory.mktemp("server") / "config.yaml",
         lookup_model,
@@ -41,7 +41,7 @@ def troubled_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def troubled(tmp_path_factory: pytest.TempPathFactory, troubled_model: Path) -> Iterator[ServerProcess]:
-    """A server of the troubled model: one engine thread, one window a call, room for 40 waiting tokens."""
+    """Run the troubled model: one engine thread, one window a call, room for 40 waiting tokens."""
     config = write_config(
         tmp_path_factory.mktemp("troubled-server") / "config.yaml",
         troubled_model,
@@ -54,7 +54,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory, troubled_model: Path) -> 
 
 @pytest.fixture(scope="session")
 def guarded(tmp_path_factory: pytest.TempPathFactory, lookup_model: Path) -> Iterator[ServerProcess]:
-    """A server that wants the API key `s3cret-key`."""
+    """Run a server that wants the API key `s3cret-key`."""
     config = write_config(tmp_path_factory.mktemp("guarded") / "config.yaml", lookup_model)
     yield from running(config, {"NERVE_API_KEY": "s3cret-key"})
 

@@ -92,9 +92,10 @@ def run(options: argparse.Namespace) -> int:
             print("nerve predict: no text; give one, or --file F, or pipe some in", file=sys.stderr)
             return 2
         options.texts = [STDIN]
-    if options.whole and options.jsonl:
-        print("nerve predict: --whole and --jsonl exclude each other", file=sys.stderr)
-        return 2
+    for one, other in (("whole", "jsonl"), ("model", "config")):
+        if getattr(options, one) and getattr(options, other):
+            print(f"nerve predict: --{one} and --{other} exclude each other", file=sys.stderr)
+            return 2
     as_json = options.json or not sys.stdout.isatty()
     with _load(options) as classifier, _progress(options) as advance:
         show = _json_printer(options) if as_json else _terminal_printer(options, classifier)
@@ -147,8 +148,6 @@ def _predict(
 def _load(options: argparse.Namespace) -> TokenClassifier:
     from nerve.api import load
 
-    if options.model is not None and options.config is not None:
-        raise InputError("--model and --config exclude each other")
     return load(options.model or options.config, show_progress=sys.stderr.isatty())
 
 

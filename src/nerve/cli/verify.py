@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="least token agreement, 0 to 1; below it the exit status is 1 (default: 0.995)",
     )
-    parser.add_argument("--worst", type=int, default=5, metavar="N", help="worst texts to print (default: 5)")
+    parser.add_argument(
+        "--worst", type=_count, default=5, metavar="N", help="worst texts to print (default: 5)"
+    )
     parser.add_argument("--show-text", action="store_true", help="print the worst texts themselves, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
@@ -198,4 +200,11 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError("it must be between 0 and 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("it must be 0 or more")
     return value
