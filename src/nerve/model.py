@@ -99,7 +99,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         graph.source,
         device,
         config.model.device_id,
-        pad_id=int(settings.get("pad_token_id") or 0),
+        pad_id=_padding_id(settings),
         n_threads=n_threads,
         mode=config.cpu.mode,
     )
@@ -144,7 +144,7 @@ def find_max_length(settings: dict[str, Any], tokenizer_settings: dict[str, Any]
     if isinstance(positions, int) and positions > 0:
         unused = 0
         if settings.get("model_type") in _POSITIONS_AFTER_PADDING:
-            unused = int(settings.get("pad_token_id") or 0) + 1
+            unused = _padding_id(settings) + 1
         limits["the position table of config.json"] = positions - unused
     stated = tokenizer_settings.get("model_max_length")
     if isinstance(stated, int) and 0 < stated < 10**9:  # transformers writes 10**30 for "no limit"
@@ -224,14 +224,23 @@ def _id2label(settings: dict[str, Any]) -> dict[int, str]:
         raise ModelError("config.json: the keys of id2label must be numbers") from error
 
 
+def _padding_id(settings: dict[str, Any]) -> int:
+    """Return the id that fills rows; a config.json may leave the family's default out."""
+    stated = settings.get("pad_token_id")
+    if stated is None:
+        return 1 if settings.get("model_type") in _POSITIONS_AFTER_PADDING else 0
+    return int(stated)
+
+
 def _warm_up(model: Model) -> None:
     """Run a short and a full window, and check that finite scores of the right shape come back."""
-    prefix = model.tokenizer.tokenize(["warm up"])[0].ids
+    prefix = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids
     for length in (len(prefix), model.max_length):
         ids = (prefix * (1 + length // len(prefix)))[:length]
         try:
-            model.session.run([Window(ids, 0)], needs_logits=False, spread=True)
-            (scores,) = model.session.run([Window(ids, 0)], needs_logits=True)
+            with np.errstate(invalid="ignore"):  # values that are not finite are refused below
+                model.session.run([Window(ids, 0)], needs_logits=False, spread=True)
+                (scores,) = model.session.run([Window(ids, 0)], needs_logits=True)
         except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
             raise ModelError(f"the model fails on a window of {length} tokens: {error}") from error
         if scores.logits is None or scores.logits.shape != (length, len(model.labels.names)):
