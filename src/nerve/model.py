@@ -61,7 +61,7 @@ class Model:
 
     max_length: most tokens of a window, special tokens included.
     n_threads: engine threads that should call `session.run`.
-    has_bulk_lane: large requests should run on threads of their own that step back (CPU).
+    runs_anywhere: `session.run` may be called from any thread, and shares its cores with the callers (CPU).
     """
 
     model_id: str
@@ -74,7 +74,7 @@ class Model:
     policy: BatchPolicy
     max_length: int
     n_threads: int
-    has_bulk_lane: bool
+    runs_anywhere: bool
 
 
 def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
@@ -118,7 +118,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         precision=graph.precision,
         policy=policy,
         max_length=max_length,
-        has_bulk_lane=device is Device.CPU,
+        runs_anywhere=device is Device.CPU,
         n_threads=1 if device is Device.CUDA or config.cpu.mode is CpuMode.LATENCY else n_threads,
     )
     _warm_up(model)
