@@ -35,7 +35,8 @@ _INLINE_CHARACTERS = 4_000
 # Tokens of one request up to which its rows are made and encoded on the event loop: about 1 ms.
 INLINE_TOKENS = 1_000
 _POOL_THREADS = 2
-# Requests that may wait for the pool: their tokens are not counted yet, so the queue cannot refuse them.
+# Work that may wait for the pool before a text that is not tokenized yet is refused: its tokens are not
+# counted, so the queue cannot refuse it. Work on requests that were admitted is never refused.
 _MAX_OFFLOADED = 64
 
 
@@ -90,6 +91,8 @@ class Engine:
         if n_characters <= _INLINE_CHARACTERS:
             tokenized = self._tokenize(texts, options)
         else:
+            if self._n_offloaded >= _MAX_OFFLOADED:
+                raise Overloaded("too many large requests wait; send the request again later", 1.0)
             tokenized = await self.offload(lambda: self._tokenize(texts, options))
         if time.monotonic() >= deadline:
             raise DeadlineExceeded("the deadline passed before the request reached the queue")
@@ -118,9 +121,7 @@ class Engine:
         return _prediction(tokenized, rows, job, tokenize_seconds, time.perf_counter() - started)
 
     async def offload(self, work: Callable[[], T]) -> T:
-        """Run `work` on the pool; raises `Overloaded` when too much waits for it already."""
-        if self._n_offloaded >= _MAX_OFFLOADED:
-            raise Overloaded("too many large requests wait; send the request again later", 1.0)
+        """Run `work` on the pool."""
         self._n_offloaded += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -152,8 +153,8 @@ class Engine:
         job.waiter = future
         timer: asyncio.TimerHandle | None = None
         watcher: asyncio.Future[None] | None = None
+        self._scheduler.submit(job)  # a job that is refused here must not be cancelled below
         try:
-            self._scheduler.submit(job)
             if deadline != math.inf:
                 timer = loop.call_later(
                     deadline - time.monotonic(),
