@@ -44,7 +44,8 @@ _POOL_THREADS = 2
 _BULK_WINDOWS = 4
 # Step of the bulk lane's threads behind the others: about a tenth of a contended core is left to them.
 _BULK_NICENESS = 10
-# Requests that may wait for the pool: their tokens are not counted yet, so the queue cannot refuse them.
+# Work that may wait for the pool before a text that is not tokenized yet is refused: its tokens are not
+# counted, so the queue cannot refuse it. Work on requests that were admitted is never refused.
 _MAX_OFFLOADED = 64
 
 
@@ -223,8 +224,8 @@ class Engine:
         job.waiter = future
         timer: asyncio.TimerHandle | None = None
         watcher: asyncio.Future[None] | None = None
+        lane.submit(job)  # a job that is refused here must not be cancelled below
         try:
-            lane.submit(job)
             if deadline != math.inf:
                 timer = loop.call_later(
                     deadline - time.monotonic(),
