@@ -85,8 +85,9 @@ def ratio(goal: dict, results: dict[str, Result]) -> tuple[list[float], str] | N
     other = result.best(goal["over"], best_by)
     if other is None:
         return None
-    pairs = zip(result.column(ours, metric), result.column(other, metric), strict=True)
-    return [a / b for a, b in pairs], f"{ours} / {other}"
+    pairs = [(seen[ours][0], seen[other][0]) for seen in result.rounds]
+    known = [(a, b) for a, b in pairs if a["requests"] and b["requests"]]
+    return [read_metric(a, metric) / read_metric(b, metric) for a, b in known], f"{ours} / {other}"
 
 
 def is_reached(goal: dict, value: float) -> bool:
