@@ -18,6 +18,7 @@ import numpy as np
 FOLDER = Path(__file__).parent / "golden"
 RAMPART = FOLDER / "rampart.json.gz"
 FAMILIES = FOLDER / "families.json.gz"
+LONG = FOLDER / "long.json.gz"
 STRATEGIES = ("none", "simple", "first", "average", "max")
 # Labels of the families: two plain ones beside B- and I-, as some published models have.
 FAMILY_LABELS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "I-LOC", "MISC", "DATE")
