@@ -20,9 +20,15 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from nerve.checkpoint import ModelFolder
+from nerve.config import default_cache_dir, parse_config
+from nerve.engine import Engine
+from nerve.model import load_model
+
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 # Word -> label id; every other token is "O". Expected entities can be worked out by hand.
 LOOKUP = {"anna": 1, "maria": 2, "bob": 1, "paris": 3, "new": 3, "york": 4, "##ville": 2}
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = ("lives", "in", "and", "the", "sees", "a", ".", ",", "x", "y", "##s", "##ing", "é", "😀")
 SURE = 6.0  # logit of the label a token has; the others have 0
@@ -214,3 +220,14 @@ def wait_until_ready(server: ServerProcess, timeout: float = 60) -> None:
             pass
         time.sleep(0.05)
     raise AssertionError(f"the server is not ready after {timeout} s:\n{server.log()}")
+
+
+def open_engine(model_folder: Path, **sections: dict[str, Any]) -> Engine:
+    """Load a model folder and return an engine over it; `sections` are merged into the configuration."""
+    document: dict[str, Any] = {
+        "model": {"checkpoint_repository": {"source": "LOCAL", "path": str(model_folder)}, "device": "cpu"},
+        **sections,
+    }
+    config = parse_config(document, {}, model_folder)
+    model = load_model(config, ModelFolder(model_folder, model_folder.name, ""), default_cache_dir())
+    return Engine(model, config.batching.max_queue_tokens)

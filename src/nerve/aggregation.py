@@ -69,6 +69,8 @@ def decode(
     """
     if options.aggregation_strategy is AggregationStrategy.NONE:
         return _token_rows(tokens, scores, labels, vocabulary, options)
+    if _is_all_outside(tokens, scores, labels):
+        return []
     entities, values, words = _entities(tokens, scores, labels, vocabulary, options.aggregation_strategy)
     if not entities:
         return []
@@ -136,6 +138,15 @@ def _token_rows(
 # --- words and entities -----------------------------------------------------------------------------
 
 
+def _is_all_outside(tokens: TokenizedText, scores: TokenScores, labels: LabelSet) -> bool:
+    """Tell the most frequent kind of text apart cheaply: no strategy finds an entity in it.
+
+    That holds for `average`, too: where O is the best of every token, no other label has a better mean.
+    """
+    label_ids = scores.label_ids[tokens.n_prefix : len(tokens.ids) - tokens.n_suffix].tolist()
+    return labels.outside is not None and label_ids.count(labels.outside) == len(label_ids)
+
+
 def _entities(
     tokens: TokenizedText,
     scores: TokenScores,
@@ -166,6 +177,8 @@ def _words(
             scores.scores[begin:end].tolist(),
         )
     starts = _word_starts(tokens, vocabulary, begin, end)
+    if not starts:
+        return [], [], []
     if strategy is AggregationStrategy.AVERAGE:
         return starts, *_average_words(_logits(scores), starts, end)
     label_ids: list[int] = scores.label_ids.tolist()
@@ -211,12 +224,13 @@ def _word_starts(tokens: TokenizedText, vocabulary: Vocabulary, begin: int, end:
 
 def _average_words(logits: FloatArray, starts: list[int], end: int) -> tuple[list[int], list[float]]:
     """Give label and score of each word by the mean of its tokens' score vectors."""
-    if not starts:
-        return [], []
     vectors = _softmax(logits[starts[0] : end])  # (T_real, L)
     edges = np.array(starts) - starts[0]  # (W,)
     sums = np.add.reduceat(vectors, edges, axis=0)  # (W, L)
     counts = np.diff(edges, append=len(vectors))  # (W,)
+    for word in np.flatnonzero(counts > 2).tolist():
+        # reduceat adds the first row last; float32 sums of three and more depend on the order.
+        sums[word] = vectors[edges[word] : edges[word] + counts[word]].sum(axis=0)
     means = (sums / counts[:, None]).astype(np.float32)  # (W, L)
     best = means.argmax(axis=1)  # (W,)
     values: list[float] = means[np.arange(len(best)), best].tolist()

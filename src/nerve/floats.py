@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _POWERS = np.array([float(10**n) for n in range(23)])  # float64 (23,), every one exact
 _MANTISSA = np.uint32(0x7FFFFF)
 _RINT = 2.0**52  # x + _RINT - _RINT is rint(x) for 0 <= x < 2**51
-_HALF_STEP = 2.0**-25  # half the distance of neighbouring float32 in [0.5, 1]
 # Measured: below, a loop over Python floats beats the fixed cost of NumPy calls.
 _FEW = 64
 
@@ -31,7 +30,7 @@ _FEW = 64
 def shortest_floats(values: FloatArray) -> list[float]:
     """Give the shortest decimals of a float32 array (N,), as Python floats in its order."""
     if len(values) < _FEW:
-        return [_shortest(value) for value in values.tolist()]
+        return _loop(values)
     wide = values.astype(np.float64)  # (N,)
     result = np.rint(wide * 1e7) / 1e7  # (N,)
     wrong = (result.astype(np.float32) != values) | (np.abs(wide) > 1.0)  # (N,)
@@ -41,13 +40,20 @@ def shortest_floats(values: FloatArray) -> list[float]:
     return listed
 
 
-def _shortest(value: float) -> float:
-    if not 0.5 <= value <= 1.0:
-        return float(str(np.float32(value)))
-    candidate = (value * 1e7 + _RINT - _RINT) / 1e7
-    if -_HALF_STEP < candidate - value < _HALF_STEP:
-        return candidate
-    return (value * 1e8 + _RINT - _RINT) / 1e8  # steps of 1e-8 are finer than float32 here
+def _loop(values: FloatArray) -> list[float]:
+    result = []
+    for value in values.tolist():
+        if 0.125 <= value <= 1.0:
+            # Half the distance of neighbouring float32 here.
+            half = 2.0**-25 if value >= 0.5 else 2.0**-26 if value >= 0.25 else 2.0**-27
+            candidate = (value * 1e7 + _RINT - _RINT) / 1e7
+            if not -half < candidate - value < half:
+                # Steps of 1e-8 are finer than those of float32 here: one always fits.
+                candidate = (value * 1e8 + _RINT - _RINT) / 1e8
+            result.append(candidate)
+        else:
+            result.append(float(str(np.float32(value))))
+    return result
 
 
 def _search(values: FloatArray) -> npt.NDArray[np.float64]:

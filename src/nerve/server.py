@@ -21,11 +21,11 @@ from granian.log import LogLevels
 from granian.server.mp import MPServer
 
 from nerve.checkpoint import fetch_checkpoint
-from nerve.config import Interface, share_metrics
+from nerve.config import Interface, cache_dir_of, share_metrics
 from nerve.errors import StartupError
 from nerve.graph import BUILDABLE_MODEL_TYPES
 from nerve.logs import configure_logging, logging_settings
-from nerve.worker import Shared, cache_dir_of, create_worker_application
+from nerve.worker import Shared, create_worker_application
 
 if TYPE_CHECKING:
     from nerve.config import Config, ServerConfig

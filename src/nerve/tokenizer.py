@@ -78,6 +78,11 @@ class TextTokenizer:
         offsets: list[tuple[int, int]] = encoding.offsets
         n_prefix, n_suffix = len(self._prefix), len(self._suffix)
         n_real = len(ids) - n_prefix - n_suffix
+        if not truncate and len(ids) > self._max_input_tokens:
+            raise InvalidRequest(
+                f"inputs[{index}]: {len(ids)} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
+                "send it in parts, or with truncate: true"
+            )
         if n_real <= self._capacity:
             return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=False)
         if truncate:
@@ -89,11 +94,6 @@ class TextTokenizer:
             ids = self._prefix + ids[kept] + self._suffix
             offsets = [(0, 0)] * n_prefix + offsets[kept] + [(0, 0)] * n_suffix
             return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=True)
-        if len(ids) > self._max_input_tokens:
-            raise InvalidRequest(
-                f"inputs[{index}]: {len(ids)} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
-                "send it in parts, or with truncate: true"
-            )
         real = ids[n_prefix : n_prefix + n_real]
         windows = tuple(
             Window(self._prefix + real[start:stop] + self._suffix, start)

@@ -14,12 +14,11 @@ import os
 import signal
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from nerve.app import App
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
-from nerve.config import default_cache_dir, find_config, load_api_key, load_config, shared_metrics_dir
+from nerve.config import cache_dir_of, find_config, load_api_key, load_config, shared_metrics_dir
 from nerve.errors import StartupError
 from nerve.graph import BUILDABLE_MODEL_TYPES
 from nerve.interfaces import Application
@@ -109,11 +108,6 @@ class Worker:
             log.critical(reason, exc_info=defect)
         logging.shutdown()
         os._exit(1)
-
-
-def cache_dir_of(config: Config) -> Path:
-    """Return the folder for checkpoints and graphs."""
-    return Path(config.model.cache_dir) if config.model.cache_dir else default_cache_dir()
 
 
 def create_worker_application(

@@ -141,7 +141,7 @@ def _shards(index: Path, origin: str) -> set[str]:
 
 
 def _locations(graph: Path) -> set[str]:
-    """Return the external data locations in a graph, found by their bytes: `onnx` belongs to `graph`."""
+    """Return the external data locations in a graph, found by bytes: `onnx` is for `graph` alone."""
     if graph.suffix != ".onnx" or graph.stat().st_size == 0:
         return set()
     with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

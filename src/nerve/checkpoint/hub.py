@@ -137,7 +137,7 @@ def _resolve(repository: _Repository) -> Listing:
                 "hub not reachable; using %s at commit %s from the cache", repository.name, cached.commit
             )
         return cached
-    return Listing(info.sha or "", [file.rfilename for file in info.siblings or ()])
+    return Listing(info.sha or repository.revision, [file.rfilename for file in info.siblings or ()])
 
 
 def _recorded(repository: _Repository) -> Listing | None:

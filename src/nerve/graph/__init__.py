@@ -9,23 +9,32 @@ from __future__ import annotations
 
 import enum
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nerve.config import Precision
 from nerve.errors import ModelError
-from nerve.graph import architectures, builder, ready, weights
+from nerve.graph import architectures, builder, cache, int8, ready, weights
 from nerve.graph.architectures import ARCHITECTURES, NotBuildable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import onnx
+
     from nerve.graph.architectures import Encoder
 
 __all__ = ["BUILDABLE_MODEL_TYPES", "Graph", "GraphKind", "load_graph"]
 
+log = logging.getLogger(__name__)
+
 BUILDABLE_MODEL_TYPES: frozenset[str] = frozenset(ARCHITECTURES)
+
+# How much larger a float32 graph can be than the files it comes from: float16 weights, or 4-bit ones.
+_SAFETENSORS_GROWTH = 2
+_ONNX_GROWTH = 8
 
 
 class GraphKind(enum.Enum):
@@ -63,15 +72,36 @@ def load_graph(folder: Path, precision: Precision, cache_dir: Path, graph_file: 
         )
     if graph_file is not None:
         return _ready_graph(folder / graph_file, precision)
-    config = _read_config(folder)
-    files = ready.find_onnx(folder)
     try:
-        encoder = _read_encoder(folder, config, files)
+        return _built_graph(folder, precision, cache_dir)
     except NotBuildable as reason:
-        if files:
-            return _ready_graph(files[0], precision)
-        raise ModelError(_remedy(folder, reason)) from reason
-    return Graph(builder.build(encoder).SerializeToString(), GraphKind.BUILT, Precision.FLOAT32)
+        files = ready.find_onnx(folder)
+        if not files:
+            raise ModelError(_remedy(folder, reason)) from reason
+        log.info("the graph is not built from the weights: %s; using %s", reason, files[0])
+        return _ready_graph(files[0], precision)
+
+
+def _built_graph(folder: Path, precision: Precision, cache_dir: Path) -> Graph:
+    """Build the graph, or find it in the cache. Raises `NotBuildable`."""
+    config = _read_config(folder)
+    architectures.check_config(config)
+    computed = Precision.INT8 if precision is Precision.INT8 else Precision.FLOAT32
+
+    def build() -> onnx.ModelProto:
+        encoder = _read_encoder(folder, config)
+        return int8.build(encoder) if computed is Precision.INT8 else builder.build(encoder)
+
+    files = weights.find_safetensors(folder)
+    growth = _SAFETENSORS_GROWTH if files else _ONNX_GROWTH
+    files = files or [part for file in ready.find_onnx(folder) for part in weights.onnx_parts(file)]
+    large = sum(file.stat().st_size for file in files) * growth >= cache.MESSAGE_LIMIT
+    if computed is Precision.INT8 or large:
+        key = cache.make_key(files, json.dumps(config, sort_keys=True).encode(), computed)
+        source = cache.load_or_build(cache_dir, key, build)
+    else:
+        source = build().SerializeToString()
+    return Graph(source, GraphKind.BUILT, computed)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -87,17 +117,21 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_encoder(folder: Path, config: Mapping[str, Any], files: list[Path]) -> Encoder:
+def _read_encoder(folder: Path, config: Mapping[str, Any]) -> Encoder:
     """Read the weights from safetensors, or else from an ONNX file. Raises `NotBuildable`."""
-    architectures.check_config(config)
     stored = weights.find_safetensors(folder)
     if stored:
         return architectures.describe(config, weights.read_safetensors(stored, architectures.is_needed))
-    for file in files:
+    reason = NotBuildable("there are no weights in safetensors")
+    for file in ready.find_onnx(folder):
         unpacked = weights.read_onnx(file)
-        if unpacked is not None:
+        if unpacked is None:
+            continue
+        try:
             return architectures.describe(config, unpacked)
-    raise NotBuildable("there are no weights in safetensors")
+        except NotBuildable as error:
+            reason = NotBuildable(f"the weights in {file.name} cannot be read back: {error}")
+    raise reason
 
 
 def _ready_graph(file: Path, precision: Precision) -> Graph:
@@ -106,8 +140,8 @@ def _ready_graph(file: Path, precision: Precision) -> Graph:
     found = ready.check_ready(file)
     if precision not in (Precision.AUTO, found):
         raise ModelError(
-            f"model.precision is {precision.value}, but {file} computes in {found.value} and cannot be rebuilt; "
-            "use precision auto, or a checkpoint whose weights can be read"
+            f"model.precision is {precision.value}, but {file} computes in {found.value} and cannot be "
+            "rebuilt; use precision auto, or a checkpoint whose weights can be read"
         )
     return Graph(file, GraphKind.READY, found)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from nerve.graph.architectures import Activation
 
@@ -41,8 +41,8 @@ _MAX_DISTANCE = 128  # MPNet: farther tokens share a bucket (modeling_mpnet.py, 
 def build(encoder: Encoder) -> onnx.ModelProto:
     """Return the float32 graph of `encoder`."""
     graph = GraphWriter()
-    hidden = _embed(graph, encoder)  # (B, T, H)
-    bias = _relative_bias(graph, encoder)
+    hidden = embed(graph, encoder)  # (B, T, H)
+    bias = relative_bias(graph, encoder)
     for index, layer in enumerate(encoder.layers):
         hidden = _layer(graph, encoder, layer, hidden, bias, f"layer.{index}")
     logits = linear(graph, hidden, encoder.classifier, "classifier", output="logits")  # (B, T, L)
@@ -50,18 +50,28 @@ def build(encoder: Encoder) -> onnx.ModelProto:
 
 
 class GraphWriter:
-    """Collects nodes and initializers; each method returns the name of what it added."""
+    """A model under construction; each method returns the name of what it added."""
 
     def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
+        self.model = onnx.ModelProto(
+            ir_version=_IR_VERSION,
+            producer_name="nerve",
+            opset_import=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)],
+        )
+        self.graph = self.model.graph
         self._names: set[str] = set()
 
     def constant(self, name: str, value: npt.NDArray[Any]) -> str:
         """Add `value` as an initializer, once per name."""
         if name not in self._names:
             self._names.add(name)
-            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+            array = np.ascontiguousarray(value)
+            self.graph.initializer.add(
+                name=name,
+                dims=value.shape,
+                data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+                raw_data=array.tobytes(),
+            )
         return name
 
     def node(
@@ -72,11 +82,11 @@ class GraphWriter:
         *,
         fused: bool = False,
         output: str | None = None,
-        **attributes: Any,  # noqa: ANN401 - an ONNX attribute is a number, a string or a list
+        **attributes: Any,  # noqa: ANN401 - what an ONNX attribute can hold
     ) -> str:
         """Add a node with one output of interest; fused operators are ONNX Runtime's own."""
         result = output or name
-        self.nodes.append(
+        self.graph.node.append(
             helper.make_node(
                 operator, inputs, [result], name=name, domain=_FUSED if fused else None, **attributes
             )
@@ -85,7 +95,7 @@ class GraphWriter:
 
 
 def linear(graph: GraphWriter, value: str, layer: Linear, name: str, output: str | None = None) -> str:
-    """X W^T + b over the last axis."""
+    """Add x W^T + b over the last axis."""
     weight = graph.constant(name + ".weight", layer.weight.T)  # (in, out)
     product = graph.node("MatMul", [value, weight], name + ".matmul")
     return graph.node(
@@ -100,7 +110,7 @@ def finish(graph: GraphWriter, logits: str, labels: int) -> onnx.ModelProto:
     """
     probabilities = graph.node("Softmax", [logits], "probabilities", axis=-1)
     one = graph.constant("one", np.array([1], np.int64))
-    graph.nodes.append(
+    graph.graph.node.append(
         helper.make_node(
             "TopK", [probabilities, one], ["best.scores", "best.ids"], name="best", axis=-1, largest=1
         )
@@ -109,26 +119,21 @@ def finish(graph: GraphWriter, logits: str, labels: int) -> onnx.ModelProto:
     graph.node("Squeeze", ["best.ids", last], "squeeze_ids", output="label_ids")
     graph.node("Squeeze", ["best.scores", last], "squeeze_scores", output="scores")
     info = helper.make_tensor_value_info
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "token_classifier",
-            [info("input_ids", TensorProto.INT32, ["B", "T"]), info("lengths", TensorProto.INT32, ["B"])],
-            [
-                info("label_ids", TensorProto.INT64, ["B", "T"]),
-                info("scores", TensorProto.FLOAT, ["B", "T"]),
-                info("logits", TensorProto.FLOAT, ["B", "T", labels]),
-            ],
-            graph.initializers,
-        ),
-        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)],
-        ir_version=_IR_VERSION,
-        producer_name="nerve",
+    graph.graph.name = "token_classifier"
+    graph.graph.input.extend(
+        [info("input_ids", TensorProto.INT32, ["B", "T"]), info("lengths", TensorProto.INT32, ["B"])]
     )
-    return model
+    graph.graph.output.extend(
+        [
+            info("label_ids", TensorProto.INT64, ["B", "T"]),
+            info("scores", TensorProto.FLOAT, ["B", "T"]),
+            info("logits", TensorProto.FLOAT, ["B", "T", labels]),
+        ]
+    )
+    return graph.model
 
 
-def _embed(graph: GraphWriter, encoder: Encoder) -> str:
+def embed(graph: GraphWriter, encoder: Encoder) -> str:
     """Sum of word and position vectors, normalised: (B, T, E), or (B, T, H) after the projection."""
     inputs = [
         "input_ids",
@@ -141,7 +146,7 @@ def _embed(graph: GraphWriter, encoder: Encoder) -> str:
     ]
     if encoder.padding_id is not None:
         inputs += ["", _positions(graph, encoder.padding_id)]
-    graph.nodes.append(
+    graph.graph.node.append(
         helper.make_node(
             "EmbedLayerNormalization",
             inputs,
@@ -170,12 +175,12 @@ def _positions(graph: GraphWriter, padding_id: int) -> str:
     return graph.node("Add", [graph.node("Mul", [count, real], "counted"), pad], "position_ids")
 
 
-def _relative_bias(graph: GraphWriter, encoder: Encoder) -> str:
+def relative_bias(graph: GraphWriter, encoder: Encoder) -> str:
     """MPNet's bias by distance, (1, heads, T, T); an empty name for other architectures."""
     if encoder.relative_bias is None:
         return ""
     buckets = graph.constant(
-        "distance_buckets", _distance_buckets(len(encoder.positions), len(encoder.relative_bias))
+        "distance_buckets", distance_buckets(len(encoder.positions), len(encoder.relative_bias))
     )
     table = graph.constant("relative_bias", encoder.relative_bias.T)  # (heads, buckets)
     time = graph.node("Shape", ["input_ids"], "time", start=1, end=2)  # (1,)
@@ -188,7 +193,7 @@ def _relative_bias(graph: GraphWriter, encoder: Encoder) -> str:
     )
 
 
-def _distance_buckets(positions: int, buckets: int) -> npt.NDArray[np.int32]:
+def distance_buckets(positions: int, buckets: int) -> npt.NDArray[np.int32]:
     """Bucket of every (query, key) pair: T5's scheme, in float32 as modeling_mpnet.py computes it."""
     at = np.arange(positions)
     distance = at[:, None] - at[None, :]  # (P, P), query minus key

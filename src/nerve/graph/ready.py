@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import onnx
 from onnx import TensorProto
 
 from nerve.config import Precision
 from nerve.errors import ModelError
+from nerve.graph.weights import load_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import onnx
 
 KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 
@@ -47,17 +49,16 @@ def check_ready(file: Path) -> Precision:
 
     Raises `ModelError` saying what does not fit.
     """
-    try:
-        model = onnx.load(file, load_external_data=False)
-    except Exception as error:
-        raise ModelError(f"{file} is not an ONNX graph that can be read: {error}") from error
+    model = load_onnx(file, with_weights=False)
+    if model is None:
+        raise ModelError(f"{file} is not an ONNX graph, or a damaged one; fetch the checkpoint again")
     graph = model.graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = {value.name for value in graph.input} - stored
     if "input_ids" not in inputs or not inputs <= KNOWN_INPUTS:
         raise ModelError(
-            f"{file} has the inputs {', '.join(sorted(inputs))}; needed are input_ids and, where the model uses "
-            "them, attention_mask and token_type_ids"
+            f"{file} has the inputs {', '.join(sorted(inputs))}; needed are input_ids and, where the model "
+            "uses them, attention_mask and token_type_ids"
         )
     for value in graph.input:
         if value.name in inputs and value.type.tensor_type.elem_type not in (
@@ -80,7 +81,8 @@ def check_ready(file: Path) -> Precision:
 def _precision(graph: onnx.GraphProto) -> Precision:
     """Tell the arithmetic from the operators; 4-bit weights alone are unpacked to float32 in the kernel."""
     operators = {node.op_type for node in graph.node}
-    if operators & _INT8_OPERATORS:
+    levels = {a.i for node in graph.node for a in node.attribute if a.name == "accuracy_level"}
+    if operators & _INT8_OPERATORS or 4 in levels:  # level 4 rounds activations to int8 (ContribOperators.md)
         return Precision.INT8
     if any(tensor.data_type == TensorProto.FLOAT16 and len(tensor.dims) == 2 for tensor in graph.initializer):
         return Precision.FLOAT16

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import safetensors
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
 from onnx import numpy_helper
 
 from nerve.errors import ModelError
@@ -79,20 +80,6 @@ def read_safetensors(files: Iterable[Path], wanted: Callable[[str], bool]) -> We
     return weights
 
 
-def safetensors_names(files: Iterable[Path]) -> list[str]:
-    """Return the names of all tensors in `files`. Raises `ModelError` for a damaged file."""
-    names: list[str] = []
-    for file in files:
-        try:
-            with safetensors.safe_open(file, framework="np") as tensors:
-                names.extend(tensors.keys())
-        except (OSError, safetensors.SafetensorError) as error:
-            raise ModelError(
-                f"{file} cannot be read as safetensors ({error}); fetch the checkpoint again"
-            ) from error
-    return names
-
-
 def read_onnx(file: Path) -> Weights | None:
     """Return the weights of an ONNX graph by their PyTorch names; None when one cannot be unpacked.
 
@@ -100,27 +87,40 @@ def read_onnx(file: Path) -> Weights | None:
     (`/bert/encoder/layer.0/output/dense/MatMul_Q4`), everything else by the name of its initializer.
     Names that PyTorch did not give are left out, so the caller must check that it has all it needs.
     """
+    model = load_onnx(file, with_weights=True)
+    if model is None:
+        return None
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    weights = {name: value for name, value in tensors.items() if _is_plain(name, value)}
     try:
-        graph = onnx.load(file).graph
-        tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-        weights = {name: value for name, value in tensors.items() if _is_plain(name, value)}
         for name in tensors:
             if name.endswith("_quantized"):
                 weights[name.removesuffix("_quantized")] = _dequantize(name, tensors)
-        for node in graph.node:
+        for node in model.graph.node:
             if node.op_type in ("MatMulNBits", "MatMul") and node.input[1] in tensors:
                 unpack = _unpack_nbits if node.op_type == "MatMulNBits" else _unpack_plain
                 weights[_module_of(node.name) + ".weight"] = unpack(
                     node, tensors
                 )  # (N, K), as PyTorch has it
-    except (OSError, ValueError, KeyError, onnx.checker.ValidationError):
+    except (ValueError, KeyError):  # quantised in a way not known here
         return None
-    except Exception as error:
-        # protobuf's DecodeError is not importable without depending on protobuf itself.
-        if type(error).__name__ == "DecodeError":
-            return None
-        raise
     return weights
+
+
+def load_onnx(file: Path, *, with_weights: bool) -> onnx.ModelProto | None:
+    """Return the parsed file, with or without the tensors kept in other files; None when it is damaged."""
+    try:
+        return onnx.load(file, load_external_data=with_weights)
+    except (OSError, ValueError, DecodeError, onnx.checker.ValidationError):
+        return None
+
+
+def onnx_parts(file: Path) -> list[Path]:
+    """Return an ONNX file and the files beside it that hold its larger tensors."""
+    model = load_onnx(file, with_weights=False)
+    tensors = model.graph.initializer if model is not None else []
+    places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return [file, *sorted(part for place in places if (part := file.parent / place).is_file())]
 
 
 def _is_plain(name: str, value: Array) -> bool:

@@ -1,0 +1,167 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import pytest
+
+from nerve.checkpoint import ModelFolder, fetch_checkpoint
+from nerve.checkpoint.storage import storage_errors
+from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig
+from nerve.errors import CheckpointError
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["BertForTokenClassification"],
+    "model_type": "bert",
+    "id2label": {"0": "O", "1": "B-PER", "2": "I-PER"},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a model folder that passes every check, its weights apart."""
+    folder = tmp_path / "my-ner"
+    folder.mkdir()
+    write_config(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def write_config(folder: Path, **changes: object) -> None:
+    """Write config.json with some keys changed; None leaves a key out."""
+    config = {key: value for key, value in {**CONFIG, **changes}.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def fetch(folder: Path, graph: str | None = None) -> ModelFolder:
+    """Fetch the folder as source LOCAL, where graphs can be built for BERT only."""
+    source = CheckpointConfig(source=CheckpointSource.LOCAL, path=str(folder))
+    model = ModelConfig(checkpoint_repository=source, graph=graph)
+    return fetch_checkpoint(model, folder.parent / "cache", buildable={"bert"})
+
+
+def test_local_folder_is_used_where_it_is(folder: Path) -> None:
+    """LOCAL copies nothing and is named after its folder."""
+    assert fetch(folder) == ModelFolder(folder, "my-ner", "")
+    assert not (folder.parent / "cache").exists()
+
+
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
+    """A path that is not there, or is a file, is named."""
+    with pytest.raises(CheckpointError, match="nowhere does not exist; name a model folder"):
+        fetch(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="file is not a folder"):
+        fetch(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"architectures": ["BertForSequenceClassification"]},
+            "not a token classifier.*SequenceClassification",
+        ),
+        ({"id2label": None}, "has no id2label.*add it"),
+        ({"id2label": {}}, "has no id2label"),
+        ({"id2label": {"0": "O", "2": "B-PER"}}, "must number its labels 0 to 1"),
+        ({"id2label": {"0": "O", "1": None}}, "a label that is not a name"),
+        ({"num_labels": 5}, "num_labels is 5, but id2label has 3"),
+    ],
+)
+def test_config_that_is_no_token_classifier_is_refused(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    """Task and labels are proven from config.json before anything is loaded."""
+    write_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        fetch(folder)
+
+
+def test_config_without_architectures_is_accepted(folder: Path) -> None:
+    """Hand-made folders often lack `architectures`; id2label alone says enough."""
+    write_config(folder, architectures=None)
+    assert fetch(folder).path == folder
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff\xfe", b"[1]", b""], ids=["cut", "not-utf8", "list", "empty"]
+)
+def test_config_that_is_not_a_json_object_is_refused(folder: Path, content: bytes) -> None:
+    """Whatever config.json holds, the refusal names it."""
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"config\.json of .* is not"):
+        fetch(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("config.json", r"has no config\.json"), ("tokenizer.json", "no fast tokenizer.*AutoTokenizer")],
+)
+def test_missing_file_is_refused(folder: Path, name: str, message: str) -> None:
+    """Each required file has its own refusal and remedy."""
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=message):
+        fetch(folder)
+
+
+def test_pickled_weights_are_refused(folder: Path) -> None:
+    """A folder with pytorch_model.bin alone is refused, because loading a pickle can run code."""
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="pickle"):
+        fetch(folder)
+
+
+def test_git_lfs_pointer_is_refused(folder: Path) -> None:
+    """A clone without LFS holds pointers; the refusal says how to get the files."""
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        fetch(folder)
+
+
+def test_sharded_weights_need_every_shard(folder: Path) -> None:
+    """The index says which shards there are; a missing one is named."""
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"index\.json .* needs b\.safetensors, which is not there"):
+        fetch(folder)
+    (folder / "b.safetensors").touch()
+    assert fetch(folder).path == folder
+    (folder / "model.safetensors.index.json").write_text('{"weights": 1}')
+    with pytest.raises(CheckpointError, match="is not a safetensors index"):
+        fetch(folder)
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "w" * 200], ids=["short", "two-byte-length"])
+def test_graph_needs_its_external_data(folder: Path, location: str) -> None:
+    """External data that a graph names itself must be there, whatever its name."""
+    tensor = onnx.numpy_helper.from_array(np.zeros((64, 64), np.float32), "w")
+    graph = onnx.helper.make_graph([], "g", [], [], [tensor])
+    (folder / "onnx").mkdir()
+    target = folder / "onnx" / "model.onnx"
+    onnx.save(
+        onnx.helper.make_model(graph), target, save_as_external_data=True, location=location, size_threshold=0
+    )
+    assert fetch(folder, "onnx/model.onnx").path == folder
+    (folder / "onnx" / location).unlink()
+    with pytest.raises(CheckpointError, match=f"model.onnx of .* needs onnx/{location}"):
+        fetch(folder, "onnx/model.onnx")
+
+
+def test_full_disk_and_unwritable_cache_are_named(tmp_path: Path) -> None:
+    """Errors of the cache's disk say which folder and what to do; /dev/full is a full disk for one write."""
+    with (
+        pytest.raises(CheckpointError, match=r"the disk of .* is full; free space"),
+        storage_errors(tmp_path),
+    ):
+        Path("/dev/full").write_text("x")
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(CheckpointError, match=r"cannot write to .*file/cache.*model\.cache_dir"),
+        storage_errors(tmp_path),
+    ):
+        (tmp_path / "file" / "cache").mkdir(parents=True)

@@ -1,0 +1,600 @@
+"""`deploy/nginx.conf` as it is shipped, run by the real Nginx in front of real servers.
+
+Only paths, ports and upstreams are replaced (`Proxy.render`). Nginx runs without privileges, and its
+temporary folders cannot be entered: a body or an answer that spilled to a file would end in a 500 and a
+line in the error log, however short-lived the file.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+import yaml
+from granian.http import HTTP1Settings
+
+from builders import (
+    ServerProcess,
+    free_port,
+    start_server,
+    wait_until_ready,
+    write_config,
+    write_lookup_model,
+)
+
+REPOSITORY = Path(__file__).parent.parent.parent
+SHIPPED = (REPOSITORY / "deploy" / "nginx.conf").read_text()
+CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+BODY_LIMIT: int = CONFIG["limits"]["max_body_bytes"]
+NOBODY = 65534
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+CURL = shutil.which("curl")
+OPENSSL = shutil.which("openssl")
+
+pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: nginx-light)")
+
+# Headers that differ from answer to answer, or that belong to one connection.
+_CHANGING = {"date", "server", "connection", "transfer-encoding", "server-timing"}
+TEXT = "Anna Maria lives in New York."
+
+
+def setting(name: str, text: str = SHIPPED) -> list[str]:
+    """Return the values of every uncommented setting of that name."""
+    return re.findall(rf"^\s*{name} ([^;]+);", text, re.MULTILINE)
+
+
+def seconds(text: str) -> float:
+    """Return an Nginx time such as `75s`."""
+    assert text.endswith("s")
+    return float(text.removesuffix("s"))
+
+
+def start_on_socket(config: Path) -> ServerProcess:
+    """Start a server on a Unix socket; httpx leaks a descriptor when it is refused, so wait without it."""
+    running = start_server(config, wait=False)
+    uds = yaml.safe_load(config.read_text())["server"]["uds"]
+    deadline = time.monotonic() + 30
+    while running.process.poll() is None and time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(uds) == 0:
+                break
+        time.sleep(0.02)
+    wait_until_ready(running)
+    return running
+
+
+class Proxy:
+    """A running Nginx with the shipped configuration, and a client of it."""
+
+    def __init__(self, folder: Path, upstreams: list[str], changes: dict[str, str]) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._changes = changes
+        self._upstreams = upstreams
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def render(self) -> Path:
+        """Write the shipped file with other paths, port and upstreams, and `changes` of its text."""
+        text = SHIPPED.replace("pid /run/", f"pid {self.folder}/")
+        text = text.replace("/dev/shm/", f"{self.folder}/temp-")  # noqa: S108 - what the file says
+        text = text.replace("listen 8080 ", f"listen 127.0.0.1:{self.port} ")
+        servers = "\n".join(f"server {one} max_fails=3 fail_timeout=1s;" for one in self._upstreams)
+        text = re.sub(r"^\s*server unix:.*$", servers, text, flags=re.MULTILINE)
+        for old, new in self._changes.items():
+            assert old in text, old
+            text = text.replace(old, new)
+        path = self.folder / "nginx.conf"
+        path.write_text(text)
+        return path
+
+    def command(self, *more: str) -> list[str]:
+        """Return the command line."""
+        settings = ["-p", str(self.folder), "-e", "stderr", "-c", str(self.folder / "nginx.conf")]
+        return [str(NGINX), *settings, "-g", "daemon off;", *more]
+
+    def start(self) -> Proxy:
+        """Start, and wait until it accepts."""
+        self.render()
+        for name in ("body", "proxy", "fastcgi", "uwsgi", "scgi"):
+            (self.folder / f"temp-nginx-{name}").mkdir(mode=0o000)
+        log = self.folder / "log"
+        log.touch()
+        who: dict[str, object] = {}
+        if os.geteuid() == 0:
+            for path in (self.folder, log, *self.folder.glob("temp-*")):
+                os.chown(path, NOBODY, NOBODY)
+            who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(self.command(), stdout=output, stderr=output, **who)  # type: ignore[call-overload]
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            assert self._process is not None
+            assert self._process.poll() is None, self.log()
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return self
+            time.sleep(0.02)
+        raise AssertionError(f"nginx does not accept:\n{self.log()}")
+
+    def log(self) -> str:
+        """Return the access and error log."""
+        return (self.folder / "log").read_text()
+
+    def requests(self, wanted: int = 1) -> list[dict[str, object]]:
+        """Return the access log's lines; Nginx writes them after the answer, so wait for `wanted`."""
+        deadline = time.monotonic() + 5
+        while True:
+            lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+            if len(lines) >= wanted or time.monotonic() > deadline:
+                return lines
+            time.sleep(0.02)
+
+    def predict(self, inputs: object, **options: object) -> httpx.Response:
+        """POST one prediction."""
+        return self.client.post("/predict_tokens", json={"inputs": inputs, **options})
+
+    def raw(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Send bytes as they are; return status, headers and body of the answer."""
+        with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
+            connection.sendall(data)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+
+    def stop(self) -> None:
+        """Stop gracefully."""
+        self.client.close()
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(10)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[..., Proxy]]:
+    """Start proxies: `proxy("127.0.0.1:8000", changes={"_timeout 35s": "_timeout 1s"})`; they end with the test."""
+    running: list[Proxy] = []
+    folders: list[str] = []
+
+    def start(*upstreams: str, changes: dict[str, str] | None = None) -> Proxy:
+        # Not tmp_path: that is closed to other users, and Nginx runs as one.
+        folders.append(tempfile.mkdtemp(prefix="nerve-nginx-"))
+        one = Proxy(Path(folders[-1]), list(upstreams), changes or {})
+        running.append(one)
+        return one.start()
+
+    yield start
+    for one in running:
+        one.stop()
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def socket_folder() -> Iterator[Path]:
+    """Folder for the server's Unix socket that every user can enter."""
+    folder = Path(tempfile.mkdtemp(prefix="nerve-socket-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def server(socket_folder: Path) -> Iterator[ServerProcess]:
+    """A server of a lookup model on a Unix socket, shared by the tests that change nothing about it."""
+    model = write_lookup_model(socket_folder / "model", max_length=512)
+    uds = {"uds": str(socket_folder / "nerve.sock"), "uds_permissions": "666"}
+    running = start_on_socket(write_config(socket_folder / "config.yaml", model, server=uds))
+    yield running
+    running.client.close()
+    running.stop()
+
+
+@pytest.fixture
+def front(proxy: Callable[..., Proxy], server: ServerProcess, socket_folder: Path) -> Proxy:
+    """The shipped proxy in front of `server`."""
+    return proxy(f"unix:{socket_folder}/nerve.sock")
+
+
+@pytest.fixture
+def fake() -> Iterator[Callable[[bytes], tuple[str, list[bytes]]]]:
+    """Start fake upstreams that answer every request with fixed bytes and close; b"" answers nothing."""
+    listeners: list[socket.socket] = []
+
+    def start(answer: bytes) -> tuple[str, list[bytes]]:
+        seen: list[bytes] = []
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def run() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    seen.append(connection.recv(65536))
+                    if answer == b"hang":
+                        time.sleep(3)
+                    else:
+                        connection.sendall(answer)
+
+        threading.Thread(target=run, daemon=True).start()
+        return f"127.0.0.1:{listener.getsockname()[1]}", seen
+
+    yield start
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def test_shipped_file_is_valid(tmp_path: Path) -> None:
+    """`nginx -t` takes the file; only what needs root is elsewhere."""
+    one = Proxy(tmp_path, ["unix:/run/nerve/nerve.sock"], {})
+    one.render()
+    check = subprocess.run(one.command("-t"), capture_output=True, text=True, check=False)
+    assert check.returncode == 0, check.stderr
+    assert "warn" not in check.stderr
+
+
+def test_numbers_are_the_servers() -> None:
+    """Limits and timeouts agree with config.yaml and with Granian."""
+    assert [int(value) for value in setting("client_max_body_size")] == [BODY_LIMIT]
+    assert str(BODY_LIMIT) in setting("client_body_buffer_size")
+    assert f"limits.max_body_bytes = {BODY_LIMIT};" in SHIPPED
+    request_timeout = CONFIG["limits"]["request_timeout_ms"] / 1000
+    # The server's own 504 must arrive before Nginx gives up.
+    assert request_timeout < seconds(*setting("proxy_read_timeout")) <= request_timeout + 5
+    assert seconds(*setting("worker_shutdown_timeout")) == CONFIG["server"]["drain_timeout_ms"] / 1000
+    upstream, clients = (seconds(value) for value in setting("keepalive_timeout"))
+    assert clients > 30
+    assert upstream < HTTP1Settings().header_read_timeout / 1000  # else Nginx reuses what Granian just closed
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options"),
+    [
+        ("POST", "/predict_tokens", {"json": {"inputs": [TEXT, ""], "aggregation_strategy": "simple"}}),
+        ("POST", "/", {"json": {"inputs": TEXT, "raw_scores": True}}),
+        ("POST", "/predict_tokens?a=b", {"content": iter([b'{"inputs": "Bob', b' sees Paris"}'])}),
+        ("POST", "/predict_tokens", {"json": {"inputs": TEXT}, "headers": {"accept": "application/msgpack"}}),
+        (
+            "POST",
+            "/predict_tokens",
+            {
+                "content": msgspec.msgpack.encode({"inputs": TEXT}),
+                "headers": {"content-type": "application/msgpack"},
+            },
+        ),
+        ("POST", "/predict_tokens", {"content": b'{"inputs": '}),
+        ("POST", "/predict_tokens", {"content": b""}),
+        ("POST", "/predict_tokens", {"json": {"inputs": 1}}),
+        ("POST", "/predict_tokens", {"content": b"a", "headers": {"content-type": "text/plain"}}),
+        ("POST", "/predict_tokens", {"json": {"inputs": TEXT}, "headers": {"request-timeout-ms": "0"}}),
+        ("GET", "/predict_tokens", {}),
+        ("GET", "/nowhere/%C3%A4?x", {}),
+        ("GET", "/health/ready", {}),
+        ("HEAD", "/health", {}),
+        ("GET", "/info", {}),
+        ("GET", "/openapi.json", {}),
+        ("GET", "/", {"headers": {"x-request-id": "", "x-baseten-customer-request-id": "second"}}),
+    ],
+)
+def test_answers_are_the_servers(
+    front: Proxy, server: ServerProcess, method: str, path: str, options: dict[str, object]
+) -> None:
+    """Status, headers and body are those of a direct call."""
+    content = b"".join(options.pop("content")) if hasattr(options.get("content"), "__next__") else None  # type: ignore[arg-type]
+    answers = []
+    for client in (server.client, front.client):
+        given = dict(options)
+        if content is not None:
+            given["content"] = iter([content[:5], content[5:]])
+        given["headers"] = {"x-request-id": "the-id", **given.get("headers", {})}  # type: ignore[dict-item]
+        answer = client.request(method, path, **given)  # type: ignore[arg-type]
+        headers = {k: v for k, v in answer.headers.items() if k not in _CHANGING}
+        answers.append((answer.status_code, headers, answer.content))
+    assert answers[0] == answers[1]
+    assert answers[1][1]["x-request-id"] in ("the-id", "second")
+
+
+def test_nothing_is_written_to_files(front: Proxy, server: ServerProcess) -> None:
+    """Bodies of 8 MB, chunks of every size and a slow reader stay in memory."""
+    ignored = b'{"inputs": ["Anna"]}'
+    largest = ignored + b" " * (BODY_LIMIT - len(ignored))
+    expected = server.client.post("/predict_tokens", content=ignored).content
+    bodies = {
+        "length": largest,
+        "one chunk": iter([largest]),
+        "chunks of 64 kB": iter([largest[i : i + 65536] for i in range(0, BODY_LIMIT, 65536)]),
+        "chunks of 1 byte": iter([bytes([byte]) for byte in largest[:20_000]]),
+    }
+    for name, body in bodies.items():
+        answer = front.client.post("/predict_tokens", content=body)
+        assert (name, answer.status_code, answer.content) == (name, 200, expected)
+    # An answer that fits into no buffer, to a client that does not read.
+    body = json.dumps({"inputs": ["x " * 1000] * 40, "raw_scores": True}).encode()
+    expected = server.client.post("/predict_tokens", content=body).content
+    assert len(expected) > 6_000_000
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", front.port))
+        slow.sendall(
+            b"POST /predict_tokens HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        )
+        time.sleep(1.5)
+        answer_of_slow = http.client.HTTPResponse(slow)
+        answer_of_slow.begin()
+        assert answer_of_slow.status == 200
+        assert answer_of_slow.read() == expected
+    assert not re.search(r"\[(warn|error|crit|alert|emerg)\]", front.log()), front.log()
+
+
+def test_upstream_connections_are_kept(front: Proxy, socket_folder: Path) -> None:
+    """The server's side sees one connection, the same one, for hundreds of requests."""
+    assert front.predict(TEXT).status_code == 200
+    before = _accepted(socket_folder / "nerve.sock")
+    for _ in range(200):
+        assert front.predict(TEXT).status_code == 200
+    assert _accepted(socket_folder / "nerve.sock") == before
+    assert len(before) >= 1
+    lines = front.requests(201)
+    assert {line["connection_requests"] for line in lines} == set(range(1, 202))  # the client's, too
+
+
+def _accepted(path: Path) -> set[str]:
+    """Return the inodes of the connections that a Unix socket's server has accepted, as the kernel lists them."""
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    connected = "03"
+    return {row[6] for row in rows if row[-1] == str(path) and row[5] == connected}
+
+
+def test_body_limit_is_the_servers(front: Proxy, server: ServerProcess) -> None:
+    """One byte more than the limit is 413 with the server's own words, with a length and chunked."""
+    too_long = b" " * (BODY_LIMIT + 1)
+    own = server.client.post("/predict_tokens", content=iter([too_long]))
+    assert own.status_code == 413
+    for body in (too_long, iter([too_long])):
+        answer = front.client.post("/predict_tokens", content=body, headers={"x-request-id": "long"})
+        assert (answer.status_code, answer.json()) == (413, own.json())
+        assert answer.headers["content-type"] == own.headers["content-type"]
+        assert answer.headers["x-request-id"] == "long"
+    assert front.client.post("/predict_tokens", content=too_long[:-1]).status_code == 400
+    assert front.predict(TEXT).status_code == 200
+
+
+def test_without_a_server_the_answer_is_503(proxy: Callable[..., Proxy]) -> None:
+    """A server that cannot be reached is the contract's 503, and the log tells Nginx's reason."""
+    one = proxy("unix:/nonexistent/nerve.sock")
+    answer = one.predict(TEXT)
+    assert answer.status_code == 503
+    assert answer.json()["error_type"] == "Unhealthy"
+    (line,) = one.requests()
+    assert (line["status"], line["upstream_status"]) == (503, "502")
+    assert (line["method"], line["route"]) == ("POST", "/predict_tokens")
+    assert line["request_id"] == answer.headers["x-request-id"]
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+def test_a_late_server_is_504_and_not_repeated(
+    proxy: Callable[..., Proxy], fake: Callable[[bytes], tuple[str, list[bytes]]]
+) -> None:
+    """What was slow once is not sent to a second server."""
+    hanging = [fake(b"hang"), fake(b"hang")]
+    shorter = {
+        "proxy_read_timeout 35s": "proxy_read_timeout 1s",
+        "upstream_timeout 5s": "upstream_timeout 500ms",
+    }
+    one = proxy(*(name for name, _ in hanging), changes=shorter)
+    answer = one.predict(TEXT)
+    assert answer.status_code == 504
+    assert answer.json()["error_type"] == "DeadlineExceeded"
+    assert answer.headers["x-request-id"]
+    assert sum(len(seen) for _, seen in hanging) == 1
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"], ids=["cut", "503"]
+)
+def test_a_failing_server_is_passed_over(
+    front: Proxy,
+    proxy: Callable[..., Proxy],
+    fake: Callable[[bytes], tuple[str, list[bytes]]],
+    socket_folder: Path,
+    answer: bytes,
+) -> None:
+    """Requests that a dying or starting server got are answered by another; it is soon left alone."""
+    failing, seen = fake(answer)
+    refusing = f"127.0.0.1:{free_port()}"
+    for bad in (failing, refusing):
+        one = proxy(bad, f"unix:{socket_folder}/nerve.sock")
+        answers = [one.predict(TEXT) for _ in range(30)]
+        assert {each.status_code for each in answers} == {200}
+        assert {each.content for each in answers} == {front.predict(TEXT).content}
+    assert 1 <= len(seen) <= 6  # max_fails, seen by two workers at once at most
+
+
+def test_overload_is_not_repeated(
+    proxy: Callable[..., Proxy], fake: Callable[[bytes], tuple[str, list[bytes]]]
+) -> None:
+    """429 and its retry-after reach the client: asking the next server would only spread the overload."""
+    body = b'{"error":"full","error_type":"Overloaded"}'
+    head = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 2\r\ncontent-length: %d\r\n\r\n" % len(body)
+    full = [fake(head + body), fake(head + body)]
+    answer = proxy(*(name for name, _ in full)).predict(TEXT)
+    assert (answer.status_code, answer.content, answer.headers["retry-after"]) == (429, body, "2")
+    assert sum(len(seen) for _, seen in full) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "kind"),
+    [
+        (b"\x16\x03\x01 nonsense\r\n\r\n", 400, "Validation"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "Validation"),
+        (b"GET / HTTP/9.1\r\nhost: a\r\n\r\n", 400, "Validation"),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 70_000 + b"\r\n\r\n", 400, "Validation"),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n", 400, "Validation"),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: odd\r\n\r\n", 400, "Validation"),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", 400, "Validation"),
+        (b"TRACE / HTTP/1.1\r\nhost: a\r\n\r\n", 405, "MethodNotAllowed"),
+        (b"GET /_error/413 HTTP/1.1\r\nhost: a\r\n\r\n", 404, "NotFound"),
+        (b"GET /_stream/info HTTP/1.1\r\nhost: a\r\n\r\n", 404, "NotFound"),
+    ],
+)
+def test_own_errors_have_the_contracts_form(
+    front: Proxy, request_bytes: bytes, status: int, kind: str
+) -> None:
+    """What Nginx refuses by itself has a JSON body and a request id; it does not tell its version."""
+    got, headers, body = front.raw(request_bytes)
+    assert got == status
+    assert json.loads(body)["error_type"] == kind
+    assert headers["content-type"] == "application/json"
+    assert headers["x-request-id"]
+    assert headers["server"] == "nginx"
+
+
+def test_logs_hold_nothing_of_the_client(proxy: Callable[..., Proxy], front: Proxy) -> None:
+    """Text in a body, path, query or header is in no log, whether the request succeeds or fails."""
+    canary = "canary7f3a"
+    down = proxy("unix:/nonexistent/nerve.sock")
+    for one in (front, down):
+        headers = {"referer": canary, "user-agent": canary, "authorization": canary, "x-other": canary}
+        for path in ("/predict_tokens", f"/predict_tokens?q={canary}", f"/{canary}"):
+            one.client.post(path, json={"inputs": canary}, headers=headers)
+            one.client.post(path, content=iter([canary.encode()]), headers=headers)
+            one.client.get(path, headers=headers)
+        one.raw(f"GET /{canary} {canary}\r\n\r\n".encode())
+        one.raw(f"POST /?{canary} HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999\r\n\r\n".encode())
+        assert len(one.requests(11)) == 11
+        assert canary not in one.log()
+
+
+def test_http2_with_prior_knowledge(
+    proxy: Callable[..., Proxy], server: ServerProcess, socket_folder: Path
+) -> None:
+    """HTTP/2 without TLS: on the same port where this Nginx can, else on the port made for it."""
+    if (
+        CURL is None
+        or "HTTP2" not in subprocess.run([CURL, "-V"], capture_output=True, text=True, check=True).stdout
+    ):
+        pytest.skip("curl with HTTP/2 is not installed")
+    version = subprocess.run([str(NGINX), "-v"], capture_output=True, text=True, check=True).stderr
+    same_port = tuple(map(int, re.findall(r"\d+", version)[:3])) >= (1, 25, 1)
+    port = free_port()
+    if same_port:
+        changes = {"include nginx-http2.conf*": f"include {REPOSITORY / 'deploy' / 'nginx-http2.conf'}"}
+    else:
+        changes = {"#listen 8081 http2": f"listen 127.0.0.1:{port} http2"}
+    one = proxy(f"unix:{socket_folder}/nerve.sock", changes=changes)
+    url = f"http://127.0.0.1:{one.port if same_port else port}/predict_tokens"
+    command = [
+        CURL,
+        "-sS",
+        "-H",
+        "content-type: application/json",
+        "--http2-prior-knowledge",
+        "-w",
+        "%{http_version}",
+        url,
+    ]
+    body = json.dumps({"inputs": TEXT}).encode()
+    for how in (["--data-binary", "@-"], ["-T", "-", "-X", "POST"]):  # with a length, and without
+        done = subprocess.run([*command, *how], input=body, capture_output=True, check=True)
+        assert done.stdout == server.predict(TEXT).content + b"2"
+    assert one.predict(TEXT).content == server.predict(TEXT).content  # HTTP/1.1 goes on
+
+
+@pytest.mark.skipif(OPENSSL is None, reason="openssl, which makes the certificate, is not installed")
+def test_tls_sessions_are_resumed(
+    proxy: Callable[..., Proxy], server: ServerProcess, socket_folder: Path
+) -> None:
+    """The commented TLS settings work; a second connection resumes the first one's session."""
+    key, certificate = socket_folder / "tls.key", socket_folder / "tls.crt"
+    command = [
+        str(OPENSSL),
+        "req",
+        "-x509",
+        "-nodes",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+    ]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    key.chmod(0o644)  # Nginx has no privileges here
+    port = free_port()
+    changes = {
+        "#listen 8443 ssl": f"listen 127.0.0.1:{port} ssl",
+        "/etc/nginx/tls/": f"{socket_folder}/",
+        "#ssl_": "ssl_",
+    }
+    proxy(f"unix:{socket_folder}/nerve.sock", changes=changes)
+    context = ssl.create_default_context(cafile=certificate)
+    session, reused = None, []
+    for _ in range(2):
+        raw = socket.create_connection(("127.0.0.1", port), 10)
+        with context.wrap_socket(raw, server_hostname="localhost", session=session) as connection:
+            connection.sendall(b"GET /info HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.read() == server.client.get("/info").content
+            session = connection.session
+            reused.append(connection.session_reused)
+    assert reused == [False, True]
+
+
+def test_rolling_restart_loses_nothing(
+    proxy: Callable[..., Proxy], socket_folder: Path, lookup_model: Path
+) -> None:
+    """Two servers are restarted one after the other under load; every request gets its answer."""
+    configs = []
+    for name in ("one", "two"):
+        uds = {"uds": str(socket_folder / f"{name}.sock"), "uds_permissions": "666"}
+        configs.append(write_config(socket_folder / f"{name}.yaml", lookup_model, server=uds))
+    with ThreadPoolExecutor(2) as pool:
+        servers = list(pool.map(start_on_socket, configs))
+    rolling = proxy(*(f"unix:{socket_folder}/{name}.sock" for name in ("one", "two")))
+    expected = rolling.predict(TEXT).content
+    done = threading.Event()
+
+    def load() -> list[tuple[int, bool]]:
+        answers = []
+        while not done.is_set():
+            answer = rolling.predict(TEXT)
+            answers.append((answer.status_code, answer.content == expected))
+        return answers
+
+    with ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(load) for _ in range(4)]
+        try:
+            for index, config in enumerate(configs):
+                if index:
+                    time.sleep(2.2)  # fail_timeout, which Nginx counts in whole seconds
+                assert servers[index].stop() == 0
+                servers[index].client.close()
+                servers[index] = start_on_socket(config)
+        finally:
+            done.set()
+        answers = [answer for one in loads for answer in one.result()]
+    for server in servers:
+        server.client.close()
+        server.stop()
+    assert len(answers) > 100
+    assert set(answers) == {(200, True)}
