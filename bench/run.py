@@ -7,8 +7,10 @@ so that whatever else the machine does falls on all of them. Ratios are made wit
 import argparse
 import contextlib
 import json
+import signal
 import statistics
 import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from functools import partial
@@ -293,6 +295,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that held servers are ended
     scenarios, specs, rounds = choose(arguments)
     started = datetime.now(UTC)
     facts = machine.describe()
