@@ -20,12 +20,19 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from nerve.checkpoint import ModelFolder
+from nerve.config import default_cache_dir, parse_config
+from nerve.engine import Engine
+from nerve.model import load_model
+
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 # Word -> label id; every other token is "O". Expected entities can be worked out by hand.
 LOOKUP = {"anna": 1, "maria": 2, "bob": 1, "paris": 3, "new": 3, "york": 4, "##ville": 2}
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = ("lives", "in", "and", "the", "sees", "a", ".", ",", "x", "y", "##s", "##ing", "é", "😀")
 SURE = 6.0  # logit of the label a token has; the others have 0
+SLOW_SIZE, SLOW_TURNS = 256, 300  # matrix products for each slow word: about 0.1 s
 
 
 def write_lookup_model(folder: Path, max_length: int = 16, labels: tuple[str, ...] = LABELS) -> Path:
@@ -61,6 +68,60 @@ def write_lookup_model(folder: Path, max_length: int = 16, labels: tuple[str, ..
     return folder
 
 
+def write_troubled_model(folder: Path, slow_word: str = "x", slow_turns: int = SLOW_TURNS) -> Path:
+    """Write a lookup model that takes a while for each `slow_word` and fails on each "y".
+
+    Both are real: the graph multiplies matrices for the one, and looks up outside its table for the other.
+    """
+    write_lookup_model(folder)
+    vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    gather = onnx.load(str(folder / "model.onnx")).graph
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["old", "square"], ["new"]),
+            helper.make_node("Identity", ["go_on"], ["still_on"]),
+        ],
+        "work",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("old", TensorProto.FLOAT, [SLOW_SIZE, SLOW_SIZE]),
+        ],
+        [
+            helper.make_tensor_value_info("still_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("new", TensorProto.FLOAT, [SLOW_SIZE, SLOW_SIZE]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Equal", ["input_ids", "bad_id"], ["is_bad"]),
+        helper.make_node("Cast", ["is_bad"], ["bad"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["bad", "outside"], ["shift"]),
+        helper.make_node("Add", ["input_ids", "shift"], ["ids"]),
+        helper.make_node("Gather", ["table", "ids"], ["found"], axis=0),
+        helper.make_node("Equal", ["input_ids", "slow_id"], ["is_slow"]),
+        helper.make_node("Cast", ["is_slow"], ["slow"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["slow"], ["n_slow"], keepdims=0),
+        helper.make_node("Mul", ["n_slow", "turns_each"], ["turns"]),
+        helper.make_node("Loop", ["turns", "", "square"], ["product"], body=body),
+        helper.make_node("ReduceSum", ["product"], ["nothing"], keepdims=0),
+        helper.make_node("Add", ["found", "nothing"], ["logits"]),
+    ]
+    constants = {
+        "bad_id": np.array(vocabulary["y"]),
+        "slow_id": np.array(vocabulary[slow_word]),
+        "outside": np.array(10_000),
+        "turns_each": np.array(slow_turns),
+        "square": np.zeros((SLOW_SIZE, SLOW_SIZE), np.float32),
+    }
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(
+        nodes, "troubled", list(gather.input), list(gather.output), [*gather.initializer, *initializers]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(folder / "model.onnx"))
+    return folder
+
+
 def write_gather_graph(path: Path, table: np.ndarray) -> None:
     """Write an ONNX graph that looks logits (B,T,L) up in `table` (V,L) by token id."""
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])
@@ -87,6 +148,7 @@ class ServerProcess:
     url: str
     log_path: Path
     client: httpx.Client
+    uds: str | None = None
 
     def predict(self, inputs: object, **options: object) -> httpx.Response:
         """POST one prediction."""
@@ -136,7 +198,7 @@ def start_server(
     url = f"http://127.0.0.1:{server['port']}"
     transport = httpx.HTTPTransport(uds=server["uds"]) if server.get("uds") else None
     client = httpx.Client(base_url=url, timeout=30, transport=transport)
-    running = ServerProcess(process, url, log_path, client)
+    running = ServerProcess(process, url, log_path, client, server.get("uds"))
     if wait:
         wait_until_ready(running)
     return running
@@ -149,9 +211,23 @@ def wait_until_ready(server: ServerProcess, timeout: float = 60) -> None:
         if server.process.poll() is not None:
             raise AssertionError(f"the server ended with {server.process.returncode}:\n{server.log()}")
         try:
+            if server.uds is not None:
+                with socket.socket(socket.AF_UNIX) as probe:  # httpx leaks its socket when this fails
+                    probe.connect(server.uds)
             if server.client.get("/health/ready").status_code == 200:
                 return
-        except httpx.TransportError:
+        except (httpx.TransportError, OSError):
             pass
         time.sleep(0.05)
     raise AssertionError(f"the server is not ready after {timeout} s:\n{server.log()}")
+
+
+def open_engine(model_folder: Path, **sections: dict[str, Any]) -> Engine:
+    """Load a model folder and return an engine over it; `sections` are merged into the configuration."""
+    document: dict[str, Any] = {
+        "model": {"checkpoint_repository": {"source": "LOCAL", "path": str(model_folder)}, "device": "cpu"},
+        **sections,
+    }
+    config = parse_config(document, {}, model_folder)
+    model = load_model(config, ModelFolder(model_folder, model_folder.name, ""), default_cache_dir())
+    return Engine(model, config.batching.max_queue_tokens)

@@ -69,6 +69,8 @@ def decode(
     """
     if options.aggregation_strategy is AggregationStrategy.NONE:
         return _token_rows(tokens, scores, labels, vocabulary, options)
+    if _is_all_outside(tokens, scores, labels):
+        return []
     entities, values, words = _entities(tokens, scores, labels, vocabulary, options.aggregation_strategy)
     if not entities:
         return []
@@ -134,6 +136,15 @@ def _token_rows(
 
 
 # --- words and entities -----------------------------------------------------------------------------
+
+
+def _is_all_outside(tokens: TokenizedText, scores: TokenScores, labels: LabelSet) -> bool:
+    """Tell the most frequent kind of text apart cheaply: no strategy finds an entity in it.
+
+    That holds for `average`, too: where O is the best of every token, no other label has a better mean.
+    """
+    label_ids = scores.label_ids[tokens.n_prefix : len(tokens.ids) - tokens.n_suffix].tolist()
+    return labels.outside is not None and label_ids.count(labels.outside) == len(label_ids)
 
 
 def _entities(

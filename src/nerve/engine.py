@@ -1,21 +1,24 @@
 """The use case: texts in, rows out, timings attached.
 
-Two ways in, for the event loop (`predict`) and for plain threads (`predict_blocking`), over the same steps:
-tokenize, queue and run, merge windows, aggregate.
+Two ways in, for the event loop (`predict`) and for plain threads (`submit`, then `collect`; or both in
+`predict_blocking`), over the same steps: tokenize, queue and run, merge windows, aggregate.
 
 Threads: short texts are tokenized and aggregated on the calling thread, which costs less than a hand-over;
 beyond `_INLINE_CHARACTERS` the work goes to a small pool, so that the event loop never stalls. Results
-cross from the engine threads to the event loop in one call per batch.
+cross from the engine threads to an event loop in one call per batch; several loops may use one engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from nerve.aggregation import decode
@@ -34,13 +37,36 @@ T = TypeVar("T")
 _INLINE_CHARACTERS = 4_000
 # Tokens of one request up to which its rows are made and encoded on the event loop: about 1 ms.
 INLINE_TOKENS = 1_000
+# Seconds of a model call up to which it is run on the event loop: a hand-over and back costs about 0.1 ms.
+_INLINE_SECONDS = 0.0002
 _POOL_THREADS = 2
-# Requests that may wait for the pool: their tokens are not counted yet, so the queue cannot refuse them.
+# Windows' worth of tokens beyond which a request goes to the bulk lane.
+_BULK_WINDOWS = 4
+# Step of the bulk lane's threads behind the others: about a tenth of a contended core is left to them.
+_BULK_NICENESS = 10
+# Work that may wait for the pool before a text that is not tokenized yet is refused: its tokens are not
+# counted, so the queue cannot refuse it. Work on requests that were admitted is never refused.
 _MAX_OFFLOADED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A request whose windows are queued or running; `done` is set when its job was delivered."""
+
+    tokenized: list[TokenizedText]
+    options: PredictOptions
+    job: Job
+    done: threading.Event
+    tokenize_seconds: float
 
 
 class Engine:
     """Answers predict requests with one model.
+
+    On CPU there are two lanes, each with its own queue of `max_queue_tokens` and its own threads. Requests of
+    more than a few windows take the bulk lane, whose threads step back: a long document uses every core that
+    is idle, and short requests hardly notice it. On a GPU, where one step holds windows of many requests,
+    the fair order of one queue is enough.
 
     on_batch: told of each model call: windows, padded tokens, seconds.
     """
@@ -49,10 +75,10 @@ class Engine:
         self, model: Model, max_queue_tokens: int, on_batch: Callable[[int, int, float], None] | None = None
     ) -> None:
         self.model = model
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="nerve-pool")
         self._n_offloaded = 0
-        self._scheduler = Scheduler(
+        create_lane = partial(
+            Scheduler,
             run=model.session.run,
             deliver=self._deliver,
             policy=model.policy,
@@ -60,15 +86,20 @@ class Engine:
             n_threads=model.n_threads,
             on_batch=on_batch,
         )
+        self._lane = create_lane()
+        self._bulk_lane = create_lane(niceness=_BULK_NICENESS) if model.runs_anywhere else self._lane
+        self._bulk_tokens = _BULK_WINDOWS * model.max_length
 
     @property
     def queued_tokens(self) -> int:
         """Tokens that wait for the model."""
-        return self._scheduler.queued_tokens
+        bulk = self._bulk_lane.queued_tokens if self._bulk_lane is not self._lane else 0
+        return self._lane.queued_tokens + bulk
 
     def close(self) -> None:
         """Finish what was admitted and end all threads. Blocks."""
-        self._scheduler.drain()
+        self._lane.drain()
+        self._bulk_lane.drain()
         self._pool.shutdown()
 
     async def predict(
@@ -84,12 +115,14 @@ class Engine:
         gone: waits until the client has left; used only when the request has to wait.
         Raises `PredictError`s.
         """
-        self._scheduler.check_room()
         started = time.perf_counter()
         n_characters = sum(map(len, texts))
+        self._check_room(n_characters)
         if n_characters <= _INLINE_CHARACTERS:
-            tokenized = self._tokenize(texts, options)
+            tokenized = self._tokenize(texts, options, beside_others=False)
         else:
+            if self._n_offloaded >= _MAX_OFFLOADED:
+                raise Overloaded("too many large requests wait; send the request again later", 1.0)
             tokenized = await self.offload(lambda: self._tokenize(texts, options))
         if time.monotonic() >= deadline:
             raise DeadlineExceeded("the deadline passed before the request reached the queue")
@@ -106,29 +139,65 @@ class Engine:
 
     def predict_blocking(self, texts: Sequence[str], options: PredictOptions) -> Prediction:
         """Answer one request on the calling thread; several threads may call this."""
+        return self.collect(self.submit(texts, options))
+
+    def submit(self, texts: Sequence[str], options: PredictOptions) -> Submitted:
+        """Tokenize and queue one request, and return while the engine threads compute it.
+
+        Any thread may call this; the answer is had by `collect`. Raises `PredictError`s.
+        """
         started = time.perf_counter()
         tokenized = self._tokenize(texts, options)
         tokenize_seconds = time.perf_counter() - started
         job = _make_job(tokenized, options, math.inf)
         job.waiter = done = threading.Event()
-        self._scheduler.submit(job)
-        done.wait()
+        self._lane_of(job).submit(job)
+        return Submitted(tokenized, options, job, done, tokenize_seconds)
+
+    def collect(self, submitted: Submitted) -> Prediction:
+        """Wait for a submitted request and make its rows, on the calling thread."""
+        submitted.done.wait()
         started = time.perf_counter()
-        rows = self._rows(tokenized, job.scores(), options)
-        return _prediction(tokenized, rows, job, tokenize_seconds, time.perf_counter() - started)
+        rows = self._rows(submitted.tokenized, submitted.job.scores(), submitted.options)
+        aggregate_seconds = time.perf_counter() - started
+        return _prediction(
+            submitted.tokenized, rows, submitted.job, submitted.tokenize_seconds, aggregate_seconds
+        )
+
+    def cancel(self, submitted: Submitted) -> None:
+        """Drop what is still queued of a submitted request that nobody will collect."""
+        self._lane_of(submitted.job).cancel(submitted.job)
 
     async def offload(self, work: Callable[[], T]) -> T:
-        """Run `work` on the pool; raises `Overloaded` when too much waits for it already."""
-        if self._n_offloaded >= _MAX_OFFLOADED:
-            raise Overloaded("too many large requests wait; send the request again later", 1.0)
+        """Run `work` on the pool, or here once the engine is closed: what was admitted is answered."""
         self._n_offloaded += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            try:
+                future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+            except RuntimeError:  # the pool is shut down
+                return work()
+            return await future
         finally:
             self._n_offloaded -= 1
 
-    def _tokenize(self, texts: Sequence[str], options: PredictOptions) -> list[TokenizedText]:
-        return self.model.tokenizer.tokenize(texts, options.truncate, options.truncation_direction)
+    def _check_room(self, n_characters: int) -> None:
+        """Raise `Overloaded` when the lane that a request will take is full; spares tokenizing for a refusal.
+
+        A request of few characters has few tokens; of a larger one, either lane may turn out to be the one.
+        """
+        possible = [self._lane] if n_characters <= self._bulk_tokens else [self._lane, self._bulk_lane]
+        if all(lane.is_full for lane in possible):
+            raise possible[-1].overloaded()
+
+    def _lane_of(self, job: Job) -> Scheduler:
+        return self._bulk_lane if job.n_tokens > self._bulk_tokens else self._lane
+
+    def _tokenize(
+        self, texts: Sequence[str], options: PredictOptions, beside_others: bool = True
+    ) -> list[TokenizedText]:
+        return self.model.tokenizer.tokenize(
+            texts, options.truncate, options.truncation_direction, beside_others
+        )
 
     def _rows(
         self, tokenized: list[TokenizedText], scores: list[TokenScores], options: PredictOptions
@@ -146,14 +215,17 @@ class Engine:
 
     async def _wait(self, job: Job, deadline: float, gone: Callable[[], Awaitable[None]] | None) -> None:
         """Submit a job and wait until it is delivered, its deadline passes, or its client leaves."""
-        loop = self._loop = asyncio.get_running_loop()
+        lane = self._lane_of(job)
+        if self.model.runs_anywhere and len(job.windows) == 1 and lane.run_here(job, _INLINE_SECONDS):
+            return
+        loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        runs_at_once = self._scheduler.is_idle and len(job.windows) == 1
+        runs_at_once = lane.is_idle and len(job.windows) == 1
         job.waiter = future
         timer: asyncio.TimerHandle | None = None
         watcher: asyncio.Future[None] | None = None
+        lane.submit(job)  # a job that is refused here must not be cancelled below
         try:
-            self._scheduler.submit(job)
             if deadline != math.inf:
                 timer = loop.call_later(
                     deadline - time.monotonic(),
@@ -166,7 +238,7 @@ class Engine:
                 watcher.add_done_callback(lambda _: _fail(future, ClientGone("the client left")))
             await future
         except BaseException:
-            self._scheduler.cancel(job)
+            lane.cancel(job)
             raise
         finally:
             if timer is not None:
@@ -176,14 +248,15 @@ class Engine:
 
     def _deliver(self, jobs: list[Job]) -> None:
         """Wake the waiters of finished jobs; called by engine threads."""
-        futures = []
+        futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for job in jobs:
             if isinstance(job.waiter, threading.Event):
                 job.waiter.set()
             elif job.waiter is not None:
-                futures.append(job.waiter)
-        if futures and self._loop is not None:
-            self._loop.call_soon_threadsafe(_resolve, futures)
+                futures.setdefault(job.waiter.get_loop(), []).append(job.waiter)
+        for loop, waiting in futures.items():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits on it any more
+                loop.call_soon_threadsafe(_resolve, waiting)
 
 
 def _make_job(tokenized: list[TokenizedText], options: PredictOptions, deadline: float) -> Job:

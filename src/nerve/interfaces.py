@@ -8,8 +8,13 @@ ASGI: https://asgi.readthedocs.io/en/stable/specs/www.html
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined] # it exports them
+
+from nerve.errors import MalformedRequest
 
 if TYPE_CHECKING:
     from granian._granian import RSGIHTTPProtocol
@@ -21,15 +26,22 @@ AsgiScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+# Seconds for which the rest of a refused body is read and thrown away. Without it the connection is reset
+# while the client still sends, and many a client then never reads why (RFC 9112, 9.6).
+_LINGER_SECONDS = 2.0
+_CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
+
 
 class RsgiRequest:
     """A request as Granian hands it over."""
 
-    __slots__ = ("_headers", "_proto", "method", "path")
+    __slots__ = ("_chunks", "_headers", "_proto", "has_unread_body", "method", "path")
 
     def __init__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
         self._proto = proto
+        self._chunks: AsyncIterator[bytes] | None = None
         self._headers = scope.headers
+        self.has_unread_body = scope.method == "POST"
         self.method = scope.method
         self.path = scope.path
 
@@ -39,16 +51,41 @@ class RsgiRequest:
         return value
 
     async def read(self, limit: int) -> bytes | None:
-        """Return the body, or None as soon as it is known to be above `limit` bytes."""
+        """Return the body, or None as soon as it is known to be above `limit` bytes.
+
+        Raises `MalformedRequest` when the client stops sending before the end.
+        """
         stated = self._headers.get("content-length")
-        if stated is not None:
-            return await self._proto() if int(stated) <= limit else None
-        body = bytearray()
-        async for chunk in self._proto:
-            body += chunk
-            if len(body) > limit:
-                return None
+        if stated is not None and int(stated) > limit:
+            return None
+        self.has_unread_body = False
+        try:
+            if stated is not None:
+                return await self._proto()
+            body = bytearray()
+            while (chunk := await self._next_chunk()) is not None:
+                body += chunk
+                if len(body) > limit:
+                    self.has_unread_body = True
+                    return None
+        except (ProtocolClosed, ProtocolError):
+            raise MalformedRequest(_CUT_SHORT) from None
         return bytes(body)
+
+    async def discard_body(self) -> None:
+        """Throw the rest of the body away, for a short while."""
+        with suppress(TimeoutError, ProtocolClosed, ProtocolError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while await self._next_chunk() is not None:
+                    pass
+
+    async def _next_chunk(self) -> bytes | None:
+        if self._chunks is None:
+            self._chunks = aiter(self._proto)  # may be called only once
+        try:
+            return await anext(self._chunks)  # with a default, `anext` crashes on Granian's awaitables
+        except StopAsyncIteration:
+            return None
 
     async def gone(self) -> None:
         """Return once the client has left."""
@@ -69,7 +106,10 @@ class AsgiRequest:
         return self._headers.get(name)
 
     async def read(self, limit: int) -> bytes | None:
-        """Return the body, or None as soon as it is known to be above `limit` bytes."""
+        """Return the body, or None as soon as it is known to be above `limit` bytes.
+
+        Raises `MalformedRequest` when the client stops sending before the end.
+        """
         stated = self._headers.get("content-length")
         if stated is not None and int(stated) > limit:
             return None
@@ -78,7 +118,7 @@ class AsgiRequest:
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise asyncio.CancelledError
+                raise MalformedRequest(_CUT_SHORT)
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > limit:
@@ -119,8 +159,11 @@ class Application:
 
     async def __rsgi__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
         """Answer one RSGI request."""
-        response = await self._handle(RsgiRequest(scope, proto))
+        request = RsgiRequest(scope, proto)
+        response = await self._handle(request)
         proto.response_bytes(response.status, response.headers, response.body)
+        if request.has_unread_body:
+            await request.discard_body()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request, or run the lifespan protocol."""

@@ -8,10 +8,12 @@ before workers start.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 if TYPE_CHECKING:
     from nerve.types import Prediction
@@ -33,6 +35,8 @@ class Metrics:
 
     def __init__(self, shared_dir: str | None = None) -> None:
         self._shared_dir = shared_dir
+        if shared_dir is not None:
+            _forget_dead_workers(Path(shared_dir))
         self._registry = CollectorRegistry()
         registry = self._registry
         self._requests = Counter(
@@ -113,3 +117,13 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=self._shared_dir)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+def _forget_dead_workers(folder: Path) -> None:
+    """Take the gauges of workers that died out of the sum; their counters stay."""
+    for path in folder.glob("gauge_live*_*.db"):
+        pid = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ import numpy as np
 
 from nerve.aggregation import Vocabulary
 from nerve.batching import BatchPolicy
-from nerve.config import Device
+from nerve.config import CpuMode, Device
 from nerve.cores import usable_cores
 from nerve.errors import ModelError
 from nerve.graph import load_graph
@@ -61,6 +61,7 @@ class Model:
 
     max_length: most tokens of a window, special tokens included.
     n_threads: engine threads that should call `session.run`.
+    runs_anywhere: `session.run` may be called from any thread, and shares its cores with the callers (CPU).
     """
 
     model_id: str
@@ -73,6 +74,7 @@ class Model:
     policy: BatchPolicy
     max_length: int
     n_threads: int
+    runs_anywhere: bool
 
 
 def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
@@ -97,8 +99,9 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         graph.source,
         device,
         config.model.device_id,
-        pad_id=int(settings.get("pad_token_id") or 0),
-        n_threads=1,
+        pad_id=_padding_id(settings),
+        n_threads=n_threads,
+        mode=config.cpu.mode,
     )
     if session.n_labels not in (None, len(labels.names)):
         raise ModelError(
@@ -115,7 +118,8 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         precision=graph.precision,
         policy=policy,
         max_length=max_length,
-        n_threads=n_threads if device is Device.CPU else 1,
+        runs_anywhere=device is Device.CPU,
+        n_threads=1 if device is Device.CUDA or config.cpu.mode is CpuMode.LATENCY else n_threads,
     )
     _warm_up(model)
     log.info(
@@ -140,7 +144,7 @@ def find_max_length(settings: dict[str, Any], tokenizer_settings: dict[str, Any]
     if isinstance(positions, int) and positions > 0:
         unused = 0
         if settings.get("model_type") in _POSITIONS_AFTER_PADDING:
-            unused = int(settings.get("pad_token_id") or 0) + 1
+            unused = _padding_id(settings) + 1
         limits["the position table of config.json"] = positions - unused
     stated = tokenizer_settings.get("model_max_length")
     if isinstance(stated, int) and 0 < stated < 10**9:  # transformers writes 10**30 for "no limit"
@@ -220,13 +224,23 @@ def _id2label(settings: dict[str, Any]) -> dict[int, str]:
         raise ModelError("config.json: the keys of id2label must be numbers") from error
 
 
+def _padding_id(settings: dict[str, Any]) -> int:
+    """Return the id that fills rows; a config.json may leave the family's default out."""
+    stated = settings.get("pad_token_id")
+    if stated is None:
+        return 1 if settings.get("model_type") in _POSITIONS_AFTER_PADDING else 0
+    return int(stated)
+
+
 def _warm_up(model: Model) -> None:
     """Run a short and a full window, and check that finite scores of the right shape come back."""
-    prefix = model.tokenizer.tokenize(["warm up"])[0].ids
+    prefix = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids
     for length in (len(prefix), model.max_length):
         ids = (prefix * (1 + length // len(prefix)))[:length]
         try:
-            (scores,) = model.session.run([Window(ids, 0)], needs_logits=True)
+            with np.errstate(invalid="ignore"):  # values that are not finite are refused below
+                model.session.run([Window(ids, 0)], needs_logits=False, spread=True)
+                (scores,) = model.session.run([Window(ids, 0)], needs_logits=True)
         except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
             raise ModelError(f"the model fails on a window of {length} tokens: {error}") from error
         if scores.logits is None or scores.logits.shape != (length, len(model.labels.names)):

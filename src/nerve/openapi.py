@@ -39,7 +39,7 @@ def build_openapi(limits: LimitsConfig) -> dict[str, Any]:
     properties["offset_unit"] = {"enum": [member.value for member in OffsetUnit]}
     properties["truncation_direction"] = {
         "type": "string",
-        "pattern": "^(?i:left|right)$",
+        "pattern": "^([Ll][Ee][Ff][Tt]|[Rr][Ii][Gg][Hh][Tt])$",
         "default": "Right",
     }
     answer = {"type": "array", "items": {"type": "array", "items": row}}

@@ -5,20 +5,23 @@ batches across jobs (`batching` decides which windows), call `run`, and hand fin
 once per batch. Nothing waits while an engine thread is idle: batches form from what arrived meanwhile.
 
 Threads: `submit`, `cancel` and the properties may be called from any thread. `run` and `deliver` are
-called from engine threads. Idle engine threads wait on a queue of tickets (a C-level wait, cheaper
-than a condition variable); whenever windows wait, there is a ticket or a thread about to look.
+called from engine threads; an exception in `deliver` is logged and does not end the thread. Idle engine
+threads wait on a queue of tickets (a C-level wait, cheaper than a condition variable); whenever windows
+wait, there is a ticket or a thread about to look, and there are never more tickets than threads.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from nerve.batching import BatchPolicy, fair_order, take
 from nerve.errors import DeadlineExceeded, InferenceFailed, NerveError, Overloaded, Unavailable
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from nerve.types import TokenScores, Window
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 # Windows looked at when a batch is formed, as a multiple of the largest batch: enough to find equal
 # lengths, bounded so that a long queue does not make each step slower.
@@ -86,25 +91,30 @@ class Job:
 class Scheduler:
     """Turns a `run` function into a queue with admission and fair batches.
 
-    run: computes windows, `(windows, needs_logits) -> one TokenScores each`.
+    run: computes windows, `(windows, needs_logits, spread) -> one TokenScores each`; `spread` tells that
+        nothing else runs or waits here, so that the call may use all cores.
     deliver: told of jobs that finished, all those of one batch together.
     on_batch: told of each model call: windows, padded tokens, seconds.
+    niceness: how far the engine threads step back behind the other threads of the process, 0 to 19; with
+        more than 0 they never spread.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Window], bool], list[TokenScores]],
+        run: Callable[[Sequence[Window], bool, bool], list[TokenScores]],
         deliver: Callable[[list[Job]], None],
         policy: BatchPolicy,
         max_queue_tokens: int,
         n_threads: int = 1,
         on_batch: Callable[[int, int, float], None] | None = None,
+        niceness: int = 0,
     ) -> None:
         self._run = run
         self._deliver = deliver
         self._policy = policy
         self._max_queue_tokens = max_queue_tokens
         self._on_batch = on_batch
+        self._niceness = niceness
         self._lock = threading.Lock()
         self._tickets: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False asks one thread to end
         self._jobs: deque[Job] = deque()  # jobs with waiting windows, next to be served first
@@ -129,10 +139,10 @@ class Scheduler:
         """True when a window submitted now would run at once."""
         return not self._jobs and self._n_busy < len(self._threads)
 
-    def check_room(self) -> None:
-        """Raise `Overloaded` when nothing could be admitted: spares tokenizing for a refusal."""
-        if self._queued_tokens >= self._max_queue_tokens:
-            raise self._overloaded()
+    @property
+    def is_full(self) -> bool:
+        """True when nothing more could be admitted."""
+        return self._queued_tokens >= self._max_queue_tokens
 
     def submit(self, job: Job) -> None:
         """Admit a job whole, or raise `Overloaded` or `Unavailable`.
@@ -143,19 +153,43 @@ class Scheduler:
             if not self._accepting:
                 raise Unavailable("the server is shutting down; send the request to another one")
             if self._jobs and self._queued_tokens + job.n_tokens > self._max_queue_tokens:
-                raise self._overloaded()
+                raise self.overloaded()
             job.submitted_at = time.monotonic()
             self._jobs.append(job)
             self._queued_tokens += job.n_tokens
             self._wake_one()
 
+    def run_here(self, job: Job, limit_seconds: float) -> bool:
+        """Run a job of one window on the calling thread, if that is quicker than handing it over.
+
+        That is so when nothing runs or waits and the call will take less than `limit_seconds`, by the
+        measured rate. Returns False, with nothing done, otherwise. The job is not delivered.
+        """
+        with self._lock:
+            rate = self._tokens_per_second / len(self._threads)
+            is_quick = 0 < job.n_tokens < limit_seconds * rate
+            if not (is_quick and self._accepting) or self._jobs or self._n_busy:
+                return False
+            self._n_busy += 1
+            job.submitted_at = time.monotonic()
+            job.queue_seconds = 0.0
+            job.waiting.clear()
+            job.n_running = 1
+        self._run_batch([(job, 0)], spread=False)
+        with self._lock:
+            if self._jobs:
+                self._wake_one()  # they came while all threads seemed busy
+        return True
+
     def cancel(self, job: Job) -> None:
         """Drop the waiting windows of a job that nobody waits for.
 
-        It may still be delivered, when some of its windows are running.
+        It may still be delivered, when some of its windows are running. Does nothing to a job that was
+        never admitted.
         """
         with self._lock:
-            self._forget(job)
+            if job.submitted_at:
+                self._forget(job)
 
     def drain(self) -> None:
         """Refuse new jobs, finish the admitted ones, end the threads. Blocks."""
@@ -167,11 +201,16 @@ class Scheduler:
             thread.join()
 
     def _wake_one(self) -> None:
-        """Wake an idle thread, if any; the lock is held. Busy threads look again by themselves."""
-        if self._n_busy < len(self._threads):
+        """Wake an idle thread, if any; the lock is held. Busy threads look again by themselves.
+
+        A thread between two batches is not busy, yet takes no ticket: without the bound, tickets would
+        pile up for as long as the queue is never empty.
+        """
+        if self._tickets.qsize() < len(self._threads) - self._n_busy:
             self._tickets.put(True)
 
-    def _overloaded(self) -> Overloaded:
+    def overloaded(self) -> Overloaded:
+        """Return the refusal, with the time that the queue needs to drain."""
         rate = self._tokens_per_second
         seconds = self._queued_tokens / rate if rate else 1.0
         return Overloaded(
@@ -182,35 +221,49 @@ class Scheduler:
 
     def _work(self) -> None:
         """Serve until told to end and nothing waits."""
+        if self._niceness and sys.platform == "linux":  # elsewhere niceness belongs to whole processes
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         while True:
             go_on = self._tickets.get()
-            while batch := self._take_batch():
-                self._run_batch(batch)
+            while taken := self._take_batch():
+                self._run_batch(*taken)
             if not go_on:
                 return
 
-    def _take_batch(self) -> list[tuple[Job, int]]:
-        """Take the windows of the next model call off the queue, as (job, window index) pairs."""
+    def _take_batch(self) -> tuple[list[tuple[Job, int]], bool] | None:
+        """Take the windows of the next model call off the queue, as (job, window index) pairs.
+
+        The flag tells that nothing else runs or waits. None when there is nothing to do.
+        """
         expired: list[Job] = []
         with self._lock:
             now = time.monotonic()
-            while self._jobs and self._jobs[0].deadline <= now:
-                job = self._jobs[0]
-                self._forget(job)
-                job.error = DeadlineExceeded("the deadline passed while the request waited in the queue")
-                expired.append(job)
+            while late := [job for job in self._candidates() if job.deadline <= now]:
+                expired += self._expire(late)
             batch = self._choose(now) if self._jobs else []
             if batch:
                 self._n_busy += 1
+            spread = self._n_busy == 1 and not self._jobs and not self._niceness
             if self._jobs:
                 self._wake_one()  # another thread may go on with the rest
         if expired:
-            self._deliver(expired)
-        return batch
+            self._report(self._deliver, expired)
+        return (batch, spread) if batch else None
+
+    def _candidates(self) -> list[Job]:
+        """Return the jobs that the next batch is chosen from; the lock is held."""
+        return list(islice(self._jobs, _LOOKAHEAD * self._policy.max_batch_size))
+
+    def _expire(self, late: list[Job]) -> list[Job]:
+        """Drop jobs whose deadline has passed; return those of which nothing runs any more."""
+        for job in late:
+            self._forget(job)
+            job.error = DeadlineExceeded("the deadline passed while the request waited in the queue")
+        return [job for job in late if not job.n_running]
 
     def _choose(self, now: float) -> list[tuple[Job, int]]:
+        jobs = self._candidates()
         limit = _LOOKAHEAD * self._policy.max_batch_size
-        jobs = list(islice(self._jobs, limit))
         order = list(fair_order([len(job.waiting) for job in jobs], limit))
         candidates = [(jobs[j], jobs[j].waiting[depth]) for j, depth in order]
         # All windows of a call share one set of outputs, so requests with and without logits do not mix.
@@ -235,13 +288,13 @@ class Scheduler:
                 self._jobs.remove(job)
         return batch
 
-    def _run_batch(self, batch: list[tuple[Job, int]]) -> None:
+    def _run_batch(self, batch: list[tuple[Job, int]], spread: bool) -> None:
         windows = [job.windows[window_index] for job, window_index in batch]
         started = time.monotonic()
         results: list[TokenScores] = []
         failure: Exception | None = None
         try:
-            results = self._run(windows, batch[0][0].needs_logits)
+            results = self._run(windows, batch[0][0].needs_logits, spread)
         except Exception as error:
             log.exception("a batch of %d windows failed", len(batch))
             failure = error
@@ -254,9 +307,18 @@ class Scheduler:
                 self._measure(n_tokens, seconds)
             finished = self._settle(batch, results, failure, now)
         if self._on_batch is not None and failure is None:
-            self._on_batch(len(windows), max(len(window.ids) for window in windows) * len(windows), seconds)
+            n_padded = max(len(window.ids) for window in windows) * len(windows)
+            self._report(self._on_batch, len(windows), n_padded, seconds)
         if finished:
-            self._deliver(finished)
+            self._report(self._deliver, finished)
+
+    @staticmethod
+    def _report(callback: Callable[P, None], *arguments: P.args, **keywords: P.kwargs) -> None:
+        """Call `deliver` or `on_batch`; a thread that died of their defects would stall every later job."""
+        try:
+            callback(*arguments, **keywords)
+        except Exception:
+            log.exception("a defect in %s", getattr(callback, "__qualname__", callback))
 
     def _settle(
         self, batch: list[tuple[Job, int]], results: list[TokenScores], failure: Exception | None, now: float

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import shutil
+import socket
 import tempfile
 import time
 from functools import partial
@@ -20,11 +21,11 @@ from granian.log import LogLevels
 from granian.server.mp import MPServer
 
 from nerve.checkpoint import fetch_checkpoint
-from nerve.config import Interface, share_metrics
+from nerve.config import Interface, cache_dir_of, share_metrics
 from nerve.errors import StartupError
 from nerve.graph import BUILDABLE_MODEL_TYPES
 from nerve.logs import configure_logging, logging_settings
-from nerve.worker import Shared, cache_dir_of, create_worker_application
+from nerve.worker import Shared, create_worker_application
 
 if TYPE_CHECKING:
     from nerve.config import Config, ServerConfig
@@ -56,6 +57,21 @@ class _DrainingServer(MPServer):
             time.sleep(self.drain_delay_seconds)
         super().shutdown(1 if self.shared.failed.is_set() else exit_code)  # type: ignore[no-untyped-call]
 
+    def _init_shared_socket(self) -> None:
+        """Listen. Raises `StartupError`, where Granian raises what its Rust side says."""
+        where = self.bind_uds or f"{self.bind_addr}:{self.bind_port}"
+        try:
+            if self.bind_uds is None:
+                _check_port(self.bind_addr, self.bind_port)
+            else:
+                _remove_stale_socket(self.bind_uds)
+            super()._init_shared_socket()  # type: ignore[no-untyped-call]
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]  # a Rust backtrace follows
+            raise StartupError(
+                f"cannot listen on {where}: {reason}; free it, or change server.host, server.port or server.uds"
+            ) from error
+
 
 def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     """Serve until a signal says stop; ends the process with a status.
@@ -74,7 +90,10 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
         share_metrics(Path(metrics_dir))
     if api_key is None and not _is_loopback(config.server):
         log.warning("listening on a public address without an API key; set NERVE_API_KEY to require one")
-    server = _create_server(config.server)
+    try:
+        server = _create_server(config.server)
+    except OSError as error:  # `ssl.SSLError` is one, too
+        raise StartupError(f"server.tls: the certificate or the key cannot be loaded: {error}") from error
     server.shared = shared
     server.drain_delay_seconds = config.server.drain_delay_ms / 1000
     try:
@@ -82,11 +101,6 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
             target_loader=partial(create_worker_application, config, api_key, folder, shared),
             wrap_loader=False,
         )
-    except OSError as error:
-        where = config.server.uds or f"{config.server.host}:{config.server.port}"
-        raise StartupError(
-            f"cannot listen on {where}: {error}; free it, or change server.port or server.uds"
-        ) from error
     finally:
         if metrics_dir is not None:
             shutil.rmtree(metrics_dir, ignore_errors=True)
@@ -118,6 +132,26 @@ def _create_server(server: ServerConfig) -> _DrainingServer:
         respawn_interval=0.1,
         workers_kill_timeout=max(1, server.drain_timeout_ms // 1000),
     )
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raise `OSError` when another server listens there; Granian would share the port with it."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        probe.listen(1)
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """Remove a Unix socket that nobody listens on: a server that was killed left it behind."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return  # not there, or not ours: listening will tell
 
 
 def _is_loopback(server: ServerConfig) -> bool:

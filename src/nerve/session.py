@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nerve.config import Device, Precision
+from nerve.config import CpuMode, Device
 from nerve.errors import ModelError
 from nerve.types import TokenScores
 
@@ -61,17 +61,32 @@ def _has_nvidia_device() -> bool:
 class Session:
     """One loaded graph on one execution provider.
 
+    On CPU there are two ways to use the cores: all of them on one call, which halves the latency of a lone
+    request on two cores, or a call on each, which computes a tenth to a third more when requests queue up
+    (docs/design.md, "CPU threads"). onnxruntime fixes the threads of a session when it is made, so with
+    `CpuMode.AUTO` there are two sessions over the same graph, and the caller says for each call what it
+    wants. That holds the weights in memory twice; the other modes hold them once.
+
     source: the serialised graph, or its path (needed when weights lie in external files).
     pad_id: id that fills rows up to the longest; some graphs derive positions from it.
-    n_threads: threads that one call may use (CPU).
+    n_threads: threads that one call may use when it is spread (CPU).
     """
 
     def __init__(
-        self, source: bytes | Path, device: Device, device_id: int, pad_id: int, n_threads: int
+        self,
+        source: bytes | Path,
+        device: Device,
+        device_id: int,
+        pad_id: int,
+        n_threads: int = 1,
+        mode: CpuMode = CpuMode.THROUGHPUT,
     ) -> None:
         self._pad_id = pad_id
         self.device = device
-        self._session = _create(source, device, device_id, n_threads)
+        self._session = _create(source, device, device_id, n_threads if mode is CpuMode.LATENCY else 1)
+        self._wide = self._session
+        if mode is CpuMode.AUTO and device is Device.CPU and n_threads > 1:
+            self._wide = _create(source, device, device_id, n_threads)
         self._inputs = {node.name: node.type for node in self._session.get_inputs()}
         outputs = [node.name for node in self._session.get_outputs()]
         self._is_built = "lengths" in self._inputs
@@ -86,21 +101,27 @@ class Session:
         """Name of the execution provider that runs the graph."""
         return str(self._session.get_providers()[0])
 
-    def run(self, windows: Sequence[Window], needs_logits: bool) -> list[TokenScores]:
+    def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
         """Compute one batch; returns the scores of each window, in order.
 
+        spread: nothing else wants the cores now, so this call may use them all.
         Raises whatever onnxruntime raises.
         """
+        session = self._wide if spread else self._session
         ids, lengths = collate([window.ids for window in windows], self._pad_id, self._id_type)  # (B,T), (B,)
         if self._is_built:
-            return self._run_built(ids, lengths, needs_logits)
-        return self._run_ready(ids, lengths, needs_logits)
+            return self._run_built(session, ids, lengths, needs_logits)
+        return self._run_ready(session, ids, lengths, needs_logits)
 
     def _run_built(
-        self, ids: npt.NDArray[Any], lengths: npt.NDArray[np.int32], needs_logits: bool
+        self,
+        session: ort.InferenceSession,
+        ids: npt.NDArray[Any],
+        lengths: npt.NDArray[np.int32],
+        needs_logits: bool,
     ) -> list[TokenScores]:
         names = ["label_ids", "scores", "logits"] if needs_logits else ["label_ids", "scores"]
-        label_ids, scores, *rest = self._session.run(names, {"input_ids": ids, "lengths": lengths})
+        label_ids, scores, *rest = session.run(names, {"input_ids": ids, "lengths": lengths})
         logits = rest[0] if rest else None
         return [
             TokenScores(label_ids[b, :n], scores[b, :n], logits[b, :n] if logits is not None else None)
@@ -108,7 +129,11 @@ class Session:
         ]
 
     def _run_ready(
-        self, ids: npt.NDArray[Any], lengths: npt.NDArray[np.int32], needs_logits: bool
+        self,
+        session: ort.InferenceSession,
+        ids: npt.NDArray[Any],
+        lengths: npt.NDArray[np.int32],
+        needs_logits: bool,
     ) -> list[TokenScores]:
         feeds: dict[str, npt.NDArray[Any]] = {"input_ids": ids}
         if self._mask_type is not None:
@@ -116,7 +141,7 @@ class Session:
             feeds["attention_mask"] = mask.astype(self._mask_type)
         if self._type_type is not None:
             feeds["token_type_ids"] = np.zeros(ids.shape, self._type_type)
-        (logits,) = self._session.run([self._logits_name], feeds)  # (B,T,L)
+        (logits,) = session.run([self._logits_name], feeds)  # (B,T,L)
         return [best_labels(logits[b, :n], needs_logits) for b, n in enumerate(lengths.tolist())]
 
     def _count_labels(self) -> int | None:
@@ -160,6 +185,8 @@ def _create(source: bytes | Path, device: Device, device_id: int, n_threads: int
     options = ort.SessionOptions()
     options.intra_op_num_threads = n_threads
     options.inter_op_num_threads = 1
+    # Helper threads spin between the operators of a call, but give the core back when it ends.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors only: warnings there are not about anything the user can change
     provider = _PROVIDERS[device]
     settings: dict[str, str] = {}
@@ -179,8 +206,3 @@ def _create(source: bytes | Path, device: Device, device_id: int, n_threads: int
             "CUDA library is missing; install nerve[gpu] on a machine with an NVIDIA driver, or set device: cpu"
         )
     return session
-
-
-def graph_precisions(device: Device) -> tuple[Precision, ...]:
-    """Return the precisions that a graph can be built in for a device, the default first."""
-    return (Precision.FLOAT16, Precision.FLOAT32) if device is Device.CUDA else (Precision.FLOAT32,)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import gc
 import logging
+import multiprocessing
 import os
+import signal
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from nerve.app import App
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
-from nerve.config import default_cache_dir, find_config, load_api_key, load_config, shared_metrics_dir
+from nerve.config import cache_dir_of, find_config, load_api_key, load_config, shared_metrics_dir
 from nerve.errors import StartupError
 from nerve.graph import BUILDABLE_MODEL_TYPES
 from nerve.interfaces import Application
@@ -71,19 +72,18 @@ class Worker:
 
     def close(self) -> None:
         """Finish what was admitted. Blocks."""
-        if self._loading is not None:
-            self._loading.join()
+        if self._loading is not None and self._loading.is_alive():
+            logging.shutdown()
+            os._exit(0)  # nothing was admitted, and loading cannot be cut short in any other way
         self.app.close()
 
     def _load_or_exit(self, loop: asyncio.AbstractEventLoop | None) -> None:
         try:
             model = load_model(self._config, self._folder, cache_dir_of(self._config))
         except StartupError as error:
-            log.critical("cannot start: %s", error)
-            self._give_up()
-        except BaseException:
-            log.critical("cannot start: a defect while loading the model", exc_info=True)
-            self._give_up()
+            self._give_up(f"cannot start: {error}")
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it must not end in a thread unseen
+            self._give_up("cannot start: a defect while loading the model", error)
         if loop is None:
             self._become_ready(model)
         else:
@@ -99,25 +99,33 @@ class Worker:
             shared.was_ready.set()
         log.info("ready")
 
-    def _give_up(self) -> NoReturn:
-        """End the process: without a model there is nothing to serve."""
-        if self._shared is not None and not self._shared.was_ready.is_set():
-            self._shared.failed.set()
+    def _give_up(self, reason: str, defect: BaseException | None = None) -> NoReturn:
+        """End the process: without a model there is nothing to serve. One worker says why for all."""
+        shared = self._shared
+        if shared is None or not shared.failed.is_set():
+            if shared is not None and not shared.was_ready.is_set():
+                shared.failed.set()
+            log.critical(reason, exc_info=defect)
         logging.shutdown()
         os._exit(1)
-
-
-def cache_dir_of(config: Config) -> Path:
-    """Return the folder for checkpoints and graphs."""
-    return Path(config.model.cache_dir) if config.model.cache_dir else default_cache_dir()
 
 
 def create_worker_application(
     config: Config, api_key: str | None, folder: ModelFolder, shared: Shared
 ) -> Application:
     """Build the application inside a worker process that `server` started."""
+    threading.Thread(target=_end_with_server, name="nerve-orphan", daemon=True).start()
     configure_logging(config.server)
     return _application(Worker(config, api_key, folder, shared))
+
+
+def _end_with_server() -> None:
+    """Stop this worker once the server process is gone; it would hold the port for ever."""
+    server = multiprocessing.parent_process()
+    if server is not None:
+        server.join()
+        log.critical("the server process has died; this worker ends, too")
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def create_app() -> Application:

@@ -63,6 +63,9 @@ def write_ready(
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"num_hidden_layers": 4}, "3 layers"),
         ({"num_attention_heads": 5}, "5 attention heads"),
+        ({"num_attention_heads": "4"}, "num_attention_heads is not a whole number"),
+        ({"layer_norm_eps": None}, "layer_norm_eps is not a number"),
+        ({"hidden_act": {"name": "gelu"}}, "activation"),
         ({"hidden_size": 64}, "embeddings_project"),
     ],
 )

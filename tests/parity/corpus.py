@@ -4,7 +4,7 @@ Every text is made here from fixed material and a fixed seed; no real person, no
 changes the checksum that stands in the goldens, so record them again (`make golden`) afterwards.
 """
 
-# ruff: noqa: E501, RUF001 - tables of look-alike characters: one piece per line would hide them
+# ruff: noqa: E501 - tables of look-alike characters: one piece per line would hide them
 
 from __future__ import annotations
 

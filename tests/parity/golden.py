@@ -18,11 +18,20 @@ import numpy as np
 FOLDER = Path(__file__).parent / "golden"
 RAMPART = FOLDER / "rampart.json.gz"
 FAMILIES = FOLDER / "families.json.gz"
+LONG = FOLDER / "long.json.gz"
 STRATEGIES = ("none", "simple", "first", "average", "max")
 # Labels of the families: two plain ones beside B- and I-, as some published models have.
 FAMILY_LABELS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "I-LOC", "MISC", "DATE")
 # Every so many texts of the corpus: a family proves its word rules, not the model.
 FAMILY_STEP = 6
+
+# Where our answer is another one on purpose: (why, labels of the model, labels of five tokens).
+# docs/aggregation.md gives the reasons.
+DIFFERENCES = (
+    ("BIOES: S- and E- close", "O B-PER I-PER E-PER S-PER", "S-PER S-PER B-PER E-PER I-PER"),
+    ("BILOU: U- and L- close", "O B-PER I-PER L-PER U-PER", "U-PER U-PER B-PER L-PER I-PER"),
+    ("plain names with a hyphen stay whole", "O first-name E-MAIL", "first-name first-name O E-MAIL O"),
+)
 
 Answers = dict[str, list[list[tuple[str, int, int, float]]]]
 

@@ -19,6 +19,7 @@ REPEATS = (1, 80)
 
 
 def expected(values: np.ndarray) -> list[float]:
+    """Read back NumPy's text of each value."""
     return [float(str(value)) for value in values]
 
 

@@ -9,6 +9,7 @@ from nerve.labels import LabelScheme, LabelSet, parse_labels
 
 
 def parse(names: str) -> LabelSet:
+    """Parse labels given as one line, in the order of their ids."""
     return parse_labels(dict(enumerate(names.split())))
 
 

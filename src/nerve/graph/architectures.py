@@ -196,7 +196,7 @@ def check_config(config: Mapping[str, Any]) -> Architecture:
     if heads and not any(str(name).endswith("ForTokenClassification") for name in heads):
         raise NotBuildable(f"config.json names {', '.join(map(str, heads))}, not a ...ForTokenClassification")
     activation = config.get(architecture.activation_key, "gelu")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise NotBuildable(f"activation {activation} is not one of {', '.join(_ACTIVATIONS)}")
     position_type = config.get("position_embedding_type") or "absolute"
     if position_type != "absolute":
@@ -222,8 +222,8 @@ def describe(config: Mapping[str, Any], weights: dict[str, FloatArray]) -> Encod
     if architecture.has_token_types:
         positions = positions + tensors.take(embeddings + "token_type_embeddings.weight", None, size)[0]
     embedding_norm = tensors.norm(embeddings + "LayerNorm", size)
-    hidden = int(config.get(architecture.hidden_key, size))
-    heads = int(config.get(architecture.heads_key, architecture.default_heads))
+    hidden = _integer(config, architecture.hidden_key, size)
+    heads = _integer(config, architecture.heads_key, architecture.default_heads)
     if heads < 1 or hidden % heads:
         raise NotBuildable(f"{heads} attention heads do not divide the hidden size {hidden}")
     projection = None
@@ -336,10 +336,21 @@ def _check_labels(config: Mapping[str, Any], classifier: Linear) -> None:
 def _padding_id(config: Mapping[str, Any], architecture: Architecture) -> int | None:
     if architecture.padding_key is None:
         return architecture.fixed_padding_id
-    return int(config.get(architecture.padding_key, _DEFAULT_PADDING_ID))
+    return _integer(config, architecture.padding_key, _DEFAULT_PADDING_ID)
 
 
 def _epsilon(config: Mapping[str, Any], architecture: Architecture) -> float:
     if architecture.epsilon_key is None:
         return _DEFAULT_EPSILON
-    return float(config.get(architecture.epsilon_key, _DEFAULT_EPSILON))
+    epsilon = config.get(architecture.epsilon_key, _DEFAULT_EPSILON)
+    if not isinstance(epsilon, int | float):
+        raise NotBuildable(f"config.json: {architecture.epsilon_key} is not a number")
+    return float(epsilon)
+
+
+def _integer(config: Mapping[str, Any], key: str, default: int) -> int:
+    """Return a whole number of the config; `default` where it is missing."""
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise NotBuildable(f"config.json: {key} is not a whole number")
+    return value

@@ -180,7 +180,7 @@ def relative_bias(graph: GraphWriter, encoder: Encoder) -> str:
     if encoder.relative_bias is None:
         return ""
     buckets = graph.constant(
-        "distance_buckets", _distance_buckets(len(encoder.positions), len(encoder.relative_bias))
+        "distance_buckets", distance_buckets(len(encoder.positions), len(encoder.relative_bias))
     )
     table = graph.constant("relative_bias", encoder.relative_bias.T)  # (heads, buckets)
     time = graph.node("Shape", ["input_ids"], "time", start=1, end=2)  # (1,)
@@ -193,7 +193,7 @@ def relative_bias(graph: GraphWriter, encoder: Encoder) -> str:
     )
 
 
-def _distance_buckets(positions: int, buckets: int) -> npt.NDArray[np.int32]:
+def distance_buckets(positions: int, buckets: int) -> npt.NDArray[np.int32]:
     """Bucket of every (query, key) pair: T5's scheme, in float32 as modeling_mpnet.py computes it."""
     at = np.arange(positions)
     distance = at[:, None] - at[None, :]  # (P, P), query minus key

@@ -10,6 +10,7 @@ N = B x T rows, all tokens of the batch one after the other; the other letters a
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from onnx import TensorProto
 from nerve.graph import builder
 from nerve.graph.architectures import Activation, Linear, Norm
 from nerve.graph.builder import GraphWriter
+from nerve.graph.calibrate import LayerRanges, Range, calibrate
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from nerve.types import FloatArray
 
 # How much of an outlier moves from the activations into the weights (SmoothQuant, arXiv 2211.10438, eq. 4).
-ALPHA = 0.7
+ALPHA = 0.65
 
 # gelu(x) >= -0.16998 for both forms, so its quantised range needs little room below zero.
 _GELU_FLOOR = 0.171
@@ -35,6 +37,86 @@ _GELU_FLOOR = 0.171
 
 def build(encoder: Encoder) -> onnx.ModelProto:
     """Return the int8 graph of `encoder`."""
+    return write(smooth(encoder, calibrate(encoder)))
+
+
+@dataclass(frozen=True, slots=True)
+class Smoothed:
+    """An encoder whose hidden states are, before each quantisation, centred and divided by factors.
+
+    The norm (or projection) that makes a hidden state x gives (x - centre) / factors instead, and the linear
+    layers that read it are changed to match: nothing is computed for it at run time. The residual
+    sum gets x back as factors * x', with the centre added to the bias that is added there anyway.
+    `hidden` and `attended` hold the factors of each layer's two residual inputs, float32 (H,).
+    """
+
+    encoder: Encoder
+    hidden: tuple[FloatArray, ...]
+    attended: tuple[FloatArray, ...]
+
+
+def smooth(encoder: Encoder, ranges: list[LayerRanges]) -> Smoothed:
+    """Fold the centres and factors of all layers into the weights; the function stays the same."""
+    layers: list[Layer] = []
+    hidden: list[FloatArray] = []
+    attended: list[FloatArray] = []
+    for layer, found in zip(encoder.layers, ranges, strict=True):
+        s_hidden = smoothing_factors(found.hidden, [layer.query, layer.key, layer.value])
+        s_attended = smoothing_factors(found.attended, [layer.up])
+        s_context = smoothing_factors(found.context, [layer.attention_output])
+        value = _fold_after(_fold_before(layer.value, found.hidden, s_hidden), found.context, s_context)
+        output = _fold_before(layer.attention_output, found.context, s_context)
+        layers.append(
+            replace(
+                layer,
+                query=_fold_before(layer.query, found.hidden, s_hidden),
+                key=_fold_before(layer.key, found.hidden, s_hidden),
+                value=value,
+                attention_output=Linear(output.weight, output.bias + found.hidden.centre),
+                attention_norm=_fold_norm(layer.attention_norm, found.attended, s_attended),
+                up=_fold_before(layer.up, found.attended, s_attended),
+                down=Linear(layer.down.weight, layer.down.bias + found.attended.centre),
+            )
+        )
+        hidden.append(s_hidden)
+        attended.append(s_attended)
+    for index in range(len(layers) - 1):
+        norm = _fold_norm(layers[index].output_norm, ranges[index + 1].hidden, hidden[index + 1])
+        layers[index] = replace(layers[index], output_norm=norm)
+    start = replace(encoder, layers=tuple(layers))
+    if encoder.projection is None:
+        start = replace(start, embedding_norm=_fold_norm(encoder.embedding_norm, ranges[0].hidden, hidden[0]))
+    else:
+        start = replace(start, projection=_fold_after(encoder.projection, ranges[0].hidden, hidden[0]))
+    return Smoothed(start, tuple(hidden), tuple(attended))
+
+
+def smoothing_factors(found: Range, readers: list[Linear]) -> FloatArray:
+    """Factors (in,) of an activation: reach^alpha / max|w|^(1-alpha), with a geometric mean of 1."""
+    columns = np.max([np.abs(layer.weight).max(axis=0) for layer in readers], axis=0)
+    factors: FloatArray = np.maximum(found.reach, 1e-5) ** ALPHA / np.maximum(columns, 1e-5) ** (1 - ALPHA)
+    factors /= np.exp(np.log(factors).mean())
+    return factors
+
+
+def _fold_before(layer: Linear, found: Range, factors: FloatArray) -> Linear:
+    """W x + b = (W s) x' + (b + W c), with x' = (x - c) / s."""
+    return Linear(layer.weight * factors, layer.bias + layer.weight @ found.centre)
+
+
+def _fold_after(layer: Linear, found: Range, factors: FloatArray) -> Linear:
+    """Make a linear layer give (y - c) / s. Attention weights sum to 1, so this passes through them too."""
+    return Linear(layer.weight / factors[:, None], (layer.bias - found.centre) / factors)
+
+
+def _fold_norm(norm: Norm, found: Range, factors: FloatArray) -> Norm:
+    """Make a layer norm give (y - c) / s."""
+    return Norm(norm.weight / factors, (norm.bias - found.centre) / factors)
+
+
+def write(smoothed: Smoothed) -> onnx.ModelProto:
+    """Write the graph of an encoder that has been smoothed."""
+    encoder = smoothed.encoder
     graph = GraphWriter()
     hidden_size = encoder.classifier.weight.shape[1]
     rows = graph.constant("rows_shape", np.array([-1, hidden_size], np.int64))
@@ -43,10 +125,8 @@ def build(encoder: Encoder) -> onnx.ModelProto:
     grid = graph.node("Concat", [shape, width], "grid_shape", axis=0)  # (B, T, H)
     hidden = graph.node("Reshape", [builder.embed(graph, encoder), rows], "rows")  # (N, H)
     bias = builder.relative_bias(graph, encoder)
-    norm = encoder.embedding_norm if encoder.projection is None else None
-    for index, layer in enumerate(encoder.layers):
-        hidden = _Layer(graph, encoder, layer, f"layer.{index}").write(hidden, norm, grid, rows, bias)
-        norm = layer.output_norm
+    for index in range(len(encoder.layers)):
+        hidden = _LayerWriter(graph, smoothed, index, grid, rows).write(hidden, bias)
     logits = builder.linear(graph, hidden, encoder.classifier, "classifier")  # (N, L)
     labels = graph.constant("labels", np.array([len(encoder.classifier.bias)], np.int64))
     shape = graph.node("Concat", [shape, labels], "logits_shape", axis=0)
@@ -60,55 +140,60 @@ def quantize_columns(weight: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArr
     return np.rint(weight / scale[:, None]).astype(np.int8).T, scale.astype(np.float32)
 
 
-class _Layer:
-    def __init__(self, graph: GraphWriter, encoder: Encoder, layer: Layer, name: str) -> None:
+class _LayerWriter:
+    """Adds one layer to a graph; `grid` and `rows` name the shapes (B, T, H) and (N, H)."""
+
+    def __init__(self, graph: GraphWriter, smoothed: Smoothed, index: int, grid: str, rows: str) -> None:
         self._graph = graph
-        self._encoder = encoder
-        self._layer = layer
-        self._name = name
+        self._encoder = smoothed.encoder
+        self._layer = smoothed.encoder.layers[index]
+        self._factors = (smoothed.hidden[index], smoothed.attended[index])
+        self._name = f"layer.{index}"
+        self._grid = grid
+        self._rows_shape = rows
 
-    def write(self, hidden: str, norm: Norm | None, grid: str, rows: str, bias: str) -> str:
-        """Add the layer; `norm` is the one that made `hidden`."""
-        graph, layer, name = self._graph, self._layer, self._name
-        query, key, value = layer.query, layer.key, layer.value
-        factors = norm_factors(norm, [query, key, value])
-        quantised = self._quantize(hidden, factors, f"{name}.qkv_in")
-        projected = [
-            graph.node(
-                "Reshape", [self._matmul(quantised, p, factors, f"{name}.{n}"), grid], f"{name}.{n}.grid"
-            )
-            for n, p in (("query", query), ("key", key), ("value", value))
-        ]
-        qkv_bias = graph.constant(f"{name}.qkv.bias", np.concatenate([p.bias for p in (query, key, value)]))
-        inputs = [*projected, qkv_bias, "lengths"] + ([bias] if bias else [])
-        context = graph.node(
-            "MultiHeadAttention", inputs, f"{name}.attention", fused=True, num_heads=self._encoder.heads
+    def write(self, hidden: str, bias: str) -> str:
+        """Add the layer and return its output, (N, H)."""
+        layer, name, epsilon = self._layer, self._name, self._encoder.epsilon
+        context = self._attend(hidden, bias)
+        attended = self._matmul(
+            self._quantize(context, f"{name}.out_in"), layer.attention_output, f"{name}.out"
         )
-        context = graph.node("Reshape", [context, rows], f"{name}.context")
-        output = layer.attention_output
-        attended = self._matmul(self._quantize(context, None, f"{name}.out_in"), output, None, f"{name}.out")
-        eps = self._encoder.epsilon
-        hidden = builder.skip_norm(
-            graph, attended, hidden, output.bias, layer.attention_norm, eps, f"{name}.attended"
-        )
-        factors = norm_factors(layer.attention_norm, [layer.up])
-        quantised = self._quantize(hidden, factors, f"{name}.up_in")
-        wide = self._matmul(quantised, layer.up, factors, f"{name}.up")
-        wide = builder.activate(graph, self._encoder.activation, wide, layer.up.bias, name)
-        quantised = self._quantize_activation(wide, f"{name}.down_in")
-        down = self._matmul(quantised, layer.down, None, f"{name}.down")
+        skip = self._restore(hidden, self._factors[0], f"{name}.hidden")
+        shift, norm = layer.attention_output.bias, layer.attention_norm
+        hidden = builder.skip_norm(self._graph, attended, skip, shift, norm, epsilon, f"{name}.attended")
+        wide = self._matmul(self._quantize(hidden, f"{name}.up_in"), layer.up, f"{name}.up")
+        wide = builder.activate(self._graph, self._encoder.activation, wide, layer.up.bias, name)
+        down = self._matmul(self._quantize_activation(wide, f"{name}.down_in"), layer.down, f"{name}.down")
+        skip = self._restore(hidden, self._factors[1], f"{name}.middle")
         return builder.skip_norm(
-            graph, down, hidden, layer.down.bias, layer.output_norm, eps, f"{name}.output"
+            self._graph, down, skip, layer.down.bias, layer.output_norm, epsilon, f"{name}.output"
         )
 
-    def _quantize(self, value: str, factors: FloatArray | None, name: str) -> tuple[str, str, str]:
+    def _attend(self, hidden: str, bias: str) -> str:
+        graph, layer, name = self._graph, self._layer, self._name
+        quantised = self._quantize(hidden, f"{name}.qkv_in")
+        parts = {"query": layer.query, "key": layer.key, "value": layer.value}
+        inputs = [
+            graph.node("Reshape", [self._matmul(quantised, p, f"{name}.{n}"), self._grid], f"{name}.{n}.grid")
+            for n, p in parts.items()
+        ]
+        inputs.append(graph.constant(f"{name}.qkv.bias", np.concatenate([p.bias for p in parts.values()])))
+        inputs.append("lengths")
+        if bias:
+            inputs.append(bias)
+        heads = self._encoder.heads
+        context = graph.node("MultiHeadAttention", inputs, f"{name}.attention", fused=True, num_heads=heads)
+        return graph.node("Reshape", [context, self._rows_shape], f"{name}.context")
+
+    def _restore(self, value: str, factors: FloatArray, name: str) -> str:
+        return self._graph.node(
+            "Mul", [value, self._graph.constant(f"{name}.factors", factors)], f"{name}.skip"
+        )
+
+    def _quantize(self, value: str, name: str) -> tuple[str, str, str]:
         """Quantise rows symmetrically about 128; return values, scales (N, 1) and zero point."""
-        graph = self._graph
-        if factors is not None:
-            value = graph.node(
-                "Mul", [value, graph.constant(f"{name}.factors", 1 / factors)], f"{name}.smooth"
-            )
-        size = graph.node("Abs", [value], f"{name}.abs")
+        size = self._graph.node("Abs", [value], f"{name}.abs")
         return self._rows(value, size, name, zero=128, steps=127, floor=1e-9)
 
     def _quantize_activation(self, value: str, name: str) -> tuple[str, str, str]:
@@ -144,12 +229,10 @@ class _Layer:
         )
         return quantised, column, point
 
-    def _matmul(
-        self, quantised: tuple[str, str, str], layer: Linear, factors: FloatArray | None, name: str
-    ) -> str:
+    def _matmul(self, quantised: tuple[str, str, str], layer: Linear, name: str) -> str:
+        """Multiply, without the bias, which the next operator adds."""
         graph = self._graph
-        weight = layer.weight if factors is None else layer.weight * factors
-        values, scales = quantize_columns(weight)
+        values, scales = quantize_columns(layer.weight)
         inputs = [
             quantised[0],
             graph.constant(f"{name}.weight", values),
@@ -158,17 +241,3 @@ class _Layer:
             quantised[2],
         ]
         return graph.node("MatMulIntegerToFloat", inputs, name, fused=True)
-
-
-def norm_factors(norm: Norm | None, layers: list[Linear]) -> FloatArray | None:
-    """Smoothing factors (in,) of layers that read a layer norm: max|x|^alpha / max|w|^(1-alpha).
-
-    max|x| is taken from the norm itself: its output in channel j is g_j z + b_j, z about standard normal.
-    """
-    if norm is None:
-        return None
-    reach = np.abs(norm.bias) + 4 * np.abs(norm.weight)
-    columns = np.max([np.abs(layer.weight).max(axis=0) for layer in layers], axis=0)
-    factors: FloatArray = np.maximum(reach, 1e-5) ** ALPHA / np.maximum(columns, 1e-5) ** (1 - ALPHA)
-    factors /= np.exp(np.log(factors).mean())
-    return factors

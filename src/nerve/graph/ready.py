@@ -81,7 +81,8 @@ def check_ready(file: Path) -> Precision:
 def _precision(graph: onnx.GraphProto) -> Precision:
     """Tell the arithmetic from the operators; 4-bit weights alone are unpacked to float32 in the kernel."""
     operators = {node.op_type for node in graph.node}
-    if operators & _INT8_OPERATORS:
+    levels = {a.i for node in graph.node for a in node.attribute if a.name == "accuracy_level"}
+    if operators & _INT8_OPERATORS or 4 in levels:  # level 4 rounds activations to int8 (ContribOperators.md)
         return Precision.INT8
     if any(tensor.data_type == TensorProto.FLOAT16 and len(tensor.dims) == 2 for tensor in graph.initializer):
         return Precision.FLOAT16

@@ -1,0 +1,69 @@
+"""Peer (b): FastAPI and transformers' token-classification pipeline on PyTorch, CPU.
+
+The pipeline gives one row per token without special tokens and only the best label; it is asked for
+nothing more, so its work is never larger than that of the others.
+"""
+
+import os
+
+import orjson
+import torch
+import uvicorn
+from fastapi import FastAPI, Response
+from pydantic import BaseModel
+from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
+
+torch.set_num_threads(int(os.environ["BENCH_THREADS"]))
+folder = os.environ["BENCH_CHECKPOINT"]
+classify = pipeline(
+    "token-classification",
+    model=AutoModelForTokenClassification.from_pretrained(folder, dtype=torch.float32),
+    tokenizer=AutoTokenizer.from_pretrained(folder, model_max_length=512),
+    aggregation_strategy="none",
+    ignore_labels=[],
+    device="cpu",
+)
+app = FastAPI()
+
+
+class Request(BaseModel):
+    """What of the contract's request the bench uses."""
+
+    inputs: list[str]
+    raw_scores: bool = False
+
+
+def row(text: str, token: dict, vocabulary: dict[str, int]) -> dict:
+    start, end = token["start"], token["end"]
+    return {
+        "token": text[start:end],
+        "token_id": vocabulary[token["word"]],
+        "start": start,
+        "end": end,
+        "results": {token["entity"]: float(token["score"])},
+    }
+
+
+vocabulary = classify.tokenizer.get_vocab()
+
+
+@app.post("/predict_tokens")
+def predict_tokens(body: Request) -> Response:
+    with torch.inference_mode():
+        found = classify(body.inputs)
+    answer = [[row(t, token, vocabulary) for token in f] for t, f in zip(body.inputs, found, strict=True)]
+    return Response(orjson.dumps(answer), media_type="application/json")
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        "fastapi_transformers:app",
+        host="127.0.0.1",
+        port=int(os.environ["BENCH_PORT"]),
+        workers=int(os.environ["BENCH_WORKERS"]),
+        loop="uvloop",
+        http="httptools",
+        log_level="warning",
+        access_log=False,
+        timeout_worker_healthcheck=120,  # importing the model takes longer than the 5 s of uvicorn
+    )

@@ -1,0 +1,336 @@
+"""The Python API: the server's engine inside a pipeline that runs beside its data. See docs/python.md.
+
+`load` gives a `TokenClassifier`. Its work is done on the caller's thread (tokens and rows) and on the
+engine threads (the model): `predict_many` keeps a bounded number of chunks submitted, so that the engine
+threads are busy while the caller's thread prepares the next chunk or decodes the last one.
+
+Threads: every method may be called from any thread, several at once; they share the engine threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
+
+import msgspec
+
+from nerve.checkpoint import fetch_checkpoint
+from nerve.config import cache_dir_of, find_config, load_config, parse_config
+from nerve.engine import Engine
+from nerve.errors import ConfigError, InvalidRequest
+from nerve.graph import BUILDABLE_MODEL_TYPES
+from nerve.model import load_model
+from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, Row, TruncationDirection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+    from nerve.config import Config
+    from nerve.engine import Submitted
+    from nerve.model import Model
+
+# What can be written for the members of an enum; checked when called.
+Strategy = AggregationStrategy | Literal["none", "simple", "first", "average", "max"]
+Unit = OffsetUnit | Literal["code_point", "utf16", "byte"]
+Direction = TruncationDirection | Literal["right", "left"]
+
+# Most texts, and about most characters, that are tokenized in one go.
+_CHUNK_TEXTS = 32
+_CHUNK_CHARACTERS = 16_000
+# Model calls, of the largest size and for each engine thread, that `predict_many` works ahead. More helps
+# to find windows of equal length that can share a call; it costs memory.
+_CALLS_AHEAD = 8
+_HUB_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+EnumT = TypeVar("EnumT", AggregationStrategy, OffsetUnit, TruncationDirection)
+
+
+class Options(TypedDict, total=False):
+    """What a call may choose besides the aggregation strategy; the meaning is that of the wire contract.
+
+    truncate: cut a text that is too long (default: cover it with overlapping windows).
+    truncation_direction: which end is cut; default "right".
+    raw_scores: give the scores of all labels (default: of the best one).
+    offset_unit: unit of `start` and `end`; default "code_point".
+    """
+
+    truncate: bool
+    truncation_direction: Direction
+    raw_scores: bool
+    offset_unit: Unit
+
+
+def load(
+    checkpoint: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    window_stride: int | None = None,
+    show_progress: bool = False,
+) -> TokenClassifier:
+    """Load a token classifier; blocks while the checkpoint is fetched and the model loaded.
+
+    checkpoint: a config file (*.yaml), a model folder, or a hub repository ("dslim/bert-base-NER"). None:
+        the config file that `nerve serve` would take ($NERVE_CONFIG, ./config.yaml, /etc/nerve/config.yaml).
+    revision: branch, tag or commit of a hub repository.
+    device, precision, threads, window_stride: replace `model.device`, `model.precision`, `cpu.threads` and
+        `runtime.window_stride`.
+    show_progress: draw progress bars of downloads on stderr.
+
+    Raises `StartupError`: `ConfigError`, `CheckpointError` or `ModelError`, each saying what to change.
+    """
+    config = resolve_config(checkpoint, revision)
+    changed: dict[str, dict[str, Any]] = {
+        "model": {"device": device, "precision": precision},
+        "cpu": {"threads": threads},
+        "runtime": {"window_stride": window_stride},
+    }
+    return load_classifier(override(config, changed), show_progress=show_progress)
+
+
+class TokenClassifier:
+    """A loaded, warm model that answers in process. Use it in a `with` block, or `close` it."""
+
+    def __init__(self, config: Config, model: Model) -> None:
+        self.config = config
+        self.model = model
+        self._raw_scores_as = config.runtime.raw_scores_as
+        self._tokens_ahead = _CALLS_AHEAD * model.policy.token_budget * model.n_threads
+        # The queue needs no limit of its own: each caller bounds what it has submitted.
+        self._engine = Engine(model, max_queue_tokens=sys.maxsize)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the model's labels, by label id."""
+        return self.model.labels.names
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a window, special tokens included; longer texts are covered by several."""
+        return self.model.max_length
+
+    def predict(
+        self,
+        texts: str | Iterable[str],
+        aggregation_strategy: Strategy = "simple",
+        **options: Unpack[Options],
+    ) -> list[list[Row]]:
+        """Return one list of rows per text, in order; one text gives a list with one list.
+
+        Raises `InvalidRequest` for an unknown value of an option, for a text that is not valid Unicode
+        and for one above `limits.max_input_tokens`; `InferenceFailed` when the model fails.
+        """
+        many = [texts] if isinstance(texts, str) else texts
+        return list(self.predict_many(many, aggregation_strategy, **options))
+
+    def predict_many(
+        self,
+        texts: Iterable[str],
+        aggregation_strategy: Strategy = "simple",
+        **options: Unpack[Options],
+    ) -> Iterator[list[Row]]:
+        """Yield the rows of each text, in order, reading `texts` a bounded distance ahead.
+
+        `texts` may be endless; it is read on the calling thread, as the rows are asked for. Raises as
+        `predict` does, and whatever `texts` raises, after the rows of all texts before it were yielded.
+        """
+        if isinstance(texts, str):
+            raise TypeError("predict_many takes an iterable of texts; predict takes one text")
+        return self._stream(texts, self._options(aggregation_strategy, **options))
+
+    async def predict_async(
+        self,
+        texts: str | list[str],
+        aggregation_strategy: Strategy = "simple",
+        **options: Unpack[Options],
+    ) -> list[list[Row]]:
+        """As `predict`, for coroutines; calls that run at the same time share batches.
+
+        All texts of a call are held in memory at once. One event loop at a time may use it. Raises
+        `Overloaded` when 64 calls with long texts wait to be tokenized.
+        """
+        self._enter_loop()
+        resolved = self._options(aggregation_strategy, **options)
+        many = [texts] if isinstance(texts, str) else texts
+        checked = [_check_text(index, text) for index, text in enumerate(many)]
+        return (await self._engine.predict(checked, resolved)).rows if checked else []
+
+    def close(self) -> None:
+        """Finish what was submitted and end the engine threads. Blocks. Calling it again does nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<TokenClassifier {self.model.model_id}, {self.model.precision.value}, {len(self.labels)} labels>"
+
+    def _options(
+        self,
+        strategy: Strategy,
+        truncate: bool = False,
+        truncation_direction: Direction = "right",
+        raw_scores: bool = False,
+        offset_unit: Unit = "code_point",
+    ) -> PredictOptions:
+        if self._is_closed:
+            raise RuntimeError("this TokenClassifier is closed")
+        return PredictOptions(
+            aggregation_strategy=_member(AggregationStrategy, strategy, "aggregation_strategy"),
+            truncate=truncate,
+            truncation_direction=_member(TruncationDirection, truncation_direction, "truncation_direction"),
+            raw_scores=raw_scores,
+            raw_scores_as=self._raw_scores_as,
+            offset_unit=_member(OffsetUnit, offset_unit, "offset_unit"),
+        )
+
+    def _enter_loop(self) -> None:
+        """Refuse a second running event loop: the engine wakes the waiters of one."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop and self._loop.is_running():
+            raise RuntimeError("another running event loop uses this TokenClassifier; use predict in threads")
+        self._loop = loop
+
+    def _stream(self, texts: Iterable[str], options: PredictOptions) -> Iterator[list[Row]]:
+        """Submit chunks ahead of the one that is yielded; drop what is submitted when the reader leaves."""
+        chunks = _chunks(texts)
+        submitted: deque[Submitted] = deque()
+        n_tokens = 0
+        failure: Exception | None = None
+        try:
+            while True:
+                while failure is None and n_tokens < self._tokens_ahead:
+                    try:
+                        first, chunk = next(chunks)
+                        for part in self._submit(first, chunk, options):
+                            submitted.append(part)
+                            n_tokens += part.job.n_tokens
+                    except Exception as error:  # noqa: BLE001 - raised below, after the rows before it
+                        failure = error
+                if not submitted:
+                    break
+                oldest = submitted.popleft()
+                n_tokens -= oldest.job.n_tokens
+                yield from self._engine.collect(oldest).rows
+        finally:
+            for part in submitted:
+                self._engine.cancel(part)
+        if failure is not None and not isinstance(failure, StopIteration):
+            raise failure
+
+    def _submit(self, first: int, chunk: list[str], options: PredictOptions) -> Iterator[Submitted]:
+        """Submit a chunk whole; when one of its texts is refused, all those before it, then raise."""
+        try:
+            yield self._engine.submit(chunk, options)
+        except InvalidRequest:
+            for index, text in enumerate(chunk, first):
+                try:
+                    yield self._engine.submit([text], options)
+                except InvalidRequest as error:
+                    reason = str(error).partition(": ")[2]
+                    raise InvalidRequest(f"texts[{index}]: {reason}") from None
+
+
+def resolve_config(checkpoint: str | Path | None, revision: str | None = None) -> Config:
+    """Return the configuration that `load` uses for a config file, folder, hub repository or nothing."""
+    path = Path(checkpoint).expanduser() if checkpoint is not None else None
+    if path is None or (path.suffix in (".yaml", ".yml") and not path.is_dir()):
+        if revision is not None:
+            raise ConfigError("revision is for a hub repository; a config file names its own")
+        return load_config(find_config(str(path) if path is not None else None))
+    source: dict[str, Any]
+    if path.is_dir():
+        source = {"source": "LOCAL", "path": str(path)}
+        if revision is not None:
+            raise ConfigError(f"revision is for a hub repository, but {checkpoint} is a folder")
+    elif isinstance(checkpoint, str) and _HUB_REPOSITORY.fullmatch(checkpoint):
+        source = {"source": "HF", "repo": checkpoint, "revision": revision}
+    else:
+        raise ConfigError(
+            f"{checkpoint} is neither a folder, nor a config file (*.yaml), nor a hub repository"
+        )
+    return parse_config({"model": {"checkpoint_repository": source}}, {}, Path.cwd())
+
+
+def override(config: Config, changed: dict[str, dict[str, Any]], drop: Iterable[str] = ()) -> Config:
+    """Return `config` with some keys of its sections replaced; None leaves a key as it is.
+
+    drop: keys, as "model.graph", that get their default. Raises `ConfigError`.
+    """
+    document = msgspec.to_builtins(config)
+    for key in drop:
+        section, _, name = key.partition(".")
+        del document[section][name]
+    for section, values in changed.items():
+        document[section].update({key: value for key, value in values.items() if value is not None})
+    return parse_config(document, {}, Path.cwd())  # its paths are absolute already
+
+
+def load_classifier(config: Config, *, show_progress: bool = False) -> TokenClassifier:
+    """Fetch and load what `config` names, for this process alone. Raises `StartupError`."""
+    config = override(config, {"server": {"workers": 1}})  # all cores are for this process
+    cache_dir = cache_dir_of(config)
+    folder = fetch_checkpoint(
+        config.model, cache_dir, buildable=BUILDABLE_MODEL_TYPES, show_progress=show_progress
+    )
+    return TokenClassifier(config, load_model(config, folder, cache_dir))
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Cut an iterable into chunks, each with the index of its first text.
+
+    What `texts` raises is raised after the texts before it were yielded.
+    """
+    chunk: list[str] = []
+    first = n_characters = 0
+    failure: Exception | None = None
+    iterator = iter(texts)
+    while True:
+        try:
+            text = _check_text(first + len(chunk), next(iterator))
+        except StopIteration:
+            break
+        except Exception as error:  # noqa: BLE001 - raised below, after the texts before it
+            failure = error
+            break
+        chunk.append(text)
+        n_characters += len(text)
+        if len(chunk) >= _CHUNK_TEXTS or n_characters >= _CHUNK_CHARACTERS:
+            yield first, chunk
+            first += len(chunk)
+            chunk, n_characters = [], 0
+    if chunk:
+        yield first, chunk
+    if failure is not None:
+        raise failure
+
+
+def _check_text(index: int, text: object) -> str:
+    if not isinstance(text, str):
+        raise InvalidRequest(f"texts[{index}]: a text must be a str, not {type(text).__name__}")
+    return text
+
+
+def _member(enumeration: type[EnumT], value: str, name: str) -> EnumT:
+    try:
+        return enumeration(value)
+    except ValueError:
+        known = ", ".join(member.value for member in enumeration)
+        raise InvalidRequest(f"{name}: unknown value; known values: {known}") from None

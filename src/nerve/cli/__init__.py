@@ -1,0 +1,66 @@
+"""The command line: `nerve serve | pull | predict | verify | export`. User's view: docs/cli.md.
+
+One module per command, each with `add_arguments(parser)` and `run(options) -> exit status`; they import
+what they need when they run, so that `nerve --help` is quick.
+
+Exit status: 0 done; 1 cannot start, failed, or below what was asked for (one line on stderr says why);
+2 wrong usage; 130 interrupted; 141 the reader of stdout left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import nerve
+from nerve.cli import export, predict, pull, serve, verify
+from nerve.errors import NerveError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COMMANDS = {"serve": serve, "pull": pull, "predict": predict, "verify": verify, "export": export}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("nerve").setLevel(options.log_level)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except NerveError as error:
+        print(f"nerve: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; let that go nowhere instead of failing again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nerve", description="Serve token classifiers, as fast as the hardware allows."
+    )
+    parser.add_argument("--version", action="version", version=f"nerve {nerve.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, module in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument(
+            "--config", metavar="FILE", help="default: $NERVE_CONFIG, ./config.yaml, /etc/nerve/config.yaml"
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run, log_level=module.LOG_LEVEL)
+    return parser

@@ -1,0 +1,80 @@
+"""Draws predictions on a terminal: entities in colour with their labels, or tokens in a table.
+
+Pure but for the colours: rich's `Text` and `Table` out, printed by the caller. Colours follow from the
+order of the model's tags alone, so that a tag looks the same in every text and every run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nerve.types import Row
+
+# Black on these is legible on dark and on light terminals; numbers of the 256-colour palette.
+_PALETTE = (114, 215, 111, 211, 221, 80, 183, 173, 150, 152, 217, 180)
+# Control characters could steer the terminal; each is shown as one visible character, so offsets hold.
+_VISIBLE = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
+_VISIBLE |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def choose_colours(tags: Sequence[str]) -> dict[str, Style]:
+    """Give each tag its colour; tags are repeated by prefix in a label set, so duplicates are dropped."""
+    return {
+        tag: Style(color="black", bgcolor=f"color({_PALETTE[index % len(_PALETTE)]})")
+        for index, tag in enumerate(dict.fromkeys(tags))
+    }
+
+
+def highlight(text: str, rows: Sequence[Row], colours: dict[str, Style]) -> Text:
+    """Return `text` with its entities in colour, each followed by its label and score in per cent.
+
+    `rows` are entities with offsets in code points, in order.
+    """
+    shown = make_visible(text)
+    drawn = Text()
+    position = 0
+    for row in rows:
+        if row.start < position:
+            continue
+        label, score = best(row)
+        style = colours.get(label, Style(reverse=True))
+        drawn.append(shown[position : row.start])
+        drawn.append(f" {shown[row.start : row.end]} ", style)
+        drawn.append(f"{label} {score:.0%} ", style + Style(bold=True))
+        position = row.end
+    drawn.append(shown[position:])
+    return drawn
+
+
+def token_table(rows: Sequence[Row]) -> Table:
+    """Return the tokens of one text as a table."""
+    table = Table("token", "id", "start", "end", "label", "score", box=None, header_style="bold")
+    for row in rows:
+        label, score = best(row)
+        table.add_row(
+            Text(make_visible(row.token)),
+            str(row.token_id),
+            str(row.start),
+            str(row.end),
+            label,
+            f"{score:.4f}",
+        )
+    return table
+
+
+def make_visible(text: str) -> str:
+    """Return `text` with its control characters, but newline and tab, replaced by visible ones."""
+    return text.translate(_VISIBLE)
+
+
+def best(row: Row) -> tuple[str, float]:
+    """Return the label with the highest score of a row, and that score; the first of equals."""
+    label = max(row.results, key=row.results.__getitem__)
+    return label, row.results[label]

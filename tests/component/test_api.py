@@ -1,0 +1,231 @@
+"""The Python API over the lookup model."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import nerve
+from builders import write_config
+from nerve import TokenClassifier, load
+from nerve.errors import CheckpointError, ConfigError, InvalidRequest, NerveError
+
+TEXT = "Anna Maria lives in New York."
+ENTITIES = [("Anna Maria", 0, 10, "PER"), ("New York", 20, 28, "LOC")]
+
+
+def simplify(rows: list[nerve.Row]) -> list[tuple[str, int, int, str]]:
+    """Return what can be worked out by hand."""
+    return [(row.token, row.start, row.end, *row.results) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def classifier(lookup_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenClassifier]:
+    """Load the lookup model from a config file."""
+    config = write_config(tmp_path_factory.mktemp("api") / "config.yaml", lookup_model, cpu={"threads": 2})
+    with load(config) as loaded:
+        yield loaded
+
+
+def test_importing_the_package_is_light() -> None:
+    """`import nerve` brings in neither the API nor its libraries; its names are there all the same."""
+    code = (
+        "import sys, nerve; "
+        "assert not {'nerve.api', 'numpy', 'msgspec', 'onnxruntime'} & set(sys.modules), 'heavy'; "
+        "assert set(nerve.__all__) <= {*dir(nerve), *nerve._HOMES}; "
+        "nerve.load; assert 'nerve.api' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_name_of_the_package_is_an_attribute_error() -> None:
+    """A misspelt name fails as it does for any module."""
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        nerve.lod  # noqa: B018
+
+
+def test_one_text_gives_a_list_with_one_list(classifier: TokenClassifier) -> None:
+    """A text alone is a list of one; entities are those worked out by hand."""
+    (rows,) = classifier.predict(TEXT)
+    assert simplify(rows) == ENTITIES
+    assert classifier.labels == ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+    assert classifier.max_length == 16
+    assert repr(classifier) == "<TokenClassifier model, float32, 5 labels>"
+
+
+def test_many_texts_come_back_in_order(classifier: TokenClassifier) -> None:
+    """Texts of many lengths, more than one chunk, longer than a window: as each alone."""
+    texts = [" ".join([*["x"] * (n % 41), "Anna"] * (1 + n % 3)) for n in range(150)] + ["", " "]
+    assert classifier.predict(texts) == [classifier.predict(text)[0] for text in texts]
+
+
+def test_no_text_is_no_rows(classifier: TokenClassifier) -> None:
+    """An empty list is answered, not refused."""
+    assert classifier.predict([]) == []
+    assert list(classifier.predict_many(iter([]))) == []
+    assert asyncio.run(classifier.predict_async([])) == []
+
+
+def test_options_mean_what_they_mean_in_the_contract(classifier: TokenClassifier) -> None:
+    """Strategy, truncation, raw scores and offset unit reach the engine."""
+    (tokens,) = classifier.predict("Anna", "none")
+    assert [row.token for row in tokens] == ["[CLS]", "Anna", "[SEP]"]
+    long = "x " * 20 + "Anna"
+    assert classifier.predict(long, truncate=True) == [[]]
+    assert simplify(classifier.predict(long, truncate=True, truncation_direction="left")[0]) == [
+        ("Anna", 40, 44, "PER")
+    ]
+    (raw,) = classifier.predict("Anna", raw_scores=True)
+    assert list(raw[0].results) == list(classifier.labels)
+    assert simplify(classifier.predict("😀 Anna", offset_unit="byte")[0]) == [("Anna", 5, 9, "PER")]
+
+
+@pytest.mark.parametrize("option", ["aggregation_strategy", "truncation_direction", "offset_unit"])
+def test_unknown_value_of_an_option_names_the_known_ones(classifier: TokenClassifier, option: str) -> None:
+    """A misspelt option must not silently change what is found."""
+    with pytest.raises(InvalidRequest, match=f"{option}: unknown value; known values: "):
+        classifier.predict(TEXT, **{option: "smple"})
+    with pytest.raises(TypeError, match="strateggy"):
+        classifier.predict(TEXT, strateggy="simple")  # type: ignore[call-arg]
+
+
+def test_wrong_text_is_named_after_the_rows_before_it(classifier: TokenClassifier) -> None:
+    """Rows of earlier texts are not lost, even of the same chunk; the message has the index, not the text."""
+    for wrong, reason in (("a\ud800", "not valid Unicode"), (5, "must be a str, not int")):
+        rows = classifier.predict_many(["Anna", "x", wrong, "Bob"])  # type: ignore[list-item]
+        assert simplify(next(rows)) == [("Anna", 0, 4, "PER")]
+        assert next(rows) == []
+        with pytest.raises(InvalidRequest, match=rf"texts\[2\]: .*{reason}"):
+            next(rows)
+    with pytest.raises(TypeError, match="predict takes one text"):
+        classifier.predict_many("Anna")
+
+
+def test_failing_input_raises_after_the_rows_before_it(classifier: TokenClassifier) -> None:
+    """What the iterable raises arrives as it is, once everything before it was yielded."""
+
+    def texts() -> Iterator[str]:
+        for _ in range(70):
+            yield "Anna"
+        raise OSError("disk")
+
+    rows = classifier.predict_many(texts())
+    assert len(list(itertools.islice(rows, 70))) == 70
+    with pytest.raises(OSError, match="disk"):
+        next(rows)
+
+
+def test_text_above_the_limit_is_refused_by_index(lookup_model: Path, tmp_path: Path) -> None:
+    """limits.max_input_tokens holds in process, too."""
+    config = write_config(tmp_path / "c.yaml", lookup_model, limits={"max_input_tokens": 20})
+    with load(config) as classifier:
+        rows = classifier.predict_many(["Anna"] * 40 + ["x " * 30])
+        assert len(list(itertools.islice(rows, 40))) == 40
+        with pytest.raises(InvalidRequest, match=r"texts\[40\]: 32 tokens, above limits.max_input_tokens"):
+            next(rows)
+
+
+def test_endless_input_is_read_a_bounded_distance_ahead(classifier: TokenClassifier) -> None:
+    """Memory is bounded whatever the input, and a reader that leaves ends the work."""
+    n_read = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal n_read
+        while True:
+            n_read += 1
+            yield TEXT
+
+    rows = classifier.predict_many(endless())
+    for n_taken in range(1, 500):
+        assert simplify(next(rows)) == ENTITIES
+        assert n_read < n_taken + 200
+    rows.close()  # type: ignore[attr-defined]
+    assert simplify(classifier.predict(TEXT)[0]) == ENTITIES
+
+
+def test_threads_share_one_classifier(classifier: TokenClassifier) -> None:
+    """Calls from several threads at once get their own answers."""
+    wrong: list[int] = []
+
+    def work(n: int) -> None:
+        texts = [" ".join(["x"] * (n + k % 7)) + " Anna" for k in range(60)]
+        for text, rows in zip(texts, classifier.predict_many(texts), strict=True):
+            if simplify(rows) != [("Anna", len(text) - 4, len(text), "PER")]:
+                wrong.append(n)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_coroutines_get_the_same_answers(classifier: TokenClassifier) -> None:
+    """The async entry answers as `predict`, many at once, in one event loop after another."""
+
+    async def ask() -> list[list[list[nerve.Row]]]:
+        return await asyncio.gather(*(classifier.predict_async([TEXT, "x"]) for _ in range(20)))
+
+    expected = classifier.predict([TEXT, "x"])
+    for _ in range(2):
+        assert asyncio.run(ask()) == [expected] * 20
+    assert asyncio.run(classifier.predict_async(TEXT)) == [expected[0]]
+
+
+def test_second_running_event_loop_is_refused(classifier: TokenClassifier) -> None:
+    """Two loops at once would lose answers; the second one is told so."""
+
+    async def outer() -> None:
+        await classifier.predict_async(TEXT)
+        with pytest.raises(RuntimeError, match="another running event loop"):
+            await asyncio.to_thread(lambda: asyncio.run(classifier.predict_async(TEXT)))
+
+    asyncio.run(outer())
+
+
+def test_closed_classifier_says_so(lookup_model: Path) -> None:
+    """Closing twice is fine; predicting afterwards is not; the engine threads have ended."""
+    before = threading.active_count()
+    classifier = load(lookup_model, threads=2, window_stride=4)
+    assert threading.active_count() == before + 2
+    classifier.close()
+    classifier.close()
+    assert threading.active_count() == before
+    with pytest.raises(RuntimeError, match="closed"):
+        classifier.predict(TEXT)
+
+
+def test_loads_from_a_folder_and_from_the_default_config(
+    lookup_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder needs no config file; without an argument the usual config file is found."""
+    with load(str(lookup_model), precision="float32", device="cpu", threads=1, window_stride=4) as classifier:
+        assert simplify(classifier.predict(TEXT)[0]) == ENTITIES
+        assert classifier.model.n_threads == 1
+    monkeypatch.setenv("NERVE_CONFIG", str(write_config(tmp_path / "config.yaml", lookup_model)))
+    with load() as classifier:
+        assert simplify(classifier.predict(TEXT)[0]) == ENTITIES
+
+
+def test_what_cannot_be_loaded_says_what_to_change(lookup_model: Path, tmp_path: Path) -> None:
+    """Every refusal is a `NerveError` with its remedy."""
+    with pytest.raises(ConfigError, match="neither a folder, nor a config file"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="no config file at"):
+        load(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match="revision is for a hub repository"):
+        load(lookup_model, revision="main")
+    with pytest.raises(ConfigError, match=r"model.precision: invalid enum value"):
+        load(lookup_model, precision="float31")
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        load(tmp_path)
+    with pytest.raises(NerveError, match="float16"):
+        load(lookup_model, precision="float16", device="cpu", window_stride=4)

@@ -1,0 +1,439 @@
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nerve.batching import BatchPolicy
+from nerve.errors import DeadlineExceeded, InferenceFailed, Overloaded, Unavailable
+from nerve.scheduler import Job, Scheduler
+from nerve.types import TokenScores, Window
+
+PATIENCE = 20.0  # seconds after which a test gives up
+
+
+class Runner:
+    """A `run` function that records its calls, can be held at a gate and can fail."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []  # tags of the windows of each call
+        self.needs_logits: list[bool] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        self.failing: set[int] = set()
+
+    def __call__(
+        self, windows: Sequence[Window], needs_logits: bool, spread: bool = False
+    ) -> list[TokenScores]:
+        """Give every token its own id as its label."""
+        self.batches.append([window.ids[0] for window in windows])
+        self.needs_logits.append(needs_logits)
+        self.entered.release()
+        assert self.gate.wait(PATIENCE)
+        if self.failing & set(self.batches[-1]):
+            raise RuntimeError("the device is on fire")
+        return [
+            TokenScores(np.array(window.ids), np.ones(len(window.ids), np.float32), None)
+            for window in windows
+        ]
+
+    def wait_for_call(self) -> None:
+        """Return when one more call has begun."""
+        assert self.entered.acquire(timeout=PATIENCE)
+
+
+class Bench:
+    """A scheduler with a runner, and the jobs it delivered."""
+
+    def __init__(self, n_threads: int, max_queue_tokens: int, policy: BatchPolicy) -> None:
+        self.runner = Runner()
+        self.delivered: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self.calls: list[tuple[int, int, float]] = []
+        self.scheduler = Scheduler(
+            run=self.runner,
+            deliver=lambda jobs: [self.delivered.put(job) for job in jobs] and None,
+            policy=policy,
+            max_queue_tokens=max_queue_tokens,
+            n_threads=n_threads,
+            on_batch=lambda *call: self.calls.append(call),
+        )
+
+    def hold(self, tag: int = 999) -> Job:
+        """Keep one engine thread busy until the gate opens."""
+        while self.runner.entered.acquire(blocking=False):
+            pass  # calls that nobody waited for
+        self.runner.gate.clear()
+        job = self.submit(tag)
+        self.runner.wait_for_call()
+        return job
+
+    def release(self) -> None:
+        """Open the gate."""
+        self.runner.gate.set()
+
+    def submit(self, tag: int, n_windows: int = 1, length: int = 4, **options: Any) -> Job:
+        """Submit a job whose windows hold nothing but `tag`."""
+        job = make_job(tag, n_windows, length, **options)
+        self.scheduler.submit(job)
+        return job
+
+    def wait(self, count: int) -> list[Job]:
+        """Return the next `count` delivered jobs."""
+        return [self.delivered.get(timeout=PATIENCE) for _ in range(count)]
+
+
+def make_job(
+    tag: int, n_windows: int = 1, length: int = 4, needs_logits: bool = False, deadline: float = math.inf
+) -> Job:
+    """Make a job whose windows hold nothing but `tag`."""
+    return Job([Window([tag] * length, k) for k in range(n_windows)], needs_logits, deadline)
+
+
+@pytest.fixture
+def bench() -> Iterator[Callable[..., Bench]]:
+    """Create schedulers; they are drained after the test."""
+    benches: list[Bench] = []
+
+    def create(
+        n_threads: int = 1, max_queue_tokens: int = 1000, max_batch_size: int = 8, token_budget: int = 64
+    ) -> Bench:
+        made = Bench(n_threads, max_queue_tokens, BatchPolicy(token_budget, max_batch_size, 1.0))
+        benches.append(made)
+        return made
+
+    yield create
+    for made in benches:
+        made.release()
+        made.scheduler.drain()
+
+
+def test_each_window_gets_its_own_scores(bench: Callable[..., Bench]) -> None:
+    """Results go to the window they were computed for, in its job's order."""
+    b = bench(max_batch_size=3)
+    b.hold()
+    jobs = [b.submit(tag, n_windows=tag) for tag in (1, 2, 3)]
+    b.release()
+    b.wait(4)
+    for tag, job in zip((1, 2, 3), jobs, strict=True):
+        assert [scores.label_ids.tolist() for scores in job.scores()] == [[tag] * 4] * tag
+        assert job.queue_seconds >= 0
+        assert job.inference_seconds > 0
+
+
+def test_nothing_waits_while_idle(bench: Callable[..., Bench]) -> None:
+    """A job submitted to an idle engine runs at once and alone; arrivals meanwhile share the next call."""
+    b = bench()
+    assert b.scheduler.is_idle
+    b.hold(1)
+    assert not b.scheduler.is_idle
+    for tag in (2, 3, 4):
+        b.submit(tag)
+    assert b.scheduler.queued_tokens == 12
+    b.release()
+    b.wait(4)
+    assert b.runner.batches == [[1], [2, 3, 4]]
+    assert b.scheduler.queued_tokens == 0
+
+
+def test_job_is_admitted_whole_or_refused_whole(bench: Callable[..., Bench]) -> None:
+    """A job that does not fit leaves no window in the queue; one that fits is still admitted."""
+    b = bench(max_queue_tokens=10)
+    b.hold()
+    b.submit(1, n_windows=2, length=3)
+    with pytest.raises(Overloaded):
+        b.submit(2, n_windows=5, length=1)
+    assert b.scheduler.queued_tokens == 6
+    b.submit(3, length=4)
+    assert b.scheduler.is_full
+    b.release()
+    b.wait(3)
+    assert not any(2 in batch for batch in b.runner.batches)
+
+
+def test_job_larger_than_the_queue_is_admitted_when_nothing_waits(bench: Callable[..., Bench]) -> None:
+    """A request that could never fit is not refused for ever."""
+    b = bench(max_queue_tokens=10)
+    b.submit(1, n_windows=5, length=4)
+    assert len(b.wait(1)[0].scores()) == 5
+
+
+def test_retry_after_is_the_queue_over_the_measured_rate(bench: Callable[..., Bench]) -> None:
+    """`retry_after_seconds` is what waits divided by the tokens per second of the calls so far."""
+    b = bench(max_queue_tokens=10)
+    b.hold()
+    b.submit(1, length=10)
+    with pytest.raises(Overloaded) as unmeasured:
+        b.submit(2)
+    assert unmeasured.value.retry_after_seconds == 1.0
+    b.release()
+    b.wait(2)
+    (_, n0, seconds0), (_, n1, seconds1) = b.calls
+    rate = n0 / seconds0
+    rate += 0.1 * (n1 / seconds1 - rate)
+    b.hold()
+    b.submit(3, length=8)
+    with pytest.raises(Overloaded) as refused:
+        b.submit(4)
+    assert refused.value.retry_after_seconds == pytest.approx(min(8 / rate, 60))
+
+
+def test_short_requests_overtake_one_of_many_windows(bench: Callable[..., Bench]) -> None:
+    """After each of its windows a request goes to the end of the queue."""
+    b = bench(max_batch_size=1)
+    b.hold()
+    b.submit(1, n_windows=20)
+    b.submit(2)
+    b.submit(3)
+    b.release()
+    finished = b.wait(4)
+    assert [job.windows[0].ids[0] for job in finished] == [999, 2, 3, 1]
+    assert [batch[0] for batch in b.runner.batches[:5]] == [999, 1, 2, 3, 1]
+
+
+def test_failed_batch_fails_its_own_members_only(bench: Callable[..., Bench], caplog: Any) -> None:
+    """Members of a failed call get `InferenceFailed`, each its own instance; the next call is not touched."""
+    caplog.set_level(logging.CRITICAL)
+    b = bench(max_batch_size=2)
+    b.runner.failing = {1}
+    b.hold()
+    first, second, third = (b.submit(tag) for tag in (1, 2, 3))
+    b.release()
+    b.wait(4)
+    assert isinstance(first.error, InferenceFailed)
+    assert isinstance(second.error, InferenceFailed)
+    assert first.error is not second.error
+    assert isinstance(first.error.__cause__, RuntimeError)
+    assert "fire" not in str(first.error)
+    with pytest.raises(InferenceFailed):
+        second.scores()
+    assert third.error is None
+
+
+def test_failed_window_drops_the_rest_of_its_job(bench: Callable[..., Bench], caplog: Any) -> None:
+    """Windows of a job that has failed already are not computed."""
+    caplog.set_level(logging.CRITICAL)
+    b = bench(max_batch_size=1)
+    b.runner.failing = {1}
+    b.submit(1, n_windows=5)
+    (job,) = b.wait(1)
+    assert isinstance(job.error, InferenceFailed)
+    assert b.runner.batches == [[1]]
+    assert b.scheduler.queued_tokens == 0
+
+
+def test_cancelled_job_never_runs(bench: Callable[..., Bench]) -> None:
+    """A job cancelled while it waits costs nothing and frees its room."""
+    b = bench()
+    b.hold()
+    gone = b.submit(1, n_windows=3)
+    b.submit(2)
+    b.scheduler.cancel(gone)
+    b.scheduler.cancel(gone)
+    assert b.scheduler.queued_tokens == 4
+    b.release()
+    b.wait(2)
+    assert b.runner.batches == [[999], [2]]
+
+
+def test_cancelling_a_refused_job_changes_nothing(bench: Callable[..., Bench]) -> None:
+    """A job that was never admitted has no room to give back."""
+    b = bench(max_queue_tokens=10)
+    b.hold()
+    b.submit(1)
+    refused = make_job(2, length=8)
+    with pytest.raises(Overloaded):
+        b.scheduler.submit(refused)
+    b.scheduler.cancel(refused)
+    assert b.scheduler.queued_tokens == 4
+
+
+@pytest.mark.parametrize("expired", [0, 1, 2])
+def test_expired_job_never_runs(bench: Callable[..., Bench], expired: int) -> None:
+    """A job whose deadline has passed is dropped, wherever in the queue it stands."""
+    b = bench()
+    b.hold()
+    jobs = [b.submit(tag, deadline=time.monotonic() - 1 if tag == expired else math.inf) for tag in range(3)]
+    b.release()
+    b.wait(4)
+    assert b.runner.batches == [[999], [tag for tag in range(3) if tag != expired]]
+    assert isinstance(jobs[expired].error, DeadlineExceeded)
+    assert b.scheduler.queued_tokens == 0
+
+
+def test_job_that_expires_between_its_windows_is_delivered_once(bench: Callable[..., Bench]) -> None:
+    """A running window does not make an expired job come out twice."""
+    b = bench(n_threads=2, max_batch_size=1)
+    b.runner.gate.clear()
+    job = make_job(1, n_windows=3)
+    b.scheduler.submit(job)
+    b.runner.wait_for_call()
+    b.runner.wait_for_call()  # two of its windows run
+    job.deadline = 0.0
+    b.release()
+    b.wait(1)
+    b.submit(2)
+    assert b.wait(1)[0].windows[0].ids[0] == 2
+    b.scheduler.drain()
+    assert b.delivered.empty()
+    assert isinstance(job.error, DeadlineExceeded)
+
+
+def test_threads_run_batches_side_by_side(bench: Callable[..., Bench]) -> None:
+    """With several threads, the windows of one job are shared out among those that are idle."""
+    b = bench(n_threads=2)
+    b.runner.gate.clear()
+    b.submit(1, n_windows=4)
+    b.runner.wait_for_call()
+    b.runner.wait_for_call()  # only possible when both threads run
+    b.release()
+    (job,) = b.wait(1)
+    assert len(job.scores()) == 4
+
+
+def test_jobs_with_and_without_logits_do_not_mix(bench: Callable[..., Bench]) -> None:
+    """A call is for jobs that need logits or for jobs that do not."""
+    b = bench()
+    b.hold()
+    for tag in range(6):
+        b.submit(tag, needs_logits=tag % 2 == 1)
+    b.release()
+    b.wait(7)
+    assert sorted(map(sorted, b.runner.batches[1:])) == [[0, 2, 4], [1, 3, 5]]
+    for batch, needs_logits in zip(b.runner.batches[1:], b.runner.needs_logits[1:], strict=True):
+        assert needs_logits is (batch[0] % 2 == 1)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_drain_finishes_what_was_admitted_and_refuses_the_rest(
+    bench: Callable[..., Bench], n_threads: int
+) -> None:
+    """Every admitted job is delivered before `drain` returns; later ones get `Unavailable`."""
+    b = bench(n_threads=n_threads, max_batch_size=1)
+    b.hold()
+    jobs = [b.submit(tag, n_windows=3) for tag in range(10)]
+    drainer = threading.Thread(target=b.scheduler.drain)
+    drainer.start()
+    while b.scheduler._accepting:
+        drainer.join(0.001)
+    with pytest.raises(Unavailable):
+        b.submit(99)
+    b.release()
+    drainer.join(PATIENCE)
+    assert not drainer.is_alive()
+    assert b.delivered.qsize() == 11
+    assert all(len(job.scores()) == 3 for job in jobs)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_saturated_scheduler_does_not_pile_up_tickets(n_threads: int) -> None:
+    """Wake-ups are bounded by the number of threads, however long the queue is never empty."""
+    remaining = 2000
+    finished = threading.Semaphore(0)
+    lock = threading.Lock()
+
+    def deliver(jobs: list[Job]) -> None:
+        nonlocal remaining
+        for _ in jobs:
+            with lock:
+                remaining -= 1
+                go_on = remaining > 0
+            if go_on:
+                scheduler.submit(make_job(1))
+            else:
+                finished.release()
+
+    scheduler = Scheduler(Runner(), deliver, BatchPolicy(64, 1, 1.0), 1000, n_threads)
+    most = 0
+    for _ in range(5):
+        scheduler.submit(make_job(1))
+    while not finished.acquire(timeout=0.005):
+        most = max(most, scheduler._tickets.qsize())
+    scheduler.drain()
+    assert most <= n_threads
+
+
+@pytest.mark.parametrize("broken", ["deliver", "on_batch"])
+def test_failing_callback_does_not_stop_the_engine(broken: str, caplog: Any) -> None:
+    """An exception in `deliver` or `on_batch` is logged, and the next job is computed as before."""
+    caplog.set_level(logging.CRITICAL)
+    seen: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def callback(name: str) -> None:
+        seen.put(name)
+        if name == broken:
+            raise RuntimeError("the event loop is closed")
+
+    scheduler = Scheduler(
+        Runner(),
+        lambda _: callback("deliver"),
+        BatchPolicy(64, 1, 1.0),
+        1000,
+        on_batch=lambda *_: callback("on_batch"),
+    )
+    for _ in range(3):
+        scheduler.submit(make_job(1))
+        assert {seen.get(timeout=PATIENCE), seen.get(timeout=PATIENCE)} == {"deliver", "on_batch"}
+    scheduler.drain()
+
+
+def test_every_job_is_delivered_exactly_once_under_load(bench: Callable[..., Bench]) -> None:
+    """Many submitting threads, two engine threads, cancellations: nothing is lost, doubled or left over."""
+    b = bench(n_threads=2, max_queue_tokens=10**6)
+    kept: list[Job] = []
+    cancelled: list[Job] = []
+
+    def client(seed: int) -> None:
+        rng = random.Random(seed)
+        for k in range(60):
+            tag = seed * 1000 + k
+            job = b.submit(tag, rng.randint(1, 5), rng.randint(1, 9), needs_logits=rng.random() < 0.3)
+            if rng.random() < 0.2:
+                b.scheduler.cancel(job)
+                cancelled.append(job)
+            else:
+                kept.append(job)
+
+    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(1, 6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    b.scheduler.drain()
+    delivered = [b.delivered.get() for _ in range(b.delivered.qsize())]
+    assert len(delivered) == len(set(map(id, delivered)))
+    assert set(map(id, kept)) <= set(map(id, delivered)) <= {*map(id, kept), *map(id, cancelled)}
+    for job in kept:
+        assert [s.label_ids.tolist() for s in job.scores()] == [w.ids for w in job.windows]
+    assert b.scheduler.queued_tokens == 0
+    assert b.scheduler.is_idle or not b.scheduler._jobs
+
+
+def test_quick_call_runs_on_the_calling_thread(bench: Callable[..., Bench]) -> None:
+    """Once the rate is known, a job that is quick enough runs here; it is not delivered."""
+    b = bench()
+    job = Job([Window([1] * 4, 0)], needs_logits=False)
+    assert not b.scheduler.run_here(job, limit_seconds=math.inf)  # nothing was measured yet
+    b.submit(2)
+    b.wait(1)
+    assert b.scheduler.run_here(job, limit_seconds=math.inf)
+    assert len(job.scores()) == 1
+    assert not b.scheduler.run_here(Job([Window([1] * 4, 0)], needs_logits=False), limit_seconds=0.0)
+
+
+def test_quick_call_does_not_overtake(bench: Callable[..., Bench]) -> None:
+    """While something runs or waits, a job is handed over, however quick it would be."""
+    b = bench()
+    b.submit(1)
+    b.wait(1)
+    b.hold()
+    assert not b.scheduler.run_here(Job([Window([2] * 4, 0)], needs_logits=False), limit_seconds=math.inf)
+    b.release()
