@@ -43,11 +43,12 @@ imports: $(DEV_READY)
 
 # Side by side with the peers; `make bench-quick` needs no PyTorch and takes a few minutes.
 bench: $(BENCH_READY)
+	$(BENCH)/bin/python -m pip install --quiet torch==2.13.0
 	$(BENCH)/bin/python -m pip install --quiet --requirement bench/requirements-torch.txt
-	$(BENCH)/bin/python bench/run.py
+	$(BENCH)/bin/python bench/run.py $(BENCH_ARGS)
 
 bench-quick: $(BENCH_READY)
-	$(BENCH)/bin/python bench/run.py --quick
+	$(BENCH)/bin/python bench/run.py --quick $(BENCH_ARGS)
 
 # Golden answers: recorded from transformers in an environment of its own; the tests need neither it nor PyTorch.
 golden: $(PARITY_READY)
@@ -84,5 +85,5 @@ $(PARITY_READY): pyproject.toml constraints.txt
 $(BENCH_READY): pyproject.toml constraints.txt bench/requirements.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BENCH)/bin/python -m pip install --quiet --editable '.[cpu]' --requirement bench/requirements.txt
+	$(BENCH)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]' --requirement bench/requirements.txt
 	@touch $@
