@@ -23,6 +23,7 @@ from nerve.engine import INLINE_TOKENS, Engine
 from nerve.errors import (
     ClientGone,
     DeadlineExceeded,
+    DeviceFailed,
     InferenceFailed,
     InvalidRequest,
     MalformedRequest,
@@ -56,6 +57,7 @@ ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
     Overloaded: (429, "Overloaded"),
     ClientGone: (499, "ClientGone"),  # nobody reads it; Nginx's number, for the metrics
     InferenceFailed: (500, "Backend"),
+    DeviceFailed: (503, "Unhealthy"),
     Unavailable: (503, "Unhealthy"),
     DeadlineExceeded: (504, "DeadlineExceeded"),
 }

@@ -66,10 +66,15 @@ class Engine:
     the fair order of one queue is enough.
 
     on_batch: told of each model call: windows, padded tokens, seconds.
+    on_failure: told, on an engine thread, that the device has failed for good; the process must end.
     """
 
     def __init__(
-        self, model: Model, max_queue_tokens: int, on_batch: Callable[[int, int, float], None] | None = None
+        self,
+        model: Model,
+        max_queue_tokens: int,
+        on_batch: Callable[[int, int, float], None] | None = None,
+        on_failure: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="nerve-pool")
@@ -82,8 +87,9 @@ class Engine:
             max_queue_tokens=max_queue_tokens,
             n_threads=model.n_threads,
             on_batch=on_batch,
+            on_failure=on_failure,
         )
-        self._lane = create_lane()
+        self._lane = create_lane(thread=model.thread)
         self._bulk_lane = create_lane(niceness=_BULK_NICENESS) if model.has_bulk_lane else self._lane
         self._bulk_tokens = _BULK_WINDOWS * model.max_length
 

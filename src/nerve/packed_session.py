@@ -38,14 +38,13 @@ from nerve.packing import (
     split_results,
 )
 from nerve.session import create_session, ort
-from nerve.types import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from nerve.packing import Bucket, StepLimits
-    from nerve.types import FloatArray, IntArray, TokenScores
+    from nerve.types import FloatArray, IntArray, TokenScores, Window
 
 log = logging.getLogger(__name__)
 
@@ -161,10 +160,9 @@ class PackedSession:
         """
         started = time.monotonic()
         for graph_id, bucket in reversed(list(enumerate(buckets, start=1))):
-            window = Window([self._rules.pad_id] * (min(bucket.longest, bucket.tokens // 2)), 0)
             try:
                 step = _Step(self, bucket, graph_id)
-                step.inputs.fill([window])
+                step.inputs.fill([])
                 step.upload()
                 step.replay()  # runs twice, captures and replays
                 seconds = min(self.step_seconds.get(bucket.tokens, np.inf), step.measure(_TIMED_RUNS))

@@ -79,15 +79,16 @@ class PackingRules:
 
 
 def list_buckets(limits: StepLimits) -> list[Bucket]:
-    """Return the shapes worth capturing, small to large."""
+    """Return the shapes worth capturing, small to large: those whose B sequences of S can make up T tokens."""
     # A full step leaves a token to every sequence that no window uses.
     largest = round_up(min(limits.max_tokens, _TOKENS[-1]) + limits.max_sequences, 16)
     tokens = [*(t for t in _TOKENS if t < largest), largest]
-    return [
+    buckets = [
         Bucket(t, min(limits.max_sequences + 1, max(2, t // _TOKENS_PER_SEQUENCE)), s)
         for t in tokens
         for s in _rooms(min(limits.max_length, t))
     ]
+    return [bucket for bucket in buckets if bucket.fits(0, 0, 0)]
 
 
 def _rooms(longest: int) -> list[int]:
@@ -159,7 +160,7 @@ class StepInputs:
         self._columns = np.arange(s, dtype=np.int32)  # (S,)
 
     def fill(self, windows: Sequence[Window]) -> None:
-        """Write windows into the block; they must fit the bucket."""
+        """Write windows into the block; they must fit the bucket. Without any, all sequences are dummies."""
         start = 0
         padding_id = self._rules.padding_id
         for index, window in enumerate(windows):
