@@ -7,6 +7,7 @@ standard operators, so that onnxruntime itself can run everything else, through 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class PackedAttention(OpRun):
         query, key, content = np.split(value @ weights + shift, 3, axis=1)  # (T, H) each
         result = np.zeros_like(query)
         size = query.shape[1] // num_heads
-        for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True):
+        for start, end in pairwise(cu_seqlens):
             for head in range(num_heads):
                 columns = slice(head * size, (head + 1) * size)
                 scores = query[start:end, columns] @ key[start:end, columns].T / math.sqrt(size)
@@ -68,21 +69,14 @@ class EmbedLayerNormalization(OpRun):
 
     op_domain = "com.microsoft"
 
-    def _run(
-        self,
-        ids: Array,
-        types: None,
-        words: Array,
-        positions: Array,
-        type_table: None,
-        gamma: Array,
-        beta: Array,
-        mask: None = None,
-        position_ids: Array | None = None,
-        epsilon: float = 0.0,
-    ) -> tuple[Array, Array]:
-        assert types is None
-        assert position_ids is not None
+    def _run(self, *inputs: Array | None, epsilon: float = 0.0) -> tuple[Array, Array]:
+        ids, types, words, positions, type_table, gamma, beta, mask, position_ids = inputs
+        assert types is type_table is mask is None
+        assert ids is not None
+        assert words is not None
+        assert positions is not None
+        assert gamma is not None
+        assert beta is not None
         summed = words[ids] + positions[position_ids]
         return normalise(summed, gamma, beta, epsilon), np.zeros(len(ids), np.int32)
 

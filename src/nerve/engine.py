@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from nerve.aggregation import decode
-from nerve.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded
+from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, Overloaded
 from nerve.scheduler import Job, Scheduler
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 from nerve.windows import merge_scores
@@ -79,6 +79,7 @@ class Engine:
         self.model = model
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="nerve-pool")
         self._n_offloaded = 0
+        self._on_failure = on_failure
         create_lane = partial(
             Scheduler,
             run=model.session.run,
@@ -87,7 +88,6 @@ class Engine:
             max_queue_tokens=max_queue_tokens,
             n_threads=model.n_threads,
             on_batch=on_batch,
-            on_failure=on_failure,
         )
         self._lane = create_lane(thread=model.thread)
         self._bulk_lane = create_lane(niceness=_BULK_NICENESS) if model.has_bulk_lane else self._lane
@@ -235,6 +235,9 @@ class Engine:
 
     def _deliver(self, jobs: list[Job]) -> None:
         """Wake the waiters of finished jobs; called by engine threads."""
+        if self._on_failure is not None and any(isinstance(job.error, DeviceFailed) for job in jobs):
+            told, self._on_failure = self._on_failure, None
+            told()
         futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for job in jobs:
             if isinstance(job.waiter, threading.Event):

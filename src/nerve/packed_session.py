@@ -114,9 +114,7 @@ class PackedSession:
             if len(windows) == 1 or not is_out_of_memory(error):
                 raise
             log.warning("the device has no memory for a step of %d windows; it runs in two", len(windows))
-        return [
-            scores for half in halve(windows) for scores in self._run(half, needs_logits, self._run_once)
-        ]
+        return [scores for half in halve(windows) for scores in self._run(half, needs_logits, self._run_once)]
 
     def run_uncaptured(self, windows: Sequence[Window], needs_logits: bool) -> list[TokenScores]:
         """Compute one step without a captured graph: to compare with, and for shapes that have none."""

@@ -24,7 +24,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, ParamSpec
 
 from nerve.batching import BatchPolicy, cost, fair_order, take
-from nerve.errors import DeadlineExceeded, DeviceFailed, InferenceFailed, NerveError, Overloaded, PredictError, Unavailable
+from nerve.errors import (
+    DeadlineExceeded,
+    DeviceFailed,
+    InferenceFailed,
+    NerveError,
+    Overloaded,
+    PredictError,
+    Unavailable,
+)
 from nerve.threads import EngineThread
 
 if TYPE_CHECKING:
@@ -99,11 +107,12 @@ class Scheduler:
     niceness: how far the engine threads step back behind the other threads of the process, 0 to 19; with
         more than 0 they never spread.
     thread: the one thread that `run` must be called on; it is closed at the end. None: `n_threads` new ones.
-    on_failure: told once that `run` has raised `DeviceFailed`. All that was admitted has failed by then, and
-        nothing more is admitted.
+
+    Once `run` has raised `DeviceFailed`, all that was admitted is delivered with that error, and nothing more
+    is admitted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - two callbacks and seven settings, all told apart by name
         self,
         run: Callable[[Sequence[Window], bool, bool], list[TokenScores]],
         deliver: Callable[[list[Job]], None],
@@ -113,7 +122,6 @@ class Scheduler:
         on_batch: Callable[[int, int, float], None] | None = None,
         niceness: int = 0,
         thread: EngineThread | None = None,
-        on_failure: Callable[[], None] | None = None,
     ) -> None:
         self._run = run
         self._deliver = deliver
@@ -126,7 +134,6 @@ class Scheduler:
         self._jobs: deque[Job] = deque()  # jobs with waiting windows, next to be served first
         self._queued_tokens = 0
         self._n_busy = 0
-        self._on_failure = on_failure
         self._refusal: PredictError | None = None  # why nothing is admitted any more
         self._tokens_per_second = 0.0
         self._threads = [thread] if thread else [EngineThread(f"nerve-engine-{k}") for k in range(n_threads)]
@@ -288,11 +295,8 @@ class Scheduler:
             if failure is None:
                 self._measure(n_tokens, seconds)
             finished = self._settle(batch, results, failure, now)
-            is_news = isinstance(failure, DeviceFailed) and not isinstance(self._refusal, DeviceFailed)
-            if is_news:
+            if isinstance(failure, DeviceFailed):
                 finished += self._abandon(str(failure))
-        if is_news and self._on_failure is not None:
-            self._report(self._on_failure)
         if self._on_batch is not None and failure is None:
             n_padded = cost([len(window.ids) for window in windows], self._policy)
             self._report(self._on_batch, len(windows), n_padded, seconds)

@@ -1,10 +1,11 @@
 """Runs batches of windows, padded to the longest, through one ONNX graph.
 
-`packed_session` runs packed ones; the two are the sole users of `onnxruntime`. Two kinds of graph are served. A built one (`nerve.graph`) takes `input_ids` and `lengths` and gives the
+Two kinds of graph are served. A built one (`nerve.graph`) takes `input_ids` and `lengths` and gives the
 best label and its probability, with the logits as a further output. A ready one, as found in a
 checkpoint, takes `input_ids`, usually `attention_mask` and sometimes `token_type_ids`, and gives `logits`
-only; softmax and argmax are then done here.
+only; softmax and argmax are then done here. Packed graphs are for `packed_session`.
 
+The one module that imports `onnxruntime`; `packed_session` has it from here.
 Threads: `run` may be called from several threads; ONNX Runtime releases the interpreter lock.
 """
 
@@ -24,6 +25,8 @@ from nerve.types import TokenScores
 # device id in the user's cache, unless this is set before they are loaded (onnxruntime/Privacy.md).
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
+
+__all__ = ["Session", "best_labels", "choose_device", "collate", "create_session", "ort"]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,9 +87,7 @@ class Session:
     ) -> None:
         self._pad_id = pad_id
         self.device = device
-        self._session = create_session(
-            source, device, device_id, n_threads if mode is CpuMode.LATENCY else 1
-        )
+        self._session = create_session(source, device, device_id, n_threads if mode is CpuMode.LATENCY else 1)
         self._wide = self._session
         if mode is CpuMode.AUTO and device is Device.CPU and n_threads > 1:
             self._wide = create_session(source, device, device_id, n_threads)

@@ -20,9 +20,7 @@ from nerve.packing import Bucket, PackingRules, StepInputs, split_results
 from nerve.types import TokenScores, Window
 from packed_reference import ReferenceGraph, on_cpu
 
-tiny = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py"))
-)
+tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 TOLERANCE = 1e-4
 BUCKETS = [Bucket(64, 4, 32), Bucket(96, 8, 64)]
 

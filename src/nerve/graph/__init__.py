@@ -1,8 +1,8 @@
 """Turns a model folder into the ONNX graph to run.
 
 Sole user of `onnx` and `safetensors`. A checkpoint of a known architecture becomes a graph of our own
-making (`GraphKind.BUILT` for the CPU, `GraphKind.PACKED` for CUDA); anything else runs as the ONNX file that lies in the folder
-(`GraphKind.READY`). docs/graphs.md says which checkpoint becomes which.
+making (`GraphKind.BUILT` for the CPU, `GraphKind.PACKED` for CUDA); anything else runs as the ONNX file
+that lies in the folder (`GraphKind.READY`). docs/graphs.md says which checkpoint becomes which.
 """
 
 from __future__ import annotations

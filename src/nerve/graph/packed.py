@@ -117,9 +117,7 @@ def _relative_bias(graph: _PackedWriter, encoder: Encoder) -> str:
     return graph.node("Unsqueeze", [bias, axis], "attention_bias")
 
 
-def _layer(
-    graph: _PackedWriter, encoder: Encoder, layer: Layer, hidden: str, bias: str, name: str
-) -> str:
+def _layer(graph: _PackedWriter, encoder: Encoder, layer: Layer, hidden: str, bias: str, name: str) -> str:
     weight, qkv_bias = builder.query_key_value(graph, layer, name)
     inputs = [hidden, weight, qkv_bias, "token_offset", "cu_seqlens"]
     if bias:
