@@ -112,7 +112,7 @@ class Scheduler:
     is admitted.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - two callbacks and seven settings, all told apart by name
+    def __init__(
         self,
         run: Callable[[Sequence[Window], bool, bool], list[TokenScores]],
         deliver: Callable[[list[Job]], None],
