@@ -10,7 +10,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRA)
 DEV_READY := $(VENV)/.ready-$(EXTRA)-dev
 
-.PHONY: install serve test check format lint types imports bench golden parity clean
+BENCH := .venv-bench
+BENCH_READY := $(BENCH)/.ready
+PARITY := .venv-parity
+PARITY_READY := $(PARITY)/.ready
+
+.PHONY: install serve test check format lint types imports bench bench-quick golden parity clean
 
 install: $(READY)
 
@@ -36,8 +41,28 @@ types: $(DEV_READY)
 imports: $(DEV_READY)
 	$(BIN)/lint-imports
 
+# Side by side with the peers; `make bench-quick` needs no PyTorch and takes a few minutes.
+bench: $(BENCH_READY)
+	$(BENCH)/bin/python -m pip install --quiet torch==2.13.0
+	$(BENCH)/bin/python -m pip install --quiet --requirement bench/requirements-torch.txt
+	$(BENCH)/bin/python bench/run.py $(BENCH_ARGS)
+
+bench-quick: $(BENCH_READY)
+	$(BENCH)/bin/python bench/run.py --quick $(BENCH_ARGS)
+
+# Golden answers: recorded from transformers in an environment of its own; the tests need neither it nor PyTorch.
+golden: $(PARITY_READY)
+	OMP_NUM_THREADS=1 $(PARITY)/bin/python tests/parity/record.py "$$($(PARITY)/bin/nerve pull)"
+	OMP_NUM_THREADS=1 $(PARITY)/bin/python tests/parity/record_long.py "$$($(PARITY)/bin/nerve pull)"
+	$(PARITY)/bin/python tests/parity/record_architectures.py
+
+# Recomputes the golden answers live and compares, and tests `nerve export` against PyTorch.
+parity: $(PARITY_READY)
+	OMP_NUM_THREADS=1 $(PARITY)/bin/python tests/parity/record.py "$$($(PARITY)/bin/nerve pull)" --check
+	$(PARITY)/bin/python -m pytest tests/parity/test_export.py
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PARITY) $(BENCH)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
@@ -48,4 +73,17 @@ $(READY): pyproject.toml constraints.txt
 
 $(DEV_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	@touch $@
+
+$(PARITY_READY): pyproject.toml constraints.txt
+	test -x $(PARITY)/bin/python || $(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(PARITY)/bin/python -m pip install --quiet torch==2.13.0
+	$(PARITY)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,export]' --group dev
+	@touch $@
+
+$(BENCH_READY): pyproject.toml constraints.txt bench/requirements.txt
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BENCH)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]' --requirement bench/requirements.txt
 	@touch $@

@@ -85,8 +85,9 @@ def ratio(goal: dict, results: dict[str, Result]) -> tuple[list[float], str] | N
     other = result.best(goal["over"], best_by)
     if other is None:
         return None
-    pairs = zip(result.column(ours, metric), result.column(other, metric), strict=True)
-    return [a / b for a, b in pairs], f"{ours} / {other}"
+    pairs = [(seen[ours][0], seen[other][0]) for seen in result.rounds]
+    known = [(a, b) for a, b in pairs if a["requests"] and b["requests"]]
+    return [read_metric(a, metric) / read_metric(b, metric) for a, b in known], f"{ours} / {other}"
 
 
 def is_reached(goal: dict, value: float) -> bool:
@@ -219,7 +220,7 @@ def split_stages(seen: dict) -> dict[str, float]:
     """Medians of the stages of a request as the server states them, and what remains for the way there."""
     stages = {name: seen["stages_ms"][name]["p50"] for name in STAGES}
     total = seen["stages_ms"]["total"]["p50"]
-    stages["rows and encoding"] = max(0.0, total - sum(stages.values()))
+    stages["hand-over, rows, encoding"] = max(0.0, total - sum(stages.values()))
     stages["HTTP, both ends"] = max(0.0, seen["latency_ms"]["p50"] - total)
     return stages
 
@@ -229,9 +230,10 @@ def draw_stages(results: dict[str, Result], axes_of, save) -> list[str]:
     bars: dict[str, list[dict[str, float]]] = {}
     for result in results.values():
         for label in result.labels(["nerve", "nerve-int8"]):
-            for seen in (seen for one in result.rounds for seen in one[label]):
+            for at, seen in ((at, seen) for one in result.rounds for at, seen in enumerate(one[label])):
                 if seen.get("stages_ms", {}).get("total"):
-                    bars.setdefault(f"{result.name}\n{label.split('/')[0]}", []).append(split_stages(seen))
+                    rate = f"{result.scenario['share'][at]:.0%}" if result.scenario["share"] else "fixed rate"
+                    bars.setdefault(f"{result.name}\n{label}, {rate}", []).append(split_stages(seen))
     if not bars:
         return []
     axes = axes_of("where a request's time goes (medians)")

@@ -7,11 +7,13 @@ so that whatever else the machine does falls on all of them. Ratios are made wit
 import argparse
 import contextlib
 import json
+import signal
 import statistics
+import subprocess
+import sys
 import time
-import tomllib
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import generators
@@ -20,55 +22,15 @@ import servers
 import workload
 from generators import Target
 from models import WORK, BenchModel, Unavailable, find_model
+from scenarios import Scenario, read_scenarios, shorten, to_plain
 from servers import Server, ServerSpec
 from workload import Reference, Requests, Workload
 
 HERE = Path(__file__).parent
 # Share of CPU time that other processes may take before a measurement is marked.
 NOISY_CORES = 0.3
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """One file of bench/scenarios/.
-
-    loop: closed (each connection waits for its answer) or open (constant arrival rate).
-    share: open loop only: arrival rates as shares of what the same server answered at saturation (closed
-        loop, `connections` connections, same requests), measured just before.
-    rates: open loop only: arrival rates in requests/s, the same for every server.
-    variants: the variants of a server that are tried; empty for all.
-    """
-
-    name: str
-    description: str
-    model: str
-    servers: list[str]
-    loop: str = "closed"
-    connections: int = 1
-    reuse: bool = True
-    seconds: float = 8
-    warm_up_seconds: float = 2
-    share: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    variants: list[str] = field(default_factory=list)
-    quick: bool = False
-    workload: Workload = field(default_factory=Workload)
-
-    def takes(self, spec: ServerSpec) -> bool:
-        """Whether the scenario measures this server; one-variant servers are always taken."""
-        return spec.name in self.servers and (
-            not self.variants or spec.variant in {*self.variants, "auto", "1"} or spec.name == "floor"
-        )
-
-
-def read_scenarios(folder: Path = HERE / "scenarios") -> list[Scenario]:
-    return [read_scenario(file) for file in sorted(folder.glob("*.toml"))]
-
-
-def read_scenario(file: Path) -> Scenario:
-    content = tomllib.loads(file.read_text())
-    content["workload"] = Workload(**content.get("workload", {}))
-    return Scenario(name=file.stem, **content)
+# A server that uses less is idle; some poll.
+IDLE_CORES = 0.3
 
 
 class Bench:
@@ -110,6 +72,11 @@ class Bench:
             self.started[key] = Server(spec, model, probe)
         return self.started[key]
 
+    def skip(self, scenario: Scenario, spec: ServerSpec, reason: Exception) -> None:
+        """Note, for all to see, that a server takes no part in a scenario."""
+        self.skipped[f"{scenario.name}: {spec.label}"] = str(reason)
+        print(f"  SKIPPED {spec.label}: {reason}", flush=True)
+
     def close(self) -> None:
         """End all servers."""
         for server in self.started.values():
@@ -135,8 +102,20 @@ def learn_answers(server: Server, requests: Requests) -> Target:
     return Target(server.url, server.spec.route, requests.bodies, answers)
 
 
-def measure(server: Server, run) -> dict:
+def settle(server: Server, target: Target) -> None:
+    """Wait until the server has done with what an earlier generator left behind unanswered."""
+    server.post(target.bodies[0])
+    deadline = time.monotonic() + 10
+    used, share = server.cpu_seconds(), 1.0
+    while share > IDLE_CORES and time.monotonic() < deadline:
+        time.sleep(0.2)
+        before, used = used, server.cpu_seconds()
+        share = (used - before) / 0.2
+
+
+def measure(server: Server, target: Target, run) -> dict:
     """Run a load generator on a server; add what the server and everything else used meanwhile."""
+    settle(server, target)
     cpu, busy, start = server.cpu_seconds(), machine.busy_seconds(), time.monotonic()
     seen = run()
     elapsed = time.monotonic() - start
@@ -159,18 +138,18 @@ def measure_server(scenario: Scenario, server: Server, target: Target) -> list[d
     def closed(seconds: float) -> dict:
         return generators.closed_loop(target, scenario.connections, seconds, scenario.reuse)
 
+    def opened(rate: float) -> dict:
+        return generators.open_loop(target, rate, scenario.seconds, scenario.reuse)
+
     with server.turn():
         closed(scenario.warm_up_seconds)
         if scenario.loop == "closed":
-            return [measure(server, lambda: closed(scenario.seconds))]
+            return [measure(server, target, partial(closed, scenario.seconds))]
         rates = list(scenario.rates)
         if scenario.share:
-            saturated = closed(max(2, scenario.seconds / 2))["rps"]
+            saturated = measure(server, target, partial(closed, max(2, scenario.seconds / 2)))["rps"]
             rates += [share * saturated for share in scenario.share]
-        return [
-            measure(server, lambda: generators.open_loop(target, rate, scenario.seconds, scenario.reuse))  # noqa: B023
-            for rate in rates
-        ]
+        return [measure(server, target, partial(opened, rate)) for rate in rates]
 
 
 def measure_floor(scenario: Scenario, spec: ServerSpec, model: BenchModel, requests: Requests) -> list[dict]:
@@ -206,32 +185,38 @@ def prepare(bench: Bench, scenario: Scenario, specs: list[ServerSpec]) -> dict[s
                 ready[spec.label] = None
             else:
                 ready[spec.label] = learn_answers(bench.server_for(scenario, spec), requests)
-        except Unavailable as reason:
-            bench.skipped[f"{scenario.name}: {spec.label}"] = str(reason)
-            print(f"  SKIPPED {spec.label}: {reason}", flush=True)
+        except (Unavailable, OSError) as reason:
+            bench.skip(scenario, spec, reason)
     return ready
 
 
+def measure_in_round(bench: Bench, scenario: Scenario, spec: ServerSpec, target: Target | None) -> list[dict]:
+    if target is None:
+        model, requests = bench.model_for(scenario, spec), bench.requests_for(scenario, spec)
+        return measure_floor(scenario, spec, model, requests)
+    return measure_server(scenario, bench.server_for(scenario, spec), target)
+
+
 def run_scenario(bench: Bench, scenario: Scenario, specs: list[ServerSpec], rounds: int) -> list[dict]:
-    """Return one {server label: measurements} for each round."""
+    """Return one {server label: measurements} for each round; a server that fails in one is left out of all."""
     print(f"{scenario.name}: {scenario.description}", flush=True)
     ready = prepare(bench, scenario, specs)
-    taken = [spec for spec in specs if spec.label in ready]
     results = []
     for number in range(rounds):
+        taken = [spec for spec in specs if spec.label in ready]
         shift = number % max(1, len(taken))
         seen: dict[str, list[dict]] = {}
         for spec in taken[shift:] + taken[:shift]:
-            if spec.name == "floor":
-                model, requests = bench.model_for(scenario, spec), bench.requests_for(scenario, spec)
-                seen[spec.label] = measure_floor(scenario, spec, model, requests)
-            else:
-                server = bench.server_for(scenario, spec)
-                seen[spec.label] = measure_server(scenario, server, ready[spec.label])
+            try:
+                seen[spec.label] = measure_in_round(bench, scenario, spec, ready[spec.label])
+            except (OSError, RuntimeError, subprocess.CalledProcessError) as reason:
+                bench.skip(scenario, spec, reason)
+                del ready[spec.label]
+                continue
             for one in seen[spec.label]:
                 print(f"  round {number + 1} {line(spec.label, one)}", flush=True)
         results.append(seen)
-    return results
+    return [{label: one for label, one in seen.items() if label in ready} for seen in results]
 
 
 def line(label: str, seen: dict) -> str:
@@ -266,12 +251,6 @@ def summarise(rounds: list[dict]) -> dict:
             for column in zip(*(seen[label] for seen in rounds), strict=True)
         ]
     return found
-
-
-def shorten(scenario: Scenario) -> Scenario:
-    """Make the same scenario one for a quick look."""
-    work = replace(scenario.workload, distinct=min(8, scenario.workload.distinct))
-    return replace(scenario, seconds=2, warm_up_seconds=1, share=scenario.share[:1], workload=work)
 
 
 def choose(arguments: argparse.Namespace) -> tuple[list[Scenario], list[ServerSpec], int]:
@@ -316,6 +295,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that held servers are ended
     scenarios, specs, rounds = choose(arguments)
     started = datetime.now(UTC)
     facts = machine.describe()
@@ -346,10 +326,6 @@ def main() -> None:
             }
             file.write_text(json.dumps(content, indent=1) + "\n")
     print(f"written: {file}")
-
-
-def to_plain(scenario: Scenario) -> dict:
-    return {**vars(scenario), "workload": vars(scenario.workload)}
 
 
 if __name__ == "__main__":

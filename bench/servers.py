@@ -117,7 +117,11 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.wait_ready(probe)
+        try:
+            self.wait_ready(probe)
+        except BaseException:
+            self.close()
+            raise
         self.signal(signal.SIGSTOP)
 
     @property
@@ -141,7 +145,6 @@ class Server:
                 self.post(probe)
             except (OSError, urllib.error.URLError) as error:
                 if self.process.poll() is not None or time.monotonic() > deadline:
-                    self.close()
                     raise Unavailable(f"{self.spec.label} did not start ({error}); see {self.log}") from error
                 time.sleep(0.1)
             else:

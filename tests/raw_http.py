@@ -83,7 +83,7 @@ def metric(server: ServerProcess, name: str) -> float:
     return 0.0
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 10) -> None:
     """Poll a condition that another process decides; fails after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -41,7 +41,11 @@ class TokenClassifier(ls.LitAPI):
 if __name__ == "__main__":
     api = TokenClassifier(max_batch_size=4, batch_timeout=0.001, api_path="/predict_tokens")
     server = ls.LitServer(
-        api, accelerator="cpu", workers_per_device=int(os.environ["BENCH_WORKERS"]), fast_queue=True
+        api,
+        accelerator="cpu",
+        workers_per_device=int(os.environ["BENCH_WORKERS"]),
+        fast_queue=True,
+        timeout=60,
     )
     server.run(
         host="127.0.0.1",

@@ -37,7 +37,7 @@ if __name__ == "__main__":
         num=int(os.environ["BENCH_WORKERS"]),
         max_batch_size=4,
         max_wait_time=1,
-        timeout=30,
+        timeout=60,
         route="/predict_tokens",
     )
     server.run()

@@ -37,12 +37,15 @@ T = TypeVar("T")
 _INLINE_CHARACTERS = 4_000
 # Tokens of one request up to which its rows are made and encoded on the event loop: about 1 ms.
 INLINE_TOKENS = 1_000
+# Seconds of a model call up to which it is run on the event loop: a hand-over and back costs about 0.1 ms.
+_INLINE_SECONDS = 0.0002
 _POOL_THREADS = 2
 # Windows' worth of tokens beyond which a request goes to the bulk lane.
 _BULK_WINDOWS = 4
 # Step of the bulk lane's threads behind the others: about a tenth of a contended core is left to them.
 _BULK_NICENESS = 10
-# Requests that may wait for the pool: their tokens are not counted yet, so the queue cannot refuse them.
+# Work that may wait for the pool before a text that is not tokenized yet is refused: its tokens are not
+# counted, so the queue cannot refuse it. Work on requests that were admitted is never refused.
 _MAX_OFFLOADED = 64
 
 
@@ -90,7 +93,7 @@ class Engine:
             on_batch=on_batch,
         )
         self._lane = create_lane(thread=model.thread)
-        self._bulk_lane = create_lane(niceness=_BULK_NICENESS) if model.has_bulk_lane else self._lane
+        self._bulk_lane = create_lane(niceness=_BULK_NICENESS) if model.runs_anywhere else self._lane
         self._bulk_tokens = _BULK_WINDOWS * model.max_length
 
     @property
@@ -118,11 +121,11 @@ class Engine:
         gone: waits until the client has left; used only when the request has to wait.
         Raises `PredictError`s.
         """
-        self._lane.check_room()
         started = time.perf_counter()
         n_characters = sum(map(len, texts))
+        self._check_room(n_characters)
         if n_characters <= _INLINE_CHARACTERS:
-            tokenized = self._tokenize(texts, options)
+            tokenized = self._tokenize(texts, options, beside_others=False)
         else:
             if self._n_offloaded >= _MAX_OFFLOADED:
                 raise Overloaded("too many large requests wait; send the request again later", 1.0)
@@ -183,11 +186,24 @@ class Engine:
         finally:
             self._n_offloaded -= 1
 
+    def _check_room(self, n_characters: int) -> None:
+        """Raise `Overloaded` when the lane that a request will take is full; spares tokenizing for a refusal.
+
+        A request of few characters has few tokens; of a larger one, either lane may turn out to be the one.
+        """
+        possible = [self._lane] if n_characters <= self._bulk_tokens else [self._lane, self._bulk_lane]
+        if all(lane.is_full for lane in possible):
+            raise possible[-1].overloaded()
+
     def _lane_of(self, job: Job) -> Scheduler:
         return self._bulk_lane if job.n_tokens > self._bulk_tokens else self._lane
 
-    def _tokenize(self, texts: Sequence[str], options: PredictOptions) -> list[TokenizedText]:
-        return self.model.tokenizer.tokenize(texts, options.truncate, options.truncation_direction)
+    def _tokenize(
+        self, texts: Sequence[str], options: PredictOptions, beside_others: bool = True
+    ) -> list[TokenizedText]:
+        return self.model.tokenizer.tokenize(
+            texts, options.truncate, options.truncation_direction, beside_others
+        )
 
     def _rows(
         self, tokenized: list[TokenizedText], scores: list[TokenScores], options: PredictOptions
@@ -205,14 +221,17 @@ class Engine:
 
     async def _wait(self, job: Job, deadline: float, gone: Callable[[], Awaitable[None]] | None) -> None:
         """Submit a job and wait until it is delivered, its deadline passes, or its client leaves."""
+        lane = self._lane_of(job)
+        if self.model.runs_anywhere and len(job.windows) == 1 and lane.run_here(job, _INLINE_SECONDS):
+            return
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        runs_at_once = self._lane_of(job).is_idle and len(job.windows) == 1
+        runs_at_once = lane.is_idle and len(job.windows) == 1
         job.waiter = future
         timer: asyncio.TimerHandle | None = None
         watcher: asyncio.Future[None] | None = None
+        lane.submit(job)  # a job that is refused here must not be cancelled below
         try:
-            self._lane_of(job).submit(job)
             if deadline != math.inf:
                 timer = loop.call_later(
                     deadline - time.monotonic(),
@@ -225,7 +244,7 @@ class Engine:
                 watcher.add_done_callback(lambda _: _fail(future, ClientGone("the client left")))
             await future
         except BaseException:
-            self._lane_of(job).cancel(job)
+            lane.cancel(job)
             raise
         finally:
             if timer is not None:

@@ -68,7 +68,7 @@ class Model:
 
     max_length: most tokens of a window, special tokens included.
     n_threads: engine threads that should call `session.run`.
-    has_bulk_lane: large requests should run on threads of their own that step back (CPU).
+    runs_anywhere: `session.run` may be called from any thread, and shares its cores with the callers (CPU).
     thread: the one thread that `session.run` must be called on (packed graphs), or None for any.
     """
 
@@ -82,7 +82,7 @@ class Model:
     policy: BatchPolicy
     max_length: int
     n_threads: int
-    has_bulk_lane: bool
+    runs_anywhere: bool
     thread: EngineThread | None = None
 
 
@@ -104,14 +104,13 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     policy = make_policy(config.batching, device, max_length)
     graph = load_graph(folder.path, config.model.precision, cache_dir, config.model.graph, device)
     n_threads = config.cpu.threads or max(1, usable_cores() // config.server.workers)
-    pad_id = int(settings.get("pad_token_id") or 0)
 
     def open_model(thread: EngineThread | None) -> Model:
         opened: tuple[Session | PackedSession, BatchPolicy]
         if thread is not None:
-            opened = _open_packed(graph, config, policy, max_length, pad_id)
+            opened = _open_packed(graph, config, policy, max_length)
         else:
-            opened = _open_padded(graph, config, device, pad_id, n_threads), policy
+            opened = _open_padded(graph, config, device, _padding_id(settings), n_threads), policy
         session, chosen_policy = opened
         if session.n_labels not in (None, len(labels.names)):
             raise ModelError(
@@ -128,7 +127,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
             precision=graph.precision,
             policy=chosen_policy,
             max_length=max_length,
-            has_bulk_lane=device is Device.CPU,
+            runs_anywhere=device is Device.CPU,
             n_threads=1 if device is Device.CUDA or config.cpu.mode is CpuMode.LATENCY else n_threads,
             thread=thread,
         )
@@ -165,12 +164,12 @@ def _open_padded(graph: Graph, config: Config, device: Device, pad_id: int, n_th
 
 
 def _open_packed(
-    graph: Graph, config: Config, policy: BatchPolicy, max_length: int, pad_id: int
+    graph: Graph, config: Config, policy: BatchPolicy, max_length: int
 ) -> tuple[PackedSession, BatchPolicy]:
     """Prepare all steps; unless the configuration says it, their measured times tell how large one may be."""
     asked = config.batching.max_batch_tokens
     limits = StepLimits(max_length, policy.max_batch_size, asked or max(max_length, _LARGEST_STEP))
-    session = PackedSession(graph.source, Device.CUDA, config.model.device_id, pad_id, limits)
+    session = PackedSession(graph.source, Device.CUDA, config.model.device_id, limits)
     budget = asked or max(max_length, choose_budget(session.step_seconds))
     log.info("steps of up to %d tokens", budget)
     return session, replace(policy, token_budget=budget, is_packed=True)
@@ -186,7 +185,7 @@ def find_max_length(settings: dict[str, Any], tokenizer_settings: dict[str, Any]
     if isinstance(positions, int) and positions > 0:
         unused = 0
         if settings.get("model_type") in _POSITIONS_AFTER_PADDING:
-            unused = int(settings.get("pad_token_id") or 0) + 1
+            unused = _padding_id(settings) + 1
         limits["the position table of config.json"] = positions - unused
     stated = tokenizer_settings.get("model_max_length")
     if isinstance(stated, int) and 0 < stated < 10**9:  # transformers writes 10**30 for "no limit"
@@ -266,14 +265,23 @@ def _id2label(settings: dict[str, Any]) -> dict[int, str]:
         raise ModelError("config.json: the keys of id2label must be numbers") from error
 
 
+def _padding_id(settings: dict[str, Any]) -> int:
+    """Return the id that fills rows; a config.json may leave the family's default out."""
+    stated = settings.get("pad_token_id")
+    if stated is None:
+        return 1 if settings.get("model_type") in _POSITIONS_AFTER_PADDING else 0
+    return int(stated)
+
+
 def _warm_up(model: Model) -> None:
     """Run a short and a full window, and check that finite scores of the right shape come back."""
-    prefix = model.tokenizer.tokenize(["warm up"])[0].ids
+    prefix = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids
     for length in (len(prefix), model.max_length):
         ids = (prefix * (1 + length // len(prefix)))[:length]
         try:
-            model.session.run([Window(ids, 0)], needs_logits=False, spread=True)
-            (scores,) = model.session.run([Window(ids, 0)], needs_logits=True)
+            with np.errstate(invalid="ignore"):  # values that are not finite are refused below
+                model.session.run([Window(ids, 0)], needs_logits=False, spread=True)
+                (scores,) = model.session.run([Window(ids, 0)], needs_logits=True)
         except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
             raise ModelError(f"the model fails on a window of {length} tokens: {error}") from error
         if scores.logits is None or scores.logits.shape != (length, len(model.labels.names)):

@@ -61,13 +61,10 @@ class PackedSession:
     """One packed graph with its steps. Make it, and run it, on one thread.
 
     source: the serialised graph of `graph.packed`, or its path.
-    pad_id: a token id that exists, for dummies.
     limits: what steps must hold; they decide which shapes are captured.
     """
 
-    def __init__(
-        self, source: bytes | Path, device: Device, device_id: int, pad_id: int, limits: StepLimits
-    ) -> None:
+    def __init__(self, source: bytes | Path, device: Device, device_id: int, limits: StepLimits) -> None:
         self.device = device
         self._device_id = device_id
         is_cuda = device is Device.CUDA
@@ -77,7 +74,7 @@ class PackedSession:
         facts = self._session.get_modelmeta().custom_metadata_map
         padding_id = facts.get("padding_id")
         self._rules = PackingRules(
-            pad_id=pad_id,
+            n_words=int(facts["n_words"]),
             padding_id=None if padding_id is None else int(padding_id),
             n_positions=int(facts["n_positions"]),
             has_distances=any(node.name == "distances" for node in self._session.get_inputs()),

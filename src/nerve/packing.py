@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _TOKENS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 # Room for the longest sequence: multiples of 8, as attention with a bias demands of its kernels.
 _LONGEST = (32, 64, 128, 256, 512)
+# A token id that every model has; the results of dummies are not looked at.
+_DUMMY_ID = 0
 # A step of T tokens has T / 8 sequences, since hardly a request is shorter than 8 tokens.
 _TOKENS_PER_SEQUENCE = 8
 # Parts of the upload start at multiples of this many int32 values, 256 bytes: what cudaMalloc aligns to.
@@ -66,13 +68,13 @@ class Bucket:
 class PackingRules:
     """What the graph says of its inputs.
 
-    pad_id: any token id that exists; dummies are made of it.
+    n_words: rows of the table of words.
     padding_id: as in `graph.architectures.Encoder`: None when token t has position t.
     n_positions: rows of the position table.
     has_distances: the graph takes `distances` (MPNet).
     """
 
-    pad_id: int
+    n_words: int
     padding_id: int | None
     n_positions: int
     has_distances: bool
@@ -160,7 +162,10 @@ class StepInputs:
         self._columns = np.arange(s, dtype=np.int32)  # (S,)
 
     def fill(self, windows: Sequence[Window]) -> None:
-        """Write windows into the block; they must fit the bucket. Without any, all sequences are dummies."""
+        """Write windows into the block; they must fit the bucket. Without any, all sequences are dummies.
+
+        Raises `ValueError` for a token id that the model does not have.
+        """
         start = 0
         padding_id = self._rules.padding_id
         for index, window in enumerate(windows):
@@ -171,8 +176,11 @@ class StepInputs:
                 self.positions[start:end] = count_positions(self.ids[start:end], padding_id)
             self.starts[index] = start
             start = end
-        self.ids[start:] = self._rules.pad_id
+        self.ids[start:] = _DUMMY_ID
         self.positions[start:] = self._dummy_position
+        if self.ids.max() >= self._rules.n_words:
+            # Kernels on the GPU do not check: they would read outside the table, and may lose the device.
+            raise ValueError("a token id is beyond the model's table of words; tokenizer.json is not its own")
         # Spread what is left evenly: dummies of 1 to S tokens.
         n_dummies = self.bucket.sequences - len(windows)
         rest = self.bucket.tokens - start

@@ -150,10 +150,10 @@ class Scheduler:
         """True when a window submitted now would run at once."""
         return not self._jobs and self._n_busy < len(self._threads)
 
-    def check_room(self) -> None:
-        """Raise `Overloaded` when nothing could be admitted: spares tokenizing for a refusal."""
-        if self._queued_tokens >= self._max_queue_tokens:
-            raise self._overloaded()
+    @property
+    def is_full(self) -> bool:
+        """True when nothing more could be admitted."""
+        return self._queued_tokens >= self._max_queue_tokens
 
     def submit(self, job: Job) -> None:
         """Admit a job whole, or raise `Overloaded`, `Unavailable` or `DeviceFailed`.
@@ -164,11 +164,33 @@ class Scheduler:
             if self._refusal is not None:
                 raise type(self._refusal)(str(self._refusal))
             if self._jobs and self._queued_tokens + job.n_tokens > self._max_queue_tokens:
-                raise self._overloaded()
+                raise self.overloaded()
             job.submitted_at = time.monotonic()
             self._jobs.append(job)
             self._queued_tokens += job.n_tokens
             self._wake_one()
+
+    def run_here(self, job: Job, limit_seconds: float) -> bool:
+        """Run a job of one window on the calling thread, if that is quicker than handing it over.
+
+        That is so when nothing runs or waits and the call will take less than `limit_seconds`, by the
+        measured rate. Returns False, with nothing done, otherwise. The job is not delivered.
+        """
+        with self._lock:
+            rate = self._tokens_per_second / len(self._threads)
+            is_quick = 0 < job.n_tokens < limit_seconds * rate
+            if not is_quick or self._refusal is not None or self._jobs or self._n_busy:
+                return False
+            self._n_busy += 1
+            job.submitted_at = time.monotonic()
+            job.queue_seconds = 0.0
+            job.waiting.clear()
+            job.n_running = 1
+        self._run_batch([(job, 0)], spread=False)
+        with self._lock:
+            if self._jobs:
+                self._wake_one()  # they came while all threads seemed busy
+        return True
 
     def cancel(self, job: Job) -> None:
         """Drop the waiting windows of a job that nobody waits for.
@@ -199,7 +221,8 @@ class Scheduler:
         if self._tickets.qsize() < len(self._threads) - self._n_busy:
             self._tickets.put(True)
 
-    def _overloaded(self) -> Overloaded:
+    def overloaded(self) -> Overloaded:
+        """Return the refusal, with the time that the queue needs to drain."""
         rate = self._tokens_per_second
         seconds = self._queued_tokens / rate if rate else 1.0
         return Overloaded(

@@ -21,8 +21,8 @@ from nerve.errors import DeviceFailed, ModelError
 from nerve.faults import is_sticky
 from nerve.types import TokenScores
 
-# Official builds since 1.29 report each model's name, hash and run times to Microsoft over HTTPS, and keep a
-# device id in the user's cache, unless this is set before they are loaded (onnxruntime/Privacy.md).
+# Official builds since 1.29 send telemetry to Microsoft over HTTPS, and keep a device id in the user's cache,
+# unless this is set before they are loaded (Privacy.md of the onnxruntime wheel).
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 

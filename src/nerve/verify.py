@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nerve.errors import NerveError
+from nerve.errors import StartupError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Span = tuple[int, int, str]
 
 
-class Incomparable(NerveError):
+class Incomparable(StartupError):
     """The two sides do not see the same tokens: they are not the same model."""
 
 

@@ -320,7 +320,7 @@ def test_two_event_loops_share_an_engine(small: Model, engine_of: Callable[..., 
 
 
 def test_full_queue_refuses_before_tokenizing(small: Model, engine_of: Callable[..., Engine]) -> None:
-    """When nothing could be admitted, a request is refused at once, whatever its size."""
+    """When nothing could be admitted, a request is refused at once."""
     model, session = held(small)
     engine = engine_of(model, max_queue_tokens=4)
 
@@ -330,7 +330,7 @@ def test_full_queue_refuses_before_tokenizing(small: Model, engine_of: Callable[
         waiting = asyncio.create_task(engine.predict(["anna x"], SIMPLE))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await engine.predict([MANY_CHARACTERS], SIMPLE)
+            await engine.predict(["\ud800 cannot be tokenized"], SIMPLE)
         session.gate.set()
         await asyncio.gather(running, waiting)
 
@@ -395,3 +395,25 @@ def test_closing_answers_what_was_admitted(small: Model, engine_of: Callable[...
     asyncio.run(scenario())
     with pytest.raises(Unavailable):
         engine.predict_blocking(["anna"], SIMPLE)
+
+
+def test_large_request_is_not_refused_for_a_full_queue_of_small_ones(
+    small: Model, engine_of: Callable[..., Engine]
+) -> None:
+    """The bulk lane has a queue of its own, and answers while the other lane is held."""
+    model, session = held(small)
+    engine = engine_of(model, max_queue_tokens=4)
+    n_windows = 40
+
+    async def scenario() -> None:
+        running = asyncio.create_task(engine.predict(["anna"], SIMPLE))
+        await asyncio.to_thread(session.entered.acquire)
+        waiting = asyncio.create_task(engine.predict(["anna x"], SIMPLE))
+        await asyncio.sleep(0)
+        large = asyncio.create_task(engine.predict([" ".join(["x"] * 14)] * n_windows, SIMPLE))
+        await asyncio.to_thread(session.entered.acquire)
+        session.gate.set()
+        assert len((await large).rows) == n_windows
+        await asyncio.gather(running, waiting)
+
+    asyncio.run(scenario())

@@ -38,7 +38,7 @@ def read_rules(source: bytes) -> PackingRules:
     model = onnx.load_from_string(source)
     facts = {p.key: p.value for p in model.metadata_props}
     return PackingRules(
-        pad_id=0,
+        n_words=int(facts["n_words"]),
         padding_id=int(facts["padding_id"]) if "padding_id" in facts else None,
         n_positions=int(facts["n_positions"]),
         has_distances=any(i.name == "distances" for i in model.graph.input),

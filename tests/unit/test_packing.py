@@ -23,9 +23,9 @@ from nerve.packing import (
 from nerve.types import Window
 
 PAD = 3
-PLAIN = PackingRules(pad_id=PAD, padding_id=None, n_positions=600, has_distances=False)
-ROBERTA = PackingRules(pad_id=PAD, padding_id=PAD, n_positions=600, has_distances=False)
-MPNET = PackingRules(pad_id=PAD, padding_id=1, n_positions=40, has_distances=True)
+PLAIN = PackingRules(n_words=10, padding_id=None, n_positions=600, has_distances=False)
+ROBERTA = PackingRules(n_words=10, padding_id=PAD, n_positions=600, has_distances=False)
+MPNET = PackingRules(n_words=10, padding_id=1, n_positions=40, has_distances=True)
 LIMITS = StepLimits(max_length=512, max_sequences=32, max_tokens=2048)
 
 limits = st.builds(
@@ -117,7 +117,7 @@ def check_inputs(inputs: StepInputs, texts: list[list[int]]) -> None:
     assert (lengths >= 1).all()
     assert (lengths <= bucket.longest).all()
     assert inputs.ids[:n_tokens].tolist() == [token for text in texts for token in text]
-    assert (inputs.ids[n_tokens:] == PAD).all()
+    assert (inputs.ids[n_tokens:] == 0).all()
     assert sorted(inputs.offsets.reshape(-1).tolist()) == list(range(inputs.offsets.size))
     for token, slot in enumerate(inputs.offsets.reshape(-1)[: bucket.tokens].tolist()):
         row, column = divmod(slot, bucket.longest)
@@ -213,3 +213,12 @@ def test_halves_are_the_whole() -> None:
     """A step is split in two with nothing lost, and the order kept."""
     assert halve([1, 2, 3]) == ([1], [2, 3])
     assert halve([1, 2]) == ([1], [2])
+
+
+def test_unknown_token_id_is_refused() -> None:
+    """An id outside the table fails its step on the host; the GPU would read wherever it points."""
+    inputs = StepInputs(Bucket(32, 4, 32), PLAIN)
+    with pytest.raises(ValueError, match="table of words"):
+        inputs.fill([Window([1, 10], 0)])
+    inputs.fill([Window([1, 9], 0)])
+    check_inputs(inputs, [[1, 9]])

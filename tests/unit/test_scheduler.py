@@ -155,8 +155,7 @@ def test_job_is_admitted_whole_or_refused_whole(bench: Callable[..., Bench]) -> 
         b.submit(2, n_windows=5, length=1)
     assert b.scheduler.queued_tokens == 6
     b.submit(3, length=4)
-    with pytest.raises(Overloaded):
-        b.scheduler.check_room()
+    assert b.scheduler.is_full
     b.release()
     b.wait(3)
     assert not any(2 in batch for batch in b.runner.batches)
@@ -478,3 +477,25 @@ def test_packed_batches_count_their_tokens_only() -> None:
     assert delivered.get(timeout=PATIENCE) == [job]
     scheduler.drain()
     assert [call[:2] for call in calls] == [(4, 64), (1, 1)]
+
+
+def test_quick_call_runs_on_the_calling_thread(bench: Callable[..., Bench]) -> None:
+    """Once the rate is known, a job that is quick enough runs here; it is not delivered."""
+    b = bench()
+    job = Job([Window([1] * 4, 0)], needs_logits=False)
+    assert not b.scheduler.run_here(job, limit_seconds=math.inf)  # nothing was measured yet
+    b.submit(2)
+    b.wait(1)
+    assert b.scheduler.run_here(job, limit_seconds=math.inf)
+    assert len(job.scores()) == 1
+    assert not b.scheduler.run_here(Job([Window([1] * 4, 0)], needs_logits=False), limit_seconds=0.0)
+
+
+def test_quick_call_does_not_overtake(bench: Callable[..., Bench]) -> None:
+    """While something runs or waits, a job is handed over, however quick it would be."""
+    b = bench()
+    b.submit(1)
+    b.wait(1)
+    b.hold()
+    assert not b.scheduler.run_here(Job([Window([2] * 4, 0)], needs_logits=False), limit_seconds=math.inf)
+    b.release()

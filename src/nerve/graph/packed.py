@@ -46,7 +46,7 @@ def build(encoder: Encoder, *, half: bool) -> onnx.ModelProto:
     logits = builder.linear(graph, hidden, encoder.classifier, "classifier")  # (T, L)
     model = _finish(graph, logits, len(encoder.classifier.bias), has_distances=bool(bias))
     # What the host must know to fill the inputs; it travels with the graph, also through the cache.
-    facts = {"n_positions": str(len(encoder.positions))}
+    facts = {"n_words": str(len(encoder.words)), "n_positions": str(len(encoder.positions))}
     if encoder.padding_id is not None:
         facts["padding_id"] = str(encoder.padding_id)
     helper.set_model_props(model, facts)

@@ -1,0 +1,36 @@
+"""Export a checkpoint of any architecture to a model folder with an ONNX graph; needs `nerve[export]`.
+
+For the architectures that are not built from their weights (DeBERTa, ModernBERT, ALBERT, ...). The graph is
+compared with PyTorch before the folder is put in its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+HELP = "export a checkpoint to a model folder with an ONNX graph (needs PyTorch)"
+LOG_LEVEL = logging.INFO
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the source and the target."""
+    parser.add_argument("source", metavar="CHECKPOINT", help="folder, or repository of the Hugging Face hub")
+    parser.add_argument("target", metavar="FOLDER", type=Path, help="model folder to make; must not exist")
+    parser.add_argument("--revision", help="branch, tag or commit of the repository")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export, and say how closely the graph follows PyTorch."""
+    from nerve.export import export_checkpoint
+
+    difference = export_checkpoint(options.source, options.target, options.revision)
+    print(f"logits differ from PyTorch's by at most {difference:.2g}; serve it with", file=sys.stderr)
+    print(f"  model: {{checkpoint_repository: {{source: LOCAL, path: {options.target}}}}}", file=sys.stderr)
+    print(options.target)
+    return 0

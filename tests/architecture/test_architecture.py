@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from nerve.app import ERROR_TABLE
+from nerve.errors import NerveError, PredictError, StartupError
+from nerve.metrics import Metrics
+
+REPOSITORY = Path(__file__).parents[2]
+# Modules that touch the environment without taking a setting from it, once each.
+PASSED_ON = {
+    "session.py": "sets the variable that keeps onnxruntime from reporting to Microsoft",
+    "wheel.py": "hands the environment on to pip",
+}
+SOURCES = sorted((REPOSITORY / "src/nerve").rglob("*.py"))
+
+
+def subclasses(root: type) -> Iterator[type]:
+    """Yield every class below one."""
+    for child in root.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+def environment_uses(path: Path) -> list[str]:
+    """Return the places of a module that reach for the environment."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv", "putenv"}:
+            found.append(f"{path.name}:{node.lineno}")
+        if isinstance(node, ast.ImportFrom) and node.module == "os":
+            found += [
+                f"{path.name}:{node.lineno}" for alias in node.names if alias.name in {"environ", "getenv"}
+            ]
+    return found
+
+
+def test_import_contract_holds() -> None:
+    """A module imports lower layers only (pyproject.toml, tool.importlinter)."""
+    script = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        env={"PYTHONPATH": str(REPOSITORY / "src"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_only_config_reads_the_environment() -> None:
+    """Everything else is told; what a process depends on stands in one place."""
+    uses = {path.name: len(found) for path in SOURCES if (found := environment_uses(path))}
+    assert uses.pop("config.py")
+    assert uses == dict.fromkeys(PASSED_ON, 1)
+
+
+def test_error_table_has_a_row_for_every_failure_of_a_request() -> None:
+    """A new `PredictError` without a status would be answered 500."""
+    assert set(ERROR_TABLE) == set(subclasses(PredictError))
+
+
+def test_errors_are_of_two_families() -> None:
+    """A failure is for the operator or for the client, never neither."""
+    families = {StartupError, PredictError}
+    for error in set(subclasses(NerveError)) - families:
+        assert sum(issubclass(error, family) for family in families) == 1, error
+
+
+def test_metrics_are_ours_and_documented() -> None:
+    """Every name starts with `nerve_`, and docs/operations.md lists each with its type, no other."""
+    found = {
+        (family.name + ("_total" if family.type == "counter" else ""), family.type)
+        for family in text_string_to_metric_families(Metrics().render(0).decode())
+        if not family.name.endswith("_created")
+    }
+    text = (REPOSITORY / "docs/operations.md").read_text()
+    documented = set(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE))
+    assert documented == found
+    assert all(name.startswith("nerve_") for name, _ in found)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY / "src")))
+def test_modules_stay_readable(path: Path) -> None:
+    """Every module says what it is for, and none outgrows a review stop."""
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text))
+    assert text.count("\n") <= 560, "split it along its nouns"

