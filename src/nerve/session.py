@@ -217,6 +217,7 @@ def create_session(
         provider_options = {
             "device_id": str(device_id),
             "arena_extend_strategy": "kSameAsRequested",
+            "use_tf32": "0",  # float32 means float32; float16 does not care
             **(settings or {}),
         }
     try:
