@@ -64,6 +64,12 @@ ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
 
 _MAX_REQUEST_ID_LENGTH = 128
 _PREDICT = "/predict_tokens"
+_UNKNOWN = "unknown"
+# What requests are counted by.
+ROUTES = (
+    *("/", _PREDICT, "/health", "/health/live", "/health/ready", "/info", "/metrics", "/openapi.json"),
+    _UNKNOWN,
+)
 # Routes that answer without an API key: probes and scrapes have none.
 _OPEN_ROUTES = frozenset({"/", "/health", "/health/live", "/health/ready", "/metrics"})
 
@@ -177,7 +183,7 @@ class App:
         except Exception as error:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
             _log_defect(error, request_id)
             response = _error(500, "Backend", "internal error; the server's log has the details", headers)
-        self._metrics.record_answer(path if methods else "unknown", response.status)
+        self._metrics.record_answer(path if methods else _UNKNOWN, response.status)
         return response
 
     async def _predict(self, request: Request, headers: Headers) -> Response:

@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 ENV_PREFIX = "NERVE_"
 ENV_CONFIG = "NERVE_CONFIG"
 ENV_API_KEY = "NERVE_API_KEY"
-ENV_SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own name
 DEFAULT_LOCATIONS = (Path("config.yaml"), Path("/etc/nerve/config.yaml"))
 
 PositiveInt = Annotated[int, Meta(ge=1)]
@@ -301,16 +300,6 @@ def default_cache_dir() -> Path:
 def cache_dir_of(config: Config) -> Path:
     """Return the folder for checkpoints and graphs."""
     return Path(config.model.cache_dir) if config.model.cache_dir else default_cache_dir()
-
-
-def share_metrics(folder: Path) -> None:
-    """Make this process and its children keep their metrics in `folder`, to be counted together."""
-    os.environ[ENV_SHARED_METRICS] = str(folder)
-
-
-def shared_metrics_dir() -> str | None:
-    """Return the folder in which the workers keep their metrics, or None when there is one worker."""
-    return os.environ.get(ENV_SHARED_METRICS)
 
 
 class _Loader(yaml.SafeLoader):

@@ -21,7 +21,7 @@ from granian.log import LogLevels
 from granian.server.mp import MPServer
 
 from nerve.checkpoint import fetch_checkpoint
-from nerve.config import Interface, cache_dir_of, share_metrics
+from nerve.config import Interface, cache_dir_of
 from nerve.errors import StartupError
 from nerve.graph import BUILDABLE_MODEL_TYPES
 from nerve.logs import configure_logging, logging_settings
@@ -83,11 +83,8 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
         config.model, cache_dir_of(config), buildable=BUILDABLE_MODEL_TYPES, show_progress=show_progress
     )
     multiprocessing.set_start_method("spawn", force=True)
-    shared = Shared(multiprocessing.Event(), multiprocessing.Event(), multiprocessing.Event())
-    metrics_dir: str | None = None
-    if config.server.workers > 1:
-        metrics_dir = tempfile.mkdtemp(prefix="nerve-metrics-")
-        share_metrics(Path(metrics_dir))
+    metrics_dir = Path(tempfile.mkdtemp(prefix="nerve-metrics-")) if config.server.workers > 1 else None
+    shared = Shared(multiprocessing.Event(), multiprocessing.Event(), multiprocessing.Event(), metrics_dir)
     if api_key is None and not _is_loopback(config.server):
         log.warning("listening on a public address without an API key; set NERVE_API_KEY to require one")
     try:

@@ -14,11 +14,12 @@ import os
 import signal
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from nerve.app import App
+from nerve.app import ROUTES, App
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
-from nerve.config import cache_dir_of, find_config, load_api_key, load_config, shared_metrics_dir
+from nerve.config import cache_dir_of, find_config, load_api_key, load_config
 from nerve.errors import StartupError
 from nerve.graph import BUILDABLE_MODEL_TYPES
 from nerve.interfaces import Application
@@ -46,11 +47,13 @@ class Shared:
     was_ready: some worker has been ready once.
     failed: a worker could not start, and the server must end.
     draining: the server is about to stop.
+    metrics_dir: folder in which the workers keep their metrics; None for one worker.
     """
 
     was_ready: Event
     failed: Event
     draining: Event
+    metrics_dir: Path | None
 
 
 class Worker:
@@ -59,7 +62,7 @@ class Worker:
     def __init__(
         self, config: Config, api_key: str | None, folder: ModelFolder, shared: Shared | None = None
     ) -> None:
-        self.app = App(config, api_key, Metrics(shared_metrics_dir()))
+        self.app = App(config, api_key, Metrics(ROUTES, shared.metrics_dir if shared is not None else None))
         self._config = config
         self._folder = folder
         self._shared = shared

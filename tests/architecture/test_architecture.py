@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nerve.app import ERROR_TABLE
+from nerve.app import ERROR_TABLE, ROUTES
 from nerve.errors import NerveError, PredictError, StartupError
 from nerve.metrics import Metrics
 
@@ -80,7 +80,7 @@ def test_metrics_are_ours_and_documented() -> None:
     """Every name starts with `nerve_`, and docs/operations.md lists each with its type, no other."""
     found = {
         (family.name + ("_total" if family.type == "counter" else ""), family.type)
-        for family in text_string_to_metric_families(Metrics().render(0).decode())
+        for family in text_string_to_metric_families(Metrics(ROUTES).render(0).decode())
         if not family.name.endswith("_created")
     }
     text = (REPOSITORY / "docs/operations.md").read_text()
