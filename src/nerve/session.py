@@ -11,6 +11,7 @@ Threads: `run` may be called from several threads; ONNX Runtime releases the int
 
 from __future__ import annotations
 
+import glob
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def choose_device(asked: Device) -> Device:
 
 def _has_nvidia_device() -> bool:
     """Tell whether the NVIDIA driver shows a device; the CUDA wheel also runs where there is none."""
-    return os.path.exists("/dev/nvidia0") or os.path.exists("/dev/dxg")
+    return bool(glob.glob("/dev/nvidia[0-9]*")) or os.path.exists("/dev/dxg")  # a container may have any one
 
 
 class Session:
