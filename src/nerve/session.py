@@ -226,6 +226,7 @@ def create_session(
             source if isinstance(source, bytes) else str(source),
             options,
             providers=[(provider, provider_options)],
+            enable_fallback=0,  # else a failure, at load or in any later run, moves the session to the CPU
         )
     except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
         raise ModelError(

@@ -9,22 +9,25 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from builders import open_engine, write_config
+from nerve.batching import BatchPolicy
 from nerve.config import Device, Precision
 from nerve.engine import Engine
-from nerve.errors import DeviceFailed
-from nerve.graph import load_graph
+from nerve.errors import DeviceFailed, ModelError
+from nerve.graph import Graph, load_graph
 from nerve.packed_session import PackedSession
 from nerve.packing import StepLimits
 from nerve.session import Session
-from nerve.threads import EngineThread
-from nerve.types import AggregationStrategy, PredictOptions, TokenScores, Window
+from nerve.types import PredictOptions, TokenScores, Window
 from packed_reference import on_cpu
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
@@ -41,38 +44,95 @@ def checkpoint(tmp_path: Path, lookup_model: Path) -> Path:
     return folder
 
 
-def open_packed_engine(folder: Path) -> Engine:
-    """Return an engine over the packed graph of a checkpoint on the CPU, opened as for a GPU."""
-    padded = open_engine(folder, runtime=STRIDE)
-    padded.close()
-    graph = load_graph(folder, Precision.FLOAT32, folder / "cache", device=Device.CUDA)
-    assert isinstance(graph.source, bytes)
-    source = on_cpu(graph.source)
-    thread = EngineThread("nerve-engine-0")
-    limits = StepLimits(padded.model.max_length, 8, 256)
-    session = thread.call(lambda: PackedSession(source, Device.CPU, 0, limits))
-    policy = dataclasses.replace(padded.model.policy, token_budget=256, max_padding=1.0, is_packed=True)
-    model = dataclasses.replace(
-        padded.model, session=session, policy=policy, n_threads=1, runs_anywhere=False, thread=thread
-    )
-    return Engine(model, max_queue_tokens=10_000)
+@pytest.fixture
+def open_packed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
+    """Load checkpoints as for a GPU, with all that needs one swapped for what the CPU has.
+
+    Patches, because a seam for them would be there for nobody else: the device that is found, the graph's
+    attention operator, and the device that the session is told.
+    """
+
+    def load_twin(folder: Path, precision: Precision, cache: Path, file: str | None, device: Device) -> Graph:
+        graph = load_graph(folder, precision, cache, file, device)
+        assert isinstance(graph.source, bytes)
+        return dataclasses.replace(graph, source=on_cpu(graph.source))
+
+    def open_twin(source: bytes, device: Device, device_id: int, limits: StepLimits) -> PackedSession:
+        assert device is Device.CUDA
+        return PackedSession(source, Device.CPU, device_id, limits)
+
+    def open_engine_over_it(folder: Path, **sections: dict[str, Any]) -> Engine:
+        with monkeypatch.context() as patch:
+            patch.setattr("nerve.model.choose_device", lambda asked: Device.CUDA)
+            patch.setattr("nerve.model.load_graph", load_twin)
+            patch.setattr("nerve.model.PackedSession", open_twin)
+            return open_engine(folder, runtime=STRIDE, **sections)
+
+    return open_engine_over_it
 
 
-def test_packed_engine_answers_as_the_padded_one(checkpoint: Path) -> None:
+def test_packed_engine_answers_as_the_padded_one(
+    checkpoint: Path, open_packed: Callable[..., Engine]
+) -> None:
     """Texts of all lengths, many at once, with and without logits, get the rows of the CPU's engine."""
     texts = ["Anna", "Anna lives in Rome", "in " * 70, "Bob " * 9, "x y"] * 4
-    padded, packed = open_engine(checkpoint, runtime=STRIDE), open_packed_engine(checkpoint)
+    padded = open_engine(checkpoint, runtime=STRIDE)
+    packed = open_packed(checkpoint, batching={"max_batch_tokens": 128})
+    assert packed.model.precision is Precision.FLOAT16
 
-    async def ask(engine: Engine, options: PredictOptions) -> list[object]:
+    async def ask(engine: Engine, options: PredictOptions) -> list[list[tuple[int, int, float]]]:
         answers = await asyncio.gather(*(engine.predict([text], options) for text in texts))
-        return [[(r.start, r.end, list(r.results)) for r in rows] for a in answers for rows in a.rows]
+        return [
+            [(row.start, row.end, max(row.results.values())) for row in rows]
+            for answer in answers
+            for rows in answer.rows
+        ]
 
     try:
-        for options in (OPTIONS, PredictOptions(aggregation_strategy=AggregationStrategy.AVERAGE)):
-            assert asyncio.run(ask(packed, options)) == asyncio.run(ask(padded, options))
+        for options in (OPTIONS, PredictOptions(raw_scores=True)):
+            pairs = zip(asyncio.run(ask(packed, options)), asyncio.run(ask(padded, options)), strict=True)
+            for ours, theirs in pairs:
+                assert np.array(ours) == pytest.approx(np.array(theirs), abs=0.02)
     finally:
         padded.close()
         packed.close()
+
+
+def test_packed_model_belongs_to_one_engine_thread(
+    checkpoint: Path, open_packed: Callable[..., Engine]
+) -> None:
+    """It is opened and warmed up on the thread that serves it; that thread ends with the engine."""
+    engine = open_packed(checkpoint, batching={"max_batch_tokens": 96, "max_batch_size": 4})
+    model = engine.model
+    assert isinstance(model.session, PackedSession)
+    assert model.policy == BatchPolicy(token_budget=96, max_batch_size=4, max_padding=1.0, is_packed=True)
+    assert (model.n_threads, model.runs_anywhere) == (1, False)
+    assert engine.predict_blocking(["Anna"], OPTIONS).rows
+    with pytest.raises(RuntimeError, match="thread"):
+        model.session.run([Window([5], 0)], needs_logits=False)
+    engine.close()
+    assert "nerve-engine-0" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_budget_is_measured_unless_it_is_given(checkpoint: Path, open_packed: Callable[..., Engine]) -> None:
+    """Without `max_batch_tokens` a step holds one window at least, and no more than was timed."""
+    engine = open_packed(checkpoint, batching={"max_batch_size": 2})
+    engine.close()
+    assert isinstance(engine.model.session, PackedSession)
+    assert 48 <= engine.model.policy.token_budget <= max(engine.model.session.step_seconds)
+
+
+def test_engine_thread_ends_when_the_model_cannot_be_opened(
+    checkpoint: Path, open_packed: Callable[..., Engine]
+) -> None:
+    """A refusal at start leaves no thread behind."""
+    tensors = tiny.make_tensors("bert")
+    tensors["classifier.bias"][0] = np.nan
+    save_file(tensors, checkpoint / "model.safetensors")
+    model = {"precision": "float32", "checkpoint_repository": {"source": "LOCAL", "path": str(checkpoint)}}
+    with pytest.raises(ModelError, match="not finite"):
+        open_packed(checkpoint, model=model, batching={"max_batch_tokens": 48})
+    assert "nerve-engine-0" not in {thread.name for thread in threading.enumerate()}
 
 
 class FailingSession:
