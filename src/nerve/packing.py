@@ -10,7 +10,9 @@ T = tokens of a step, B = its sequences, S = room for the longest of them.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,9 +103,10 @@ def _rooms(longest: int) -> list[int]:
 
 def choose_bucket(buckets: Sequence[Bucket], lengths: Sequence[int]) -> Bucket | None:
     """Return the first bucket that holds windows of these lengths; `buckets` go from small to large."""
-    n_tokens, longest = sum(lengths), max(lengths)
-    for bucket in buckets:
-        if bucket.fits(len(lengths), n_tokens, longest):
+    n_windows, n_tokens, longest = len(lengths), sum(lengths), max(lengths)
+    first = bisect_left(buckets, n_tokens, key=lambda bucket: bucket.tokens)
+    for bucket in islice(buckets, first, None):
+        if bucket.fits(n_windows, n_tokens, longest):
             return bucket
     return None
 
