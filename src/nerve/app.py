@@ -23,6 +23,7 @@ from nerve.engine import INLINE_TOKENS, Engine
 from nerve.errors import (
     ClientGone,
     DeadlineExceeded,
+    DeviceFailed,
     InferenceFailed,
     InvalidRequest,
     MalformedRequest,
@@ -56,6 +57,7 @@ ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
     Overloaded: (429, "Overloaded"),
     ClientGone: (499, "ClientGone"),  # nobody reads it; Nginx's number, for the metrics
     InferenceFailed: (500, "Backend"),
+    DeviceFailed: (503, "Unhealthy"),
     Unavailable: (503, "Unhealthy"),
     DeadlineExceeded: (504, "DeadlineExceeded"),
 }
@@ -115,6 +117,7 @@ class App:
         self._metrics = metrics
         self._engine: Engine | None = None
         self._unready_reason = "starting: the model is loading"
+        self._has_failed = False  # the device, for good
         self._info = b""
         self._openapi = wire.encode_json(build_openapi(config.limits))
         self._is_draining: Callable[[], bool] = lambda: False
@@ -129,9 +132,26 @@ class App:
             "/openapi.json": {"GET": self._get_openapi},
         }
 
-    def start(self, model: Model, config: Config, is_draining: Callable[[], bool] = lambda: False) -> None:
-        """Begin to answer predictions with a loaded model."""
-        self._engine = Engine(model, self._max_queue_tokens, on_batch=self._metrics.record_batch)
+    def start(
+        self,
+        model: Model,
+        config: Config,
+        is_draining: Callable[[], bool] = lambda: False,
+        end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begin to answer predictions with a loaded model.
+
+        end: called, on another thread, when the device has failed and only a new process can go on.
+        """
+
+        def fail() -> None:
+            self._has_failed = True
+            self._metrics.set_ready(ready=False)
+            end()
+
+        self._engine = Engine(
+            model, self._max_queue_tokens, on_batch=self._metrics.record_batch, on_failure=fail
+        )
         self._info = wire.encode_json(describe(model, config))
         self._is_draining = is_draining
         self._metrics.set_ready(ready=True)
@@ -222,6 +242,8 @@ class App:
     async def _ready(self, request: Request, headers: Headers) -> Response:
         if self._engine is None:
             raise Unavailable(self._unready_reason)
+        if self._has_failed:
+            raise Unavailable("the device has failed; this process ends")
         if self._is_draining():
             raise Unavailable("draining: the server is shutting down")
         return Response(200, headers, wire.encode_json({"status": "ready"}))

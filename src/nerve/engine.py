@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from nerve.aggregation import decode
-from nerve.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded
+from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, Overloaded
 from nerve.scheduler import Job, Scheduler
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 from nerve.windows import merge_scores
@@ -69,14 +69,20 @@ class Engine:
     the fair order of one queue is enough.
 
     on_batch: told of each model call: windows, padded tokens, seconds.
+    on_failure: told, on an engine thread, that the device has failed for good; the process must end.
     """
 
     def __init__(
-        self, model: Model, max_queue_tokens: int, on_batch: Callable[[int, int, float], None] | None = None
+        self,
+        model: Model,
+        max_queue_tokens: int,
+        on_batch: Callable[[int, int, float], None] | None = None,
+        on_failure: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="nerve-pool")
         self._n_offloaded = 0
+        self._on_failure = on_failure
         create_lane = partial(
             Scheduler,
             run=model.session.run,
@@ -86,7 +92,7 @@ class Engine:
             n_threads=model.n_threads,
             on_batch=on_batch,
         )
-        self._lane = create_lane()
+        self._lane = create_lane(thread=model.thread)
         self._bulk_lane = create_lane(niceness=_BULK_NICENESS) if model.runs_anywhere else self._lane
         self._bulk_tokens = _BULK_WINDOWS * model.max_length
 
@@ -248,6 +254,9 @@ class Engine:
 
     def _deliver(self, jobs: list[Job]) -> None:
         """Wake the waiters of finished jobs; called by engine threads."""
+        if self._on_failure is not None and any(isinstance(job.error, DeviceFailed) for job in jobs):
+            told, self._on_failure = self._on_failure, None
+            told()
         futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for job in jobs:
             if isinstance(job.waiter, threading.Event):

@@ -72,6 +72,10 @@ class Unavailable(PredictError):
     """The server is starting, draining, or its device has failed."""
 
 
+class DeviceFailed(PredictError):
+    """The device will not compute anything in this process any more; the process must end."""
+
+
 class InferenceFailed(PredictError):
     """A batch failed on the device; each of its requests gets its own instance."""
 

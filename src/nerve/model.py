@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,19 +20,24 @@ from nerve.batching import BatchPolicy
 from nerve.config import CpuMode, Device
 from nerve.cores import usable_cores
 from nerve.errors import ModelError
-from nerve.graph import load_graph
+from nerve.graph import GraphKind, load_graph
 from nerve.labels import LabelSet, parse_labels
+from nerve.packed_session import PackedSession
+from nerve.packing import StepLimits, choose_budget
 from nerve.session import Session, choose_device
+from nerve.threads import EngineThread
 from nerve.tokenizer import TextTokenizer, load_tokenizer
 from nerve.types import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tokenizers import Tokenizer
 
     from nerve.checkpoint import ModelFolder
     from nerve.config import BatchingConfig, Config, Precision
+    from nerve.graph import Graph
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +54,10 @@ _POSITIONS_AFTER_PADDING = frozenset(
         "xmod",
     }
 )
-# Default of batching.max_batch_tokens on a GPU, where a step costs the same over a wide range.
+# Default of batching.max_batch_tokens on a GPU for graphs that are not packed. For packed ones it is measured.
 _CUDA_BATCH_TOKENS = 16384
+# Largest step that is prepared and timed for that.
+_LARGEST_STEP = 2048
 # Default of batching.max_padding on CPU: docs/design.md, "Batching".
 _CPU_MAX_PADDING = 0.05
 
@@ -62,6 +69,7 @@ class Model:
     max_length: most tokens of a window, special tokens included.
     n_threads: engine threads that should call `session.run`.
     runs_anywhere: `session.run` may be called from any thread, and shares its cores with the callers (CPU).
+    thread: the one thread that `session.run` must be called on (packed graphs), or None for any.
     """
 
     model_id: str
@@ -69,12 +77,13 @@ class Model:
     labels: LabelSet
     vocabulary: Vocabulary
     tokenizer: TextTokenizer
-    session: Session
+    session: Session | PackedSession
     precision: Precision
     policy: BatchPolicy
     max_length: int
     n_threads: int
     runs_anywhere: bool
+    thread: EngineThread | None = None
 
 
 def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
@@ -93,35 +102,39 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     )
     device = choose_device(config.model.device)
     policy = make_policy(config.batching, device, max_length)
-    graph = load_graph(folder.path, config.model.precision, cache_dir, config.model.graph)
+    graph = load_graph(folder.path, config.model.precision, cache_dir, config.model.graph, device)
     n_threads = config.cpu.threads or max(1, usable_cores() // config.server.workers)
-    session = Session(
-        graph.source,
-        device,
-        config.model.device_id,
-        pad_id=_padding_id(settings),
-        n_threads=n_threads,
-        mode=config.cpu.mode,
-    )
-    if session.n_labels not in (None, len(labels.names)):
-        raise ModelError(
-            f"config.json names {len(labels.names)} labels in id2label, but the graph gives {session.n_labels}; "
-            "they belong to different models"
+
+    def open_model(thread: EngineThread | None) -> Model:
+        opened: tuple[Session | PackedSession, BatchPolicy]
+        if thread is not None:
+            opened = _open_packed(graph, config, policy, max_length)
+        else:
+            opened = _open_padded(graph, config, device, _padding_id(settings), n_threads), policy
+        session, chosen_policy = opened
+        if session.n_labels not in (None, len(labels.names)):
+            raise ModelError(
+                f"config.json names {len(labels.names)} labels in id2label, but the graph gives "
+                f"{session.n_labels}; they belong to different models"
+            )
+        model = Model(
+            model_id=folder.model_id,
+            revision=folder.revision,
+            labels=labels,
+            vocabulary=read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens),
+            tokenizer=tokenizer,
+            session=session,
+            precision=graph.precision,
+            policy=chosen_policy,
+            max_length=max_length,
+            runs_anywhere=device is Device.CPU,
+            n_threads=1 if device is Device.CUDA or config.cpu.mode is CpuMode.LATENCY else n_threads,
+            thread=thread,
         )
-    model = Model(
-        model_id=folder.model_id,
-        revision=folder.revision,
-        labels=labels,
-        vocabulary=read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens),
-        tokenizer=tokenizer,
-        session=session,
-        precision=graph.precision,
-        policy=policy,
-        max_length=max_length,
-        runs_anywhere=device is Device.CPU,
-        n_threads=1 if device is Device.CUDA or config.cpu.mode is CpuMode.LATENCY else n_threads,
-    )
-    _warm_up(model)
+        _warm_up(model)
+        return model
+
+    model = _open_on_engine_thread(open_model) if graph.kind is GraphKind.PACKED else open_model(None)
     log.info(
         "model %s loaded in %.1f s: %d labels, max length %d, %s, %s",
         model.model_id,
@@ -129,9 +142,38 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         len(labels.names),
         max_length,
         graph.precision.value,
-        session.provider,
+        model.session.provider,
     )
     return model
+
+
+def _open_on_engine_thread(open_model: Callable[[EngineThread], Model]) -> Model:
+    """Open a model on the thread that will run it; the thread ends when that fails."""
+    thread = EngineThread("nerve-engine-0")
+    try:
+        return thread.call(lambda: open_model(thread))
+    except BaseException:
+        thread.close()
+        raise
+
+
+def _open_padded(graph: Graph, config: Config, device: Device, pad_id: int, n_threads: int) -> Session:
+    return Session(
+        graph.source, device, config.model.device_id, pad_id, n_threads=n_threads, mode=config.cpu.mode
+    )
+
+
+def _open_packed(
+    graph: Graph, config: Config, policy: BatchPolicy, max_length: int
+) -> tuple[PackedSession, BatchPolicy]:
+    """Prepare all steps; unless the configuration says it, their measured times tell how large one may be."""
+    asked = config.batching.max_batch_tokens
+    limits = StepLimits(max_length, policy.max_batch_size, asked or max(max_length, _LARGEST_STEP))
+    session = PackedSession(graph.source, Device.CUDA, config.model.device_id, limits)
+    # A step leaves room for the sequences that no window uses.
+    budget = asked or max(max_length, choose_budget(session.step_seconds) - policy.max_batch_size)
+    log.info("steps of up to %d tokens", budget)
+    return session, replace(policy, token_budget=budget, is_packed=True)
 
 
 def find_max_length(settings: dict[str, Any], tokenizer_settings: dict[str, Any], asked: int | None) -> int:

@@ -23,8 +23,17 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, ParamSpec
 
-from nerve.batching import BatchPolicy, fair_order, take
-from nerve.errors import DeadlineExceeded, InferenceFailed, NerveError, Overloaded, Unavailable
+from nerve.batching import BatchPolicy, cost, fair_order, take
+from nerve.errors import (
+    DeadlineExceeded,
+    DeviceFailed,
+    InferenceFailed,
+    NerveError,
+    Overloaded,
+    PredictError,
+    Unavailable,
+)
+from nerve.threads import EngineThread
 
 if TYPE_CHECKING:
     import asyncio
@@ -97,6 +106,10 @@ class Scheduler:
     on_batch: told of each model call: windows, padded tokens, seconds.
     niceness: how far the engine threads step back behind the other threads of the process, 0 to 19; with
         more than 0 they never spread.
+    thread: the one thread that `run` must be called on; it is closed at the end. None: `n_threads` new ones.
+
+    Once `run` has raised `DeviceFailed`, all that was admitted is delivered with that error, and nothing more
+    is admitted.
     """
 
     def __init__(
@@ -108,6 +121,7 @@ class Scheduler:
         n_threads: int = 1,
         on_batch: Callable[[int, int, float], None] | None = None,
         niceness: int = 0,
+        thread: EngineThread | None = None,
     ) -> None:
         self._run = run
         self._deliver = deliver
@@ -120,14 +134,11 @@ class Scheduler:
         self._jobs: deque[Job] = deque()  # jobs with waiting windows, next to be served first
         self._queued_tokens = 0
         self._n_busy = 0
-        self._accepting = True
+        self._refusal: PredictError | None = None  # why nothing is admitted any more
         self._tokens_per_second = 0.0
-        self._threads = [
-            threading.Thread(target=self._work, name=f"nerve-engine-{k}", daemon=True)
-            for k in range(n_threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads = [thread] if thread else [EngineThread(f"nerve-engine-{k}") for k in range(n_threads)]
+        for engine_thread in self._threads:
+            engine_thread.post(self._work)
 
     @property
     def queued_tokens(self) -> int:
@@ -145,13 +156,13 @@ class Scheduler:
         return self._queued_tokens >= self._max_queue_tokens
 
     def submit(self, job: Job) -> None:
-        """Admit a job whole, or raise `Overloaded` or `Unavailable`.
+        """Admit a job whole, or raise `Overloaded`, `Unavailable` or `DeviceFailed`.
 
         A job larger than the whole queue is admitted when nothing waits.
         """
         with self._lock:
-            if not self._accepting:
-                raise Unavailable("the server is shutting down; send the request to another one")
+            if self._refusal is not None:
+                raise type(self._refusal)(str(self._refusal))
             if self._jobs and self._queued_tokens + job.n_tokens > self._max_queue_tokens:
                 raise self.overloaded()
             job.submitted_at = time.monotonic()
@@ -168,7 +179,7 @@ class Scheduler:
         with self._lock:
             rate = self._tokens_per_second / len(self._threads)
             is_quick = 0 < job.n_tokens < limit_seconds * rate
-            if not (is_quick and self._accepting) or self._jobs or self._n_busy:
+            if not is_quick or self._refusal is not None or self._jobs or self._n_busy:
                 return False
             self._n_busy += 1
             job.submitted_at = time.monotonic()
@@ -194,11 +205,12 @@ class Scheduler:
     def drain(self) -> None:
         """Refuse new jobs, finish the admitted ones, end the threads. Blocks."""
         with self._lock:
-            self._accepting = False
+            if self._refusal is None:
+                self._refusal = Unavailable("the server is shutting down; send the request to another one")
         for _ in self._threads:
             self._tickets.put(False)
         for thread in self._threads:
-            thread.join()
+            thread.close()
 
     def _wake_one(self) -> None:
         """Wake an idle thread, if any; the lock is held. Busy threads look again by themselves.
@@ -306,8 +318,10 @@ class Scheduler:
             if failure is None:
                 self._measure(n_tokens, seconds)
             finished = self._settle(batch, results, failure, now)
+            if isinstance(failure, DeviceFailed):
+                finished += self._abandon(str(failure))
         if self._on_batch is not None and failure is None:
-            n_padded = max(len(window.ids) for window in windows) * len(windows)
+            n_padded = cost([len(window.ids) for window in windows], self._policy)
             self._report(self._on_batch, len(windows), n_padded, seconds)
         if finished:
             self._report(self._deliver, finished)
@@ -330,12 +344,27 @@ class Scheduler:
                 job.results[window_index] = results[position]
             elif job.error is None:
                 self._forget(job)
-                job.error = InferenceFailed("the model could not compute this request")
+                if isinstance(failure, DeviceFailed):
+                    job.error = DeviceFailed(str(failure))
+                else:
+                    job.error = InferenceFailed("the model could not compute this request")
                 job.error.__cause__ = failure
         jobs = list({id(job): job for job, _ in batch}.values())
         for job in jobs:
             job.inference_seconds = now - job.submitted_at - job.queue_seconds
         return [job for job in jobs if not job.n_running and not job.waiting]
+
+    def _abandon(self, reason: str) -> list[Job]:
+        """Fail all that waits, and admit nothing more; return the jobs of which nothing runs.
+
+        The lock is held.
+        """
+        self._refusal = DeviceFailed(reason)
+        waiting = list(self._jobs)
+        for job in waiting:
+            self._forget(job)
+            job.error = DeviceFailed(reason)
+        return [job for job in waiting if not job.n_running]
 
     def _forget(self, job: Job) -> None:
         """Take a job's waiting windows off the queue; the lock is held."""
