@@ -75,7 +75,7 @@ def load_graph(folder: Path, precision: Precision, cache_dir: Path, graph_file: 
     try:
         return _built_graph(folder, precision, cache_dir)
     except NotBuildable as reason:
-        files = ready.find_onnx(folder)
+        files = ready.find_onnx(folder, precision)
         if not files:
             raise ModelError(_remedy(folder, reason)) from reason
         log.info("the graph is not built from the weights: %s; using %s", reason, files[0])
@@ -94,7 +94,9 @@ def _built_graph(folder: Path, precision: Precision, cache_dir: Path) -> Graph:
 
     files = weights.find_safetensors(folder)
     growth = _SAFETENSORS_GROWTH if files else _ONNX_GROWTH
-    files = files or [part for file in ready.find_onnx(folder) for part in weights.onnx_parts(file)]
+    files = files or [
+        part for file in ready.find_onnx(folder, Precision.FLOAT32) for part in weights.onnx_parts(file)
+    ]
     large = sum(file.stat().st_size for file in files) * growth >= cache.MESSAGE_LIMIT
     if computed is Precision.INT8 or large:
         key = cache.make_key(files, json.dumps(config, sort_keys=True).encode(), computed)
@@ -123,7 +125,7 @@ def _read_encoder(folder: Path, config: Mapping[str, Any]) -> Encoder:
     if stored:
         return architectures.describe(config, weights.read_safetensors(stored, architectures.is_needed))
     reason = NotBuildable("there are no weights in safetensors")
-    for file in ready.find_onnx(folder):
+    for file in ready.find_onnx(folder, Precision.FLOAT32):  # the least rounded first
         unpacked = weights.read_onnx(file)
         if unpacked is None:
             continue

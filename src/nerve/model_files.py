@@ -1,8 +1,8 @@
-"""Decides which files of a checkpoint are needed: pure functions over a list of file names.
+"""Decides which files of a checkpoint are used: pure functions over a list of file names.
 
-Names are POSIX paths relative to the checkpoint. The same decision serves all three sources: the hub
-asks before it downloads, folders and wheels are checked with it. The order of choice is written for
-users in docs/checkpoints.md; keep the two in step.
+Names are POSIX paths relative to the checkpoint. One decision serves all: the hub asks before it downloads,
+folders and wheels are checked with it, and `graph` loads by it. The order of choice is written for users in
+docs/checkpoints.md; keep the two in step.
 """
 
 from __future__ import annotations
@@ -37,13 +37,20 @@ _PREFERENCE = {
 def choose_graph(files: Collection[str], precision: Precision, explicit: str | None) -> str | None:
     """Return the ONNX graph to use, or None when there is none.
 
-    An explicit one (`model.graph`) is taken or nothing is. Otherwise the smallest wins of: arithmetic in
-    the order of preference; folder (top, `onnx/`, any other); named `model*` or not; length of the name;
-    the name itself.
+    An explicit one (`model.graph`) is taken or nothing is; otherwise the first of `sort_graphs`.
     """
     if explicit is not None:
         wanted = posixpath.normpath(explicit)
         return wanted if wanted in files else None
+    return next(iter(sort_graphs(files, precision)), None)
+
+
+def sort_graphs(files: Collection[str], precision: Precision) -> list[str]:
+    """Return the ONNX graphs among `files`, the one to prefer first.
+
+    The smallest wins of: arithmetic in the order of preference; folder (top, `onnx/`, any other); named
+    `model*` or not; length of the name; the name itself.
+    """
     preference = _PREFERENCE[precision]
 
     def rank(name: str) -> tuple[int, int, bool, int, str]:
@@ -51,12 +58,7 @@ def choose_graph(files: Collection[str], precision: Precision, explicit: str | N
         place = {"": 0, "onnx": 1}.get(folder, 2)
         return preference.index(_arithmetic(base)), place, not base.startswith("model"), len(name), name
 
-    return min(graphs(files), key=rank, default=None)
-
-
-def graphs(files: Collection[str]) -> list[str]:
-    """Return the ONNX graphs among `files`, sorted."""
-    return sorted(name for name in files if name.endswith(".onnx"))
+    return sorted((name for name in files if name.endswith(".onnx")), key=rank)
 
 
 def choose_weights(files: Collection[str]) -> str | None:
@@ -103,7 +105,7 @@ def _arithmetic(base: str) -> str:
 
 
 def _list_graphs(files: Collection[str]) -> str:
-    found = graphs(files)
+    found = sorted(name for name in files if name.endswith(".onnx"))
     return f"its ONNX files are {', '.join(found)}" if found else "it has no ONNX file at all"
 
 
