@@ -50,6 +50,7 @@ _POSITIONS_AFTER_PADDING = frozenset(
         "xmod",
     }
 )
+_USUAL_UNKNOWN = ("<unk>", "[UNK]")
 # Default of batching.max_batch_tokens on a GPU, where a step costs the same over a wide range.
 _CUDA_BATCH_TOKENS = 16384
 # Default of batching.max_padding on CPU: docs/design.md, "Batching".
@@ -87,7 +88,10 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     settings = read_json(folder.path / "config.json")
     labels = parse_labels(_id2label(settings))
     raw_tokenizer = load_tokenizer(folder.path)
-    tokenizer_settings = read_json(folder.path / "tokenizer_config.json", optional=True)
+    tokenizer_settings = {
+        **read_json(folder.path / "special_tokens_map.json", optional=True),
+        **read_json(folder.path / "tokenizer_config.json", optional=True),
+    }
     max_length = find_max_length(settings, tokenizer_settings, config.model.max_length)
     tokenizer = TextTokenizer(
         raw_tokenizer, max_length, config.runtime.window_stride, config.limits.max_input_tokens
@@ -184,7 +188,10 @@ def make_policy(batching: BatchingConfig, device: Device, max_length: int) -> Ba
 def read_vocabulary(
     tokenizer: Tokenizer, tokenizer_settings: dict[str, Any], special_tokens: dict[int, str]
 ) -> Vocabulary:
-    """Collect the facts of a tokenizer that grouping tokens into words needs."""
+    """Collect the facts of a tokenizer that grouping tokens into words needs.
+
+    tokenizer_settings: tokenizer_config.json, over special_tokens_map.json.
+    """
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     lengths = np.zeros(max(vocabulary.values()) + 1, np.int64)  # (V,)
     for token, token_id in vocabulary.items():
@@ -192,6 +199,8 @@ def read_vocabulary(
     unknown = tokenizer_settings.get("unk_token") or getattr(tokenizer.model, "unk_token", None)
     if isinstance(unknown, dict):  # an AddedToken written out
         unknown = unknown.get("content")
+    if unknown is None:  # of Unigram the library tells none; transformers' classes have one of these
+        unknown = next((token for token in _USUAL_UNKNOWN if token in vocabulary), None)
     return Vocabulary(
         token_lengths=lengths,
         is_word_aware=bool(getattr(tokenizer.model, "continuing_subword_prefix", None)),
