@@ -161,7 +161,7 @@ class RuntimeConfig(_Section, frozen=True):
 
 
 class BatchingConfig(_Section, frozen=True):
-    """Limits of one model call and of the queue before it; tokens count padding."""
+    """Limits of one model call, padding included, and of the queue before it, padding left out."""
 
     max_batch_tokens: PositiveInt | None = None
     max_batch_size: PositiveInt = 32
@@ -309,7 +309,7 @@ def share_metrics(folder: Path) -> None:
 
 
 def shared_metrics_dir() -> str | None:
-    """Return the folder in which the workers keep their metrics, or None when there is one worker."""
+    """Return the folder in which the workers keep their metrics together, or None when each keeps its own."""
     return os.environ.get(ENV_SHARED_METRICS)
 
 

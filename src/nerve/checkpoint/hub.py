@@ -68,7 +68,8 @@ class Listing(msgspec.Struct, frozen=True):
 class _Repository:
     """One repository at the revision asked for, and where its files are kept.
 
-    token None means: by the library's own rules (HF_TOKEN, then the saved login).
+    endpoint: address of the hub; None means HF_ENDPOINT or the public one. The token is found by the
+    library's own rules (HF_TOKEN, then the saved login).
     """
 
     name: str

@@ -60,7 +60,7 @@ class Graph:
 
 
 def load_graph(folder: Path, precision: Precision, cache_dir: Path, graph_file: str | None = None) -> Graph:
-    """Return the graph of the model in `folder` for the CPU.
+    """Return the graph of the model in `folder`, the same for every device.
 
     The first of these that applies: the named `graph_file`, as it is; a graph built from safetensors; one
     built from the weights inside an ONNX file; the ONNX file as it is. Raises `ModelError` with the
@@ -68,7 +68,7 @@ def load_graph(folder: Path, precision: Precision, cache_dir: Path, graph_file: 
     """
     if precision in (Precision.FLOAT16, Precision.BFLOAT16):
         raise ModelError(
-            f"model.precision {precision.value} is not available on cpu; use auto, float32 or int8"
+            f"model.precision {precision.value}: no graph is built in it, on cpu or cuda; use auto, float32 or int8"
         )
     if graph_file is not None:
         return _ready_graph(folder / graph_file, precision)
