@@ -78,9 +78,8 @@ def choose_main_file(
     if model.graph is not None:
         if graph is None:
             raise CheckpointError(
-                f"model.graph: {origin} has no file {model.graph}; {_list_graphs(files)}; name one of "
-                "them, or "
-                "remove model.graph"
+                f"model.graph: {origin} has no file {model.graph}; {_list_graphs(files)}; name one of them, "
+                "or remove model.graph"
             )
         return graph
     weights = choose_weights(files)
@@ -113,19 +112,16 @@ def _nothing_usable(files: Collection[str], model_type: str, buildable: Collecti
     if choose_weights(files) is not None:
         return (
             f"{origin} has no ONNX graph, and none can be built from the weights of a {model_type!r} model "
-            f"(only of {', '.join(sorted(buildable)) or 'no type'}); make one with `nerve export` and "
-            "serve the "
-            "folder it writes with source LOCAL"
+            f"(only of {', '.join(sorted(buildable)) or 'no type'}); make one with `nerve export` and serve "
+            "the folder it writes with source LOCAL"
         )
     if any(name.endswith(PICKLED) for name in files):
         return (
             f"{origin} has its weights in a pickle file only (such as pytorch_model.bin); loading one can "
-            "run any "
-            "code, so nerve never does; use a revision with model.safetensors, convert it with transformers "
-            "(`model.save_pretrained(FOLDER)`), or run `nerve export`"
+            "run any code, so nerve never does; use a revision with model.safetensors, convert it with "
+            "transformers (`model.save_pretrained(FOLDER)`), or run `nerve export`"
         )
     return (
-        f"{origin} has neither an ONNX graph (*.onnx) nor weights ({WEIGHTS} or {WEIGHTS_INDEX}); check "
-        "that the "
-        "path or repository is the right one, or make a graph with `nerve export`"
+        f"{origin} has neither an ONNX graph (*.onnx) nor weights ({WEIGHTS} or {WEIGHTS_INDEX}); check that "
+        "the path or repository is the right one, or make a graph with `nerve export`"
     )

@@ -244,9 +244,8 @@ def _explain_status(error: HfHubHTTPError, repository: _Repository) -> str:
     token = "its token has no access" if get_token() else "no token is set"
     if isinstance(error, GatedRepoError):
         return (
-            f"{name} is gated and {token}; accept its terms on its hub page, then set HF_TOKEN to a token "
-            "of that "
-            "account that may read gated repositories"
+            f"{name} is gated and {token}; accept its terms on its hub page, then set HF_TOKEN to a token of "
+            "that account that may read gated repositories"
         )
     if isinstance(error, RepositoryNotFoundError):
         return (
