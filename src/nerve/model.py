@@ -2,7 +2,7 @@
 
 What is proven before anything is served: the token budget holds one window; the stride is shorter than
 a window; the graph gives as many labels as `id2label` names; its inputs are known; the execution provider
-is the one asked for; one batch runs. Every refusal says what to change.
+is the one asked for; a short window, a full one and a padded batch run. Every refusal says what to change.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from nerve.checkpoint import ModelFolder
     from nerve.config import BatchingConfig, Config, Precision
     from nerve.graph import Graph
+    from nerve.types import TokenScores
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ _POSITIONS_AFTER_PADDING = frozenset(
         "xmod",
     }
 )
+_USUAL_UNKNOWN = ("<unk>", "[UNK]")
 # Default of batching.max_batch_tokens on a GPU for graphs that are not packed. For packed ones it is measured.
 _CUDA_BATCH_TOKENS = 16384
 # Largest step that is prepared and timed for that.
@@ -95,7 +97,10 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     settings = read_json(folder.path / "config.json")
     labels = parse_labels(_id2label(settings))
     raw_tokenizer = load_tokenizer(folder.path)
-    tokenizer_settings = read_json(folder.path / "tokenizer_config.json", optional=True)
+    tokenizer_settings = {
+        **read_json(folder.path / "special_tokens_map.json", optional=True),
+        **read_json(folder.path / "tokenizer_config.json", optional=True),
+    }
     max_length = find_max_length(settings, tokenizer_settings, config.model.max_length)
     tokenizer = TextTokenizer(
         raw_tokenizer, max_length, config.runtime.window_stride, config.limits.max_input_tokens
@@ -225,7 +230,10 @@ def make_policy(batching: BatchingConfig, device: Device, max_length: int) -> Ba
 def read_vocabulary(
     tokenizer: Tokenizer, tokenizer_settings: dict[str, Any], special_tokens: dict[int, str]
 ) -> Vocabulary:
-    """Collect the facts of a tokenizer that grouping tokens into words needs."""
+    """Collect the facts of a tokenizer that grouping tokens into words needs.
+
+    tokenizer_settings: tokenizer_config.json, over special_tokens_map.json.
+    """
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     lengths = np.zeros(max(vocabulary.values()) + 1, np.int64)  # (V,)
     for token, token_id in vocabulary.items():
@@ -233,6 +241,8 @@ def read_vocabulary(
     unknown = tokenizer_settings.get("unk_token") or getattr(tokenizer.model, "unk_token", None)
     if isinstance(unknown, dict):  # an AddedToken written out
         unknown = unknown.get("content")
+    if unknown is None:  # of Unigram the library tells none; transformers' classes have one of these
+        unknown = next((token for token in _USUAL_UNKNOWN if token in vocabulary), None)
     return Vocabulary(
         token_lengths=lengths,
         is_word_aware=bool(getattr(tokenizer.model, "continuing_subword_prefix", None)),
@@ -271,27 +281,40 @@ def _padding_id(settings: dict[str, Any]) -> int:
     stated = settings.get("pad_token_id")
     if stated is None:
         return 1 if settings.get("model_type") in _POSITIONS_AFTER_PADDING else 0
-    return int(stated)
+    if isinstance(stated, bool) or not isinstance(stated, int):
+        raise ModelError(f"config.json: pad_token_id must be a whole number, not {stated!r}")
+    return stated
 
 
 def _warm_up(model: Model) -> None:
-    """Run a short and a full window, and check that finite scores of the right shape come back."""
-    prefix = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids
-    for length in (len(prefix), model.max_length):
-        ids = (prefix * (1 + length // len(prefix)))[:length]
+    """Run a short window, a full one and a padded batch; check that finite scores of the right shape come back."""
+    short = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids
+    full = (short * (1 + model.max_length // len(short)))[: model.max_length]
+    batches = [[short], [full]]
+    if model.policy.max_batch_size > 1:
+        batches.append([short, short[: (len(short) + 1) // 2]])
+    for rows in batches:
+        lengths = " and ".join(str(len(row)) for row in rows)
+        windows = [Window(row, 0) for row in rows]
         try:
             with np.errstate(invalid="ignore"):  # values that are not finite are refused below
-                model.session.run([Window(ids, 0)], needs_logits=False, spread=True)
-                (scores,) = model.session.run([Window(ids, 0)], needs_logits=True)
+                model.session.run(windows, needs_logits=False, spread=True)
+                results = model.session.run(windows, needs_logits=True)
         except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
-            raise ModelError(f"the model fails on a window of {length} tokens: {error}") from error
-        if scores.logits is None or scores.logits.shape != (length, len(model.labels.names)):
-            shape = None if scores.logits is None else scores.logits.shape
-            raise ModelError(
-                f"for {length} tokens and {len(model.labels.names)} labels in id2label the graph gives an output of "
-                f"shape {shape}; it is not the graph of this token classifier"
-            )
-        if not np.isfinite(scores.logits).all():
-            raise ModelError(
-                f"the model gives values that are not finite in {model.precision.value}; try float32"
-            )
+            raise ModelError(f"the model fails on a batch of {lengths} tokens: {error}") from error
+        for row, scores in zip(rows, results, strict=True):
+            _check_scores(model, scores, len(row))
+
+
+def _check_scores(model: Model, scores: TokenScores, n_tokens: int) -> None:
+    n_labels = len(model.labels.names)
+    if scores.logits is None or scores.logits.shape != (n_tokens, n_labels):
+        shape = None if scores.logits is None else scores.logits.shape
+        raise ModelError(
+            f"for {n_tokens} tokens and {n_labels} labels in id2label the graph gives an output of "
+            f"shape {shape}; it is not the graph of this token classifier"
+        )
+    if not np.isfinite(scores.logits).all():
+        raise ModelError(
+            f"the model gives values that are not finite in {model.precision.value}; try float32"
+        )

@@ -92,7 +92,7 @@ def load_graph(
     try:
         return _built_graph(folder, computed, cache_dir, device)
     except NotBuildable as reason:
-        files = ready.find_onnx(folder)
+        files = ready.find_onnx(folder, precision)
         if not files:
             raise ModelError(_remedy(folder, reason)) from reason
         log.info("the graph is not built from the weights: %s; using %s", reason, files[0])
@@ -113,7 +113,9 @@ def _built_graph(folder: Path, computed: Precision, cache_dir: Path, device: Dev
 
     files = weights.find_safetensors(folder)
     growth = _SAFETENSORS_GROWTH if files else _ONNX_GROWTH
-    files = files or [part for file in ready.find_onnx(folder) for part in weights.onnx_parts(file)]
+    files = files or [
+        part for file in ready.find_onnx(folder, Precision.FLOAT32) for part in weights.onnx_parts(file)
+    ]
     large = sum(file.stat().st_size for file in files) * growth >= cache.MESSAGE_LIMIT
     if computed is Precision.INT8 or large:
         facts = json.dumps([config, kind.value], sort_keys=True).encode()
@@ -143,7 +145,7 @@ def _read_encoder(folder: Path, config: Mapping[str, Any]) -> Encoder:
     if stored:
         return architectures.describe(config, weights.read_safetensors(stored, architectures.is_needed))
     reason = NotBuildable("there are no weights in safetensors")
-    for file in ready.find_onnx(folder):
+    for file in ready.find_onnx(folder, Precision.FLOAT32):  # the least rounded first
         unpacked = weights.read_onnx(file)
         if unpacked is None:
             continue
