@@ -11,7 +11,6 @@ import hmac
 import logging
 import math
 import time
-import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from nerve.errors import (
     Unauthorized,
     Unavailable,
     UnsupportedMediaType,
+    stack_of,
 )
 from nerve.metrics import CONTENT_TYPE as METRICS_TYPE
 from nerve.metrics import Metrics
@@ -63,6 +63,8 @@ ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
 }
 
 _MAX_REQUEST_ID_LENGTH = 128
+# Bytes of a body up to which it is decoded on the event loop: about 0.5 ms.
+_INLINE_BYTES = 256 * 1024
 _PREDICT = "/predict_tokens"
 _UNKNOWN = "unknown"
 # What requests are counted by.
@@ -202,7 +204,10 @@ class App:
             raise PayloadTooLarge(
                 f"the body is above limits.max_body_bytes = {self._limits.max_body_bytes}; send several requests"
             )
-        decoded = wire.decode_request(body, msgpack=msgpack_in)
+        if len(body) <= _INLINE_BYTES:
+            decoded = wire.decode_request(body, msgpack=msgpack_in)
+        else:
+            decoded = await engine.offload(lambda: wire.decode_request(body, msgpack=msgpack_in))
         texts, options = wire.resolve_request(decoded, self._runtime, self._limits)
         prediction = await engine.predict(texts, options, deadline, request.gone)
         msgpack_out = wire.wants_msgpack(request.header("accept"))
@@ -211,7 +216,11 @@ class App:
         if prediction.n_tokens <= INLINE_TOKENS:
             encoded = wire.encode_rows(prediction.rows, msgpack=msgpack_out)
         else:
-            encoded = await engine.offload(lambda: wire.encode_rows(prediction.rows, msgpack=msgpack_out))
+            encoded = await engine.offload(
+                lambda: wire.encode_many_rows(prediction.rows, msgpack=msgpack_out)
+            )
+        if time.monotonic() >= deadline:
+            raise DeadlineExceeded("the deadline passed before the answer was ready")
         total = time.perf_counter() - started
         self._metrics.record_prediction(prediction, total, engine.queued_tokens)
         _add_prediction_headers(headers, prediction, total)
@@ -335,5 +344,4 @@ def _error(status: int, kind: str, message: str, headers: Headers) -> Response:
 
 def _log_defect(error: Exception, request_id: str) -> None:
     """Log a defect with its stack but without its message, which could quote the client's text."""
-    stack = "".join(traceback.format_tb(error.__traceback__))
-    log.error("defect while answering request %s: %s\n%s", request_id, type(error).__qualname__, stack)
+    log.error("defect while answering request %s: %s", request_id, stack_of(error))

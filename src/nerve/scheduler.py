@@ -32,6 +32,7 @@ from nerve.errors import (
     Overloaded,
     PredictError,
     Unavailable,
+    stack_of,
 )
 from nerve.threads import EngineThread
 
@@ -174,7 +175,7 @@ class Scheduler:
         """Run a job of one window on the calling thread, if that is quicker than handing it over.
 
         That is so when nothing runs or waits and the call will take less than `limit_seconds`, by the
-        measured rate. Returns False, with nothing done, otherwise. The job is not delivered.
+        measured rate. Returns False, with nothing done, otherwise. Its results are in the job on return.
         """
         with self._lock:
             rate = self._tokens_per_second / len(self._threads)
@@ -307,8 +308,8 @@ class Scheduler:
         failure: Exception | None = None
         try:
             results = self._run(windows, batch[0][0].needs_logits, spread)
-        except Exception as error:
-            log.exception("a batch of %d windows failed", len(batch))
+        except Exception as error:  # noqa: BLE001 - whatever the device raises must reach its waiters
+            log.error("a batch of %d windows failed: %s", len(batch), stack_of(error))
             failure = error
         now = time.monotonic()
         seconds = now - started
@@ -331,8 +332,8 @@ class Scheduler:
         """Call `deliver` or `on_batch`; a thread that died of their defects would stall every later job."""
         try:
             callback(*arguments, **keywords)
-        except Exception:
-            log.exception("a defect in %s", getattr(callback, "__qualname__", callback))
+        except Exception as error:  # noqa: BLE001 - a thread that died of it would stall every later job
+            log.error("a defect in %s: %s", getattr(callback, "__qualname__", callback), stack_of(error))
 
     def _settle(
         self, batch: list[tuple[Job, int]], results: list[TokenScores], failure: Exception | None, now: float

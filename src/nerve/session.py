@@ -210,7 +210,8 @@ def create_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
-    options.log_severity_level = 3  # errors only: warnings there are not about anything the user can change
+    # Nothing below fatal: failures are raised, too, and onnxruntime's own lines could hold token ids.
+    options.log_severity_level = 4
     provider = _PROVIDERS[device]
     provider_options: dict[str, str] = {}
     if device is Device.CUDA:

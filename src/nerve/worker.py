@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from nerve.model import Model
 
 log = logging.getLogger(__name__)
+
+# How long a pool thread may hold the interpreter lock against the event loop; Python's default is 5 ms.
+_SWITCH_SECONDS = 0.0005
 
 # After the device has failed: time for the last answers to go out, and for probes to see readiness off.
 _LAST_ANSWERS_SECONDS = 1.0
@@ -102,6 +106,7 @@ class Worker:
         # Whatever lives now lives for ever: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         if shared is not None:
             shared.was_ready.set()
         log.info("ready")
