@@ -63,6 +63,7 @@ ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
 }
 
 _MAX_REQUEST_ID_LENGTH = 128
+_AUTH_SCHEMES = ("bearer", "api-key")
 # Bytes of a body up to which it is decoded on the event loop: about 0.5 ms.
 _INLINE_BYTES = 256 * 1024
 _PREDICT = "/predict_tokens"
@@ -113,9 +114,7 @@ class App:
         self._limits = config.limits
         self._runtime = config.runtime
         self._max_queue_tokens = config.batching.max_queue_tokens
-        self._credentials = (
-            [f"{scheme} {api_key}".encode() for scheme in ("Bearer", "Api-Key")] if api_key else []
-        )
+        self._api_key = api_key.encode() if api_key else None
         self._metrics = metrics
         self._engine: Engine | None = None
         self._unready_reason = "starting: the model is loading"
@@ -177,8 +176,8 @@ class App:
             if handler is None:
                 response = _no_route(path, methods, headers)
             else:
-                if self._credentials and (path not in _OPEN_ROUTES or method == "POST"):
-                    self._authorize(request)
+                if self._api_key is not None and (path not in _OPEN_ROUTES or method == "POST"):
+                    self._authorize(request, self._api_key)
                 response = await handler(request, headers)
         except PredictError as error:
             response = _error_response(error, headers)
@@ -239,10 +238,11 @@ class App:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
         return time.monotonic() + milliseconds / 1000
 
-    def _authorize(self, request: Request) -> None:
+    def _authorize(self, request: Request, api_key: bytes) -> None:
         """Raise `Unauthorized` unless the request carries the API key; takes the same time either way."""
-        given = (request.header("authorization") or "").encode()
-        if not any([hmac.compare_digest(given, expected) for expected in self._credentials]):
+        scheme, _, given = (request.header("authorization") or "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode(), api_key)
+        if not is_right or scheme.lower() not in _AUTH_SCHEMES:
             raise Unauthorized("the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
 
     async def _live(self, request: Request, headers: Headers) -> Response:

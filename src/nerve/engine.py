@@ -37,7 +37,7 @@ T = TypeVar("T")
 _INLINE_CHARACTERS = 4_000
 # Tokens of one request up to which its rows are made and encoded on the event loop: about 1 ms.
 INLINE_TOKENS = 1_000
-# Seconds of a model call up to which it is run on the event loop: a hand-over and back costs about 0.1 ms.
+# Seconds of a model call up to which it is run on the event loop: a hand-over there and back takes about as long.
 _INLINE_SECONDS = 0.0002
 _POOL_THREADS = 2
 # Windows' worth of tokens beyond which a request goes to the bulk lane.
