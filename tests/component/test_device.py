@@ -98,10 +98,16 @@ def test_packed_engine_answers_as_the_padded_one(
         packed.close()
 
 
+def engine_threads() -> int:
+    """Count the engine threads of this process; a test before this one may have left some."""
+    return sum(thread.name.startswith("nerve-engine") for thread in threading.enumerate())
+
+
 def test_packed_model_belongs_to_one_engine_thread(
     checkpoint: Path, open_packed: Callable[..., Engine]
 ) -> None:
     """It is opened and warmed up on the thread that serves it; that thread ends with the engine."""
+    before = engine_threads()
     engine = open_packed(checkpoint, batching={"max_batch_tokens": 96, "max_batch_size": 4})
     model = engine.model
     assert isinstance(model.session, PackedSession)
@@ -111,7 +117,7 @@ def test_packed_model_belongs_to_one_engine_thread(
     with pytest.raises(RuntimeError, match="thread"):
         model.session.run([Window([5], 0)], needs_logits=False)
     engine.close()
-    assert "nerve-engine-0" not in {thread.name for thread in threading.enumerate()}
+    assert engine_threads() == before
 
 
 def test_budget_is_measured_unless_it_is_given(checkpoint: Path, open_packed: Callable[..., Engine]) -> None:
@@ -126,13 +132,14 @@ def test_engine_thread_ends_when_the_model_cannot_be_opened(
     checkpoint: Path, open_packed: Callable[..., Engine]
 ) -> None:
     """A refusal at start leaves no thread behind."""
+    before = engine_threads()
     tensors = tiny.make_tensors("bert")
     tensors["classifier.bias"][0] = np.nan
     save_file(tensors, checkpoint / "model.safetensors")
     model = {"precision": "float32", "checkpoint_repository": {"source": "LOCAL", "path": str(checkpoint)}}
     with pytest.raises(ModelError, match="not finite"):
         open_packed(checkpoint, model=model, batching={"max_batch_tokens": 48})
-    assert "nerve-engine-0" not in {thread.name for thread in threading.enumerate()}
+    assert engine_threads() == before
 
 
 class FailingSession:

@@ -84,7 +84,9 @@ def by_length(texts: list[TokenizedText], batch_size: int = 32) -> Iterator[list
 @pytest.fixture(scope="module")
 def default_model(rampart: Path) -> Subject:
     """Run the default model, as it is served, over the whole corpus, once."""
-    model = open_engine(rampart).model
+    engine = open_engine(rampart)
+    engine.close()  # its session is enough here
+    model = engine.model
     texts = model.tokenizer.tokenize(corpus.texts())
     scores: dict[int, TokenScores] = {}
     for same in by_length(texts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import golden
@@ -19,9 +20,11 @@ GROUP_TOKENS = 480
 
 
 @pytest.fixture(scope="module")
-def engine(rampart: Path) -> Engine:
+def engine(rampart: Path) -> Iterator[Engine]:
     """The default model with the stride of the recorded answers."""
-    return open_engine(rampart, runtime={"window_stride": STRIDE})
+    opened = open_engine(rampart, runtime={"window_stride": STRIDE})
+    yield opened
+    opened.close()
 
 
 def entities(engine: Engine, text: str, shift: int = 0) -> set[Entity]:
