@@ -11,7 +11,7 @@ import pytest
 from builders import ServerProcess, start_server, write_config, write_lookup_model
 from nerve.checkpoint import fetch_checkpoint
 from nerve.config import default_cache_dir, load_config
-from nerve.graph import BUILDABLE_MODEL_TYPES
+from nerve.graph import is_buildable
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parent.parent
 def rampart() -> Path:
     """Folder of the default model, fetched as a user's first start does."""
     model = load_config(REPOSITORY / "config.yaml").model
-    return fetch_checkpoint(model, default_cache_dir(), buildable=BUILDABLE_MODEL_TYPES).path
+    return fetch_checkpoint(model, default_cache_dir(), is_buildable=is_buildable).path
 
 
 @pytest.fixture(scope="session")

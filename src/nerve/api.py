@@ -22,7 +22,7 @@ from nerve.checkpoint import fetch_checkpoint
 from nerve.config import cache_dir_of, find_config, load_config, parse_config
 from nerve.engine import Engine
 from nerve.errors import ConfigError, InvalidRequest
-from nerve.graph import BUILDABLE_MODEL_TYPES
+from nerve.graph import is_buildable
 from nerve.model import load_model
 from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, Row, TruncationDirection
 
@@ -287,9 +287,7 @@ def load_classifier(config: Config, *, show_progress: bool = False) -> TokenClas
     """Fetch and load what `config` names, for this process alone. Raises `StartupError`."""
     config = override(config, {"server": {"workers": 1}})  # all cores are for this process
     cache_dir = cache_dir_of(config)
-    folder = fetch_checkpoint(
-        config.model, cache_dir, buildable=BUILDABLE_MODEL_TYPES, show_progress=show_progress
-    )
+    folder = fetch_checkpoint(config.model, cache_dir, is_buildable=is_buildable, show_progress=show_progress)
     return TokenClassifier(config, load_model(config, folder, cache_dir))
 
 

@@ -8,7 +8,8 @@ docs/checkpoints.md; keep the two in step.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from nerve.config import ModelConfig, Precision
 from nerve.errors import CheckpointError
@@ -67,12 +68,17 @@ def choose_weights(files: Collection[str]) -> str | None:
 
 
 def choose_main_file(
-    files: Collection[str], model_type: str, model: ModelConfig, buildable: Collection[str], origin: str
+    files: Collection[str],
+    config: Mapping[str, Any],
+    model: ModelConfig,
+    is_buildable: Callable[[Mapping[str, Any]], bool],
+    origin: str,
 ) -> str:
     """Return the one file the model comes from: weights, the index of sharded weights, or an ONNX graph.
 
-    Weights win where a graph can be built from them, unless `model.graph` names one. Raises
-    `CheckpointError` when nothing can be used; `origin` says in its message whose files these are.
+    Weights win where `is_buildable` says of the checkpoint's `config` that a graph can be built from them,
+    unless `model.graph` names one. Raises `CheckpointError` when nothing can be used; `origin` says in its
+    message whose files these are.
     """
     graph = choose_graph(files, model.precision, model.graph)
     if model.graph is not None:
@@ -83,11 +89,11 @@ def choose_main_file(
             )
         return graph
     weights = choose_weights(files)
-    if weights is not None and model_type in buildable:
+    if weights is not None and is_buildable(config):
         return weights
     if graph is not None:
         return graph
-    raise CheckpointError(_nothing_usable(files, model_type, buildable, origin))
+    raise CheckpointError(_nothing_usable(files, config, origin))
 
 
 def data_files(files: Collection[str], graph: str) -> list[str]:
@@ -108,12 +114,12 @@ def _list_graphs(files: Collection[str]) -> str:
     return f"its ONNX files are {', '.join(found)}" if found else "it has no ONNX file at all"
 
 
-def _nothing_usable(files: Collection[str], model_type: str, buildable: Collection[str], origin: str) -> str:
+def _nothing_usable(files: Collection[str], config: Mapping[str, Any], origin: str) -> str:
     if choose_weights(files) is not None:
         return (
-            f"{origin} has no ONNX graph, and none can be built from the weights of a {model_type!r} model "
-            f"(only of {', '.join(sorted(buildable)) or 'no type'}); make one with `nerve export` and serve "
-            "the folder it writes with source LOCAL"
+            f"{origin} has no ONNX graph, and none can be built from the weights of this "
+            f"{str(config.get('model_type'))!r} model (docs/graphs.md says of which it can); make one with "
+            "`nerve export` and serve the folder it writes with source LOCAL"
         )
     if any(name.endswith(PICKLED) for name in files):
         return (

@@ -24,7 +24,7 @@ from granian.server.mp import MPServer
 from nerve.checkpoint import fetch_checkpoint
 from nerve.config import Interface, cache_dir_of
 from nerve.errors import StartupError
-from nerve.graph import BUILDABLE_MODEL_TYPES
+from nerve.graph import is_buildable
 from nerve.logs import configure_logging, logging_settings
 from nerve.worker import Shared, create_worker_application
 
@@ -81,7 +81,7 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     """
     configure_logging(config.server)
     folder = fetch_checkpoint(
-        config.model, cache_dir_of(config), buildable=BUILDABLE_MODEL_TYPES, show_progress=show_progress
+        config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=show_progress
     )
     multiprocessing.set_start_method("spawn", force=True)
     metrics_dir = Path(tempfile.mkdtemp(prefix="nerve-metrics-")) if config.server.workers > 1 else None

@@ -22,7 +22,7 @@ from nerve.app import ROUTES, App
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
 from nerve.config import cache_dir_of, find_config, load_api_key, load_config
 from nerve.errors import StartupError
-from nerve.graph import BUILDABLE_MODEL_TYPES
+from nerve.graph import is_buildable
 from nerve.interfaces import Application
 from nerve.logs import configure_logging
 from nerve.metrics import Metrics
@@ -158,7 +158,7 @@ def create_app() -> Application:
     """
     config = load_config(find_config(None))
     configure_logging(config.server)
-    folder = fetch_checkpoint(config.model, cache_dir_of(config), buildable=BUILDABLE_MODEL_TYPES)
+    folder = fetch_checkpoint(config.model, cache_dir_of(config), is_buildable=is_buildable)
     return _application(Worker(config, load_api_key(config.server), folder))
 
 

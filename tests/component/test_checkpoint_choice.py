@@ -1,3 +1,6 @@
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig, Precision
@@ -20,6 +23,11 @@ def model(graph: str | None = None, precision: Precision = Precision.AUTO) -> Mo
     """Return a config that asks for this graph and precision."""
     source = CheckpointConfig(source=CheckpointSource.LOCAL, path="/unused")
     return ModelConfig(checkpoint_repository=source, graph=graph, precision=precision)
+
+
+def is_bert(config: Mapping[str, Any]) -> bool:
+    """Stand in for what `graph` can build: BERT only."""
+    return config["model_type"] == "bert"
 
 
 @pytest.mark.parametrize(
@@ -76,13 +84,13 @@ def test_explicit_graph_is_taken_or_nothing_is() -> None:
 )
 def test_weights_win_where_a_graph_can_be_built(files: list[str], graph: str | None, expected: str) -> None:
     """Of a buildable type the weights are used, unless `model.graph` names a graph."""
-    assert expected == choose_main_file(files, "bert", model(graph), {"bert"}, "here")
+    assert expected == choose_main_file(files, {"model_type": "bert"}, model(graph), is_bert, "here")
 
 
 def test_graph_is_used_where_none_can_be_built() -> None:
     """Weights of an unknown type are no use; the graph is."""
     files = ["model.safetensors", "model.onnx"]
-    assert choose_main_file(files, "deberta-v2", model(), {"bert"}, "here") == "model.onnx"
+    assert choose_main_file(files, {"model_type": "deberta-v2"}, model(), is_bert, "here") == "model.onnx"
 
 
 @pytest.mark.parametrize(
@@ -98,4 +106,4 @@ def test_graph_is_used_where_none_can_be_built() -> None:
 def test_nothing_usable_is_refused_with_the_remedy(files: list[str], graph: str | None, message: str) -> None:
     """The refusal tells a missing graph, a pickle, an empty checkpoint and a wrong `model.graph` apart."""
     with pytest.raises(CheckpointError, match=message):
-        choose_main_file(files, "deberta", model(graph), {"bert"}, "here")
+        choose_main_file(files, {"model_type": "deberta"}, model(graph), is_bert, "here")

@@ -11,6 +11,7 @@ from nerve.checkpoint import ModelFolder, fetch_checkpoint
 from nerve.checkpoint.storage import storage_errors
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig
 from nerve.errors import CheckpointError
+from nerve.graph import is_buildable
 
 CONFIG: dict[str, Any] = {
     "architectures": ["BertForTokenClassification"],
@@ -37,10 +38,10 @@ def write_config(folder: Path, **changes: object) -> None:
 
 
 def fetch(folder: Path, graph: str | None = None) -> ModelFolder:
-    """Fetch the folder as source LOCAL, where graphs can be built for BERT only."""
+    """Fetch the folder as source LOCAL."""
     source = CheckpointConfig(source=CheckpointSource.LOCAL, path=str(folder))
     model = ModelConfig(checkpoint_repository=source, graph=graph)
-    return fetch_checkpoint(model, folder.parent / "cache", buildable={"bert"})
+    return fetch_checkpoint(model, folder.parent / "cache", is_buildable=is_buildable)
 
 
 def test_local_folder_is_used_where_it_is(folder: Path) -> None:

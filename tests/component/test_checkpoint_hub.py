@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from nerve.checkpoint import ModelFolder
 from nerve.checkpoint.hub import fetch_hub
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig
 from nerve.errors import CheckpointError
+from nerve.graph import is_buildable
 
 REPO = "owner/tiny-ner"
 COMMIT = "a" * 40
@@ -52,9 +53,10 @@ import msgspec
 from nerve.checkpoint import fetch_checkpoint
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
+from nerve.graph import is_buildable
 model = msgspec.convert(json.loads(sys.argv[1]), ModelConfig)
 try:
-    print(fetch_checkpoint(model, Path(sys.argv[2]), buildable={"bert"}, show_progress=True).path)
+    print(fetch_checkpoint(model, Path(sys.argv[2]), is_buildable=is_buildable, show_progress=True).path)
 except CheckpointError as error:
     sys.exit(f"refused: {error}")
 """
@@ -204,11 +206,18 @@ def model_of(
 
 
 def fetch(
-    hub: Hub, cache: Path, model: ModelConfig | None = None, buildable: set[str] | None = None
+    hub: Hub,
+    cache: Path,
+    model: ModelConfig | None = None,
+    is_buildable: Callable[[Mapping[str, Any]], bool] = is_buildable,
 ) -> ModelFolder:
     """Fetch in this process; the address is an argument because HF_ENDPOINT is read at import only."""
-    types = {"bert"} if buildable is None else buildable
-    return fetch_hub(model or model_of(), cache, buildable=types, endpoint=hub.url)
+    return fetch_hub(model or model_of(), cache, is_buildable=is_buildable, endpoint=hub.url)
+
+
+def never(config: Mapping[str, Any]) -> bool:
+    """Stand in for a builder that knows no architecture."""
+    return False
 
 
 def start(hub: Hub, cache: Path, **environment: str) -> subprocess.Popen[str]:
@@ -248,21 +257,33 @@ def test_weights_of_a_buildable_type_are_fetched_and_no_graph(hub: Hub, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("model", "buildable", "expected"),
+    ("model", "is_buildable", "expected"),
     [
-        (model_of(), set[str](), "onnx/model.onnx"),
-        (model_of(precision="float16"), set[str](), "onnx/model_fp16.onnx"),
-        (model_of(graph="onnx/model_fp16.onnx"), {"bert"}, "onnx/model_fp16.onnx"),
+        (model_of(), never, "onnx/model.onnx"),
+        (model_of(precision="float16"), never, "onnx/model_fp16.onnx"),
+        (model_of(graph="onnx/model_fp16.onnx"), is_buildable, "onnx/model_fp16.onnx"),
     ],
     ids=["not buildable", "float16", "explicit"],
 )
 def test_one_graph_is_fetched_where_none_is_built(
-    hub: Hub, tmp_path: Path, model: ModelConfig, buildable: set[str], expected: str
+    hub: Hub,
+    tmp_path: Path,
+    model: ModelConfig,
+    is_buildable: Callable[[Mapping[str, Any]], bool],
+    expected: str,
 ) -> None:
     """The chosen graph comes alone: no weights, no other graph."""
     model = msgspec.convert(msgspec.to_builtins(model), ModelConfig)
-    fetch(hub, tmp_path, model, buildable)
+    fetch(hub, tmp_path, model, is_buildable)
     assert {name for name in hub.downloaded if "model" in name} == {expected}
+
+
+def test_graph_is_fetched_where_the_config_cannot_be_built(hub: Hub, tmp_path: Path) -> None:
+    """A known model type with an option that the builder refuses is served from the repository's graph."""
+    hub.files["config.json"] = json.dumps({**CONFIG, "position_embedding_type": "relative_key"}).encode()
+    found = fetch(hub, tmp_path)
+    assert {name for name in hub.downloaded if "model" in name} == {"onnx/model.onnx"}
+    assert (found.path / "onnx" / "model.onnx").read_bytes() == b"graph"
 
 
 def test_shards_are_fetched_with_their_index(hub: Hub, tmp_path: Path) -> None:
@@ -286,7 +307,7 @@ def test_external_data_is_fetched_with_its_graph(hub: Hub, tmp_path: Path, locat
         f"onnx/{location}": b"data",
         "onnx/other.bin": b"",
     }
-    found = fetch(hub, tmp_path, buildable=set())
+    found = fetch(hub, tmp_path, is_buildable=never)
     assert (found.path / "onnx" / location).read_bytes() == b"data"
     assert "onnx/other.bin" not in hub.downloaded
 
@@ -298,7 +319,7 @@ def test_progress_bars_are_drawn_only_when_wanted(
     monkeypatch.setenv("TQDM_POSITION", "-1")  # draws bars even where there is no terminal
     fetch(hub, tmp_path / "silent")
     assert capfd.readouterr().err == ""
-    fetch_hub(model_of(), tmp_path / "loud", buildable={"bert"}, show_progress=True, endpoint=hub.url)
+    fetch_hub(model_of(), tmp_path / "loud", is_buildable=is_buildable, show_progress=True, endpoint=hub.url)
     assert "model.safetensors" in capfd.readouterr().err
 
 

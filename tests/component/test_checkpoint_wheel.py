@@ -42,7 +42,7 @@ from nerve.checkpoint import fetch_checkpoint
 from nerve.config import ModelConfig
 logging.basicConfig(level=logging.INFO)
 model = msgspec.convert(json.loads(sys.argv[1]), ModelConfig)
-print(fetch_checkpoint(model, Path(sys.argv[2]), buildable=()).path)
+print(fetch_checkpoint(model, Path(sys.argv[2]), is_buildable=lambda config: False).path)
 """
 
 
@@ -175,7 +175,7 @@ def model_of(digest: str, **changes: str) -> ModelConfig:
 
 def fetch(model: ModelConfig, cache: Path, *, show_progress: bool = False) -> ModelFolder:
     """Fetch in this process."""
-    return fetch_checkpoint(model, cache, buildable=(), show_progress=show_progress)
+    return fetch_checkpoint(model, cache, is_buildable=lambda config: False, show_progress=show_progress)
 
 
 def start(index: Index, cache: Path) -> subprocess.Popen[str]:

@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from nerve.config import Precision
-from nerve.graph import BUILDABLE_MODEL_TYPES, GraphKind, load_graph
+from nerve.graph import GraphKind, load_graph
+from nerve.graph.architectures import ARCHITECTURES
 
 PARITY = Path(__file__).parents[1] / "parity"
 tiny = SimpleNamespace(**runpy.run_path(str(PARITY / "tiny_checkpoints.py")))
@@ -62,7 +63,7 @@ def test_logits_are_pytorchs(case: str, tmp_path: Path) -> None:
 
 def test_every_buildable_type_has_a_case() -> None:
     """No model type is offered without expected logits."""
-    assert {model_type for model_type, _ in tiny.CASES.values()} == BUILDABLE_MODEL_TYPES
+    assert {model_type for model_type, _ in tiny.CASES.values()} == set(ARCHITECTURES)
     assert set(EXPECTED) == set(tiny.CASES)
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from nerve.config import Precision
 from nerve.errors import ModelError
-from nerve.graph import GraphKind, load_graph
+from nerve.graph import GraphKind, is_buildable, load_graph
 from nerve.model_files import sort_graphs
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
@@ -80,6 +80,17 @@ def test_an_unknown_config_is_not_guessed(changes: dict[str, Any], reason: str, 
     write_ready(folder / "model.onnx")
     graph = load_graph(folder, Precision.AUTO, tmp_path)
     assert (graph.kind, graph.source) == (GraphKind.READY, folder / "model.onnx")
+
+
+def test_config_alone_tells_what_cannot_be_built(caplog: pytest.LogCaptureFixture) -> None:
+    """`is_buildable` follows the guards on the config, and the log has the reason of a refusal."""
+    caplog.set_level("INFO")
+    assert is_buildable({"model_type": "bert"})
+    assert caplog.text == ""
+    assert not is_buildable({"model_type": "bert", "position_embedding_type": "relative_key"})
+    assert "position_embedding_type is relative_key" in caplog.text
+    assert not is_buildable({"model_type": "deberta-v2"})
+    assert not is_buildable({})
 
 
 def _crf(tensors: dict[str, Any]) -> None:

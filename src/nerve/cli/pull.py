@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Fetch, and say what is where."""
     from nerve.checkpoint import fetch_checkpoint
-    from nerve.graph import BUILDABLE_MODEL_TYPES
+    from nerve.graph import is_buildable
 
     config = load_config(find_config(options.config))
     folder = fetch_checkpoint(
-        config.model, cache_dir_of(config), buildable=BUILDABLE_MODEL_TYPES, show_progress=sys.stderr.isatty()
+        config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=sys.stderr.isatty()
     )
     print(describe(folder), file=sys.stderr)
     print(folder.path)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.graph import architectures, builder, cache, int8, packed, ready, weights
-from nerve.graph.architectures import ARCHITECTURES, NotBuildable
+from nerve.graph.architectures import NotBuildable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 
     from nerve.graph.architectures import Encoder
 
-__all__ = ["BUILDABLE_MODEL_TYPES", "Graph", "GraphKind", "load_graph"]
+__all__ = ["Graph", "GraphKind", "is_buildable", "load_graph"]
 
 log = logging.getLogger(__name__)
-
-BUILDABLE_MODEL_TYPES: frozenset[str] = frozenset(ARCHITECTURES)
 
 # How much larger a float32 graph can be than the files it comes from: float16 weights, or 4-bit ones.
 _SAFETENSORS_GROWTH = 2
@@ -65,6 +63,19 @@ _PRECISIONS = {
     Device.CPU: (Precision.FLOAT32, Precision.INT8),
     Device.CUDA: (Precision.FLOAT16, Precision.FLOAT32),
 }
+
+
+def is_buildable(config: Mapping[str, Any]) -> bool:
+    """Return whether the guards let this `config.json` pass; log the reason if they do not.
+
+    The weights can still be refused: `load_graph` looks at those.
+    """
+    try:
+        architectures.check_config(config)
+    except NotBuildable as reason:
+        log.info("no graph can be built from the weights: %s", reason)
+        return False
+    return True
 
 
 def load_graph(
