@@ -151,6 +151,8 @@ class App:
         headers: Headers = [("content-type", wire.JSON_TYPE), ("x-request-id", request_id)]
         methods = self._routes.get(path)
         handler = methods.get("GET" if method == "HEAD" else method) if methods else None
+        if handler is not None and method == "POST":  # a prediction: it holds what the client's text holds
+            headers.append(("cache-control", "no-store"))
         try:
             if handler is None:
                 response = _no_route(path, methods, headers)
