@@ -193,7 +193,9 @@ class App:
         if prediction.n_tokens <= INLINE_TOKENS:
             encoded = wire.encode_rows(prediction.rows, msgpack=msgpack_out)
         else:
-            encoded = await engine.offload(lambda: wire.encode_rows(prediction.rows, msgpack=msgpack_out))
+            encoded = await engine.offload(
+                lambda: wire.encode_rows(prediction.rows, msgpack=msgpack_out), deadline
+            )
         total = time.perf_counter() - started
         self._metrics.record_prediction(prediction, total, engine.queued_tokens)
         _add_prediction_headers(headers, prediction, total)

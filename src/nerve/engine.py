@@ -77,6 +77,7 @@ class Engine:
         self.model = model
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="nerve-pool")
         self._n_offloaded = 0
+        self._offloaded_seconds = 1.0  # from hand-over to end, of the work that ended last
         create_lane = partial(
             Scheduler,
             run=model.session.run,
@@ -122,8 +123,10 @@ class Engine:
             tokenized = self._tokenize(texts, options, beside_others=False)
         else:
             if self._n_offloaded >= _MAX_OFFLOADED:
-                raise Overloaded("too many large requests wait; send the request again later", 1.0)
-            tokenized = await self.offload(lambda: self._tokenize(texts, options))
+                raise Overloaded(
+                    "too many large requests wait; send the request again later", self._offloaded_seconds
+                )
+            tokenized = await self.offload(lambda: self._tokenize(texts, options), deadline)
         if time.monotonic() >= deadline:
             raise DeadlineExceeded("the deadline passed before the request reached the queue")
         tokenize_seconds = time.perf_counter() - started
@@ -134,7 +137,7 @@ class Engine:
         if job.n_tokens <= INLINE_TOKENS:
             rows = self._rows(tokenized, scores, options)
         else:
-            rows = await self.offload(lambda: self._rows(tokenized, scores, options))
+            rows = await self.offload(lambda: self._rows(tokenized, scores, options), deadline)
         return _prediction(tokenized, rows, job, tokenize_seconds, time.perf_counter() - started)
 
     def predict_blocking(self, texts: Sequence[str], options: PredictOptions) -> Prediction:
@@ -168,15 +171,25 @@ class Engine:
         """Drop what is still queued of a submitted request that nobody will collect."""
         self._lane_of(submitted.job).cancel(submitted.job)
 
-    async def offload(self, work: Callable[[], T]) -> T:
-        """Run `work` on the pool, or here once the engine is closed: what was admitted is answered."""
+    async def offload(self, work: Callable[[], T], deadline: float = math.inf) -> T:
+        """Run `work` on the pool, or here once the engine is closed: what was admitted is answered.
+
+        At the deadline (`time.monotonic()`) work that has not begun is dropped, and what runs ends unseen.
+        Raises `DeadlineExceeded`.
+        """
         self._n_offloaded += 1
+        started = time.monotonic()
         try:
             try:
                 future = asyncio.get_running_loop().run_in_executor(self._pool, work)
             except RuntimeError:  # the pool is shut down
                 return work()
-            return await future
+            async with asyncio.timeout(None if deadline == math.inf else deadline - started):
+                result = await future
+            self._offloaded_seconds = time.monotonic() - started
+            return result
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the answer was ready") from None
         finally:
             self._n_offloaded -= 1
 
