@@ -108,7 +108,7 @@ class App:
     def __init__(self, config: Config, api_key: str | None, metrics: Metrics) -> None:
         self._limits = config.limits
         self._runtime = config.runtime
-        self._max_queue_tokens = config.batching.max_queue_tokens
+        self._batching = config.batching
         self._credentials = (
             [f"{scheme} {api_key}".encode() for scheme in ("Bearer", "Api-Key")] if api_key else []
         )
@@ -131,7 +131,13 @@ class App:
 
     def start(self, model: Model, config: Config, is_draining: Callable[[], bool] = lambda: False) -> None:
         """Begin to answer predictions with a loaded model."""
-        self._engine = Engine(model, self._max_queue_tokens, on_batch=self._metrics.record_batch)
+        limit = self._batching.max_queue_ms
+        self._engine = Engine(
+            model,
+            self._batching.max_queue_tokens,
+            on_batch=self._metrics.record_batch,
+            max_queue_seconds=math.inf if limit is None else limit / 1000,
+        )
         self._info = wire.encode_json(describe(model, config))
         self._is_draining = is_draining
         self._metrics.set_ready(ready=True)
@@ -263,6 +269,7 @@ def describe(model: Model, config: Config) -> dict[str, object]:
             "max_batch_tokens": model.policy.token_budget,
             "max_batch_size": model.policy.max_batch_size,
             "max_queue_tokens": config.batching.max_queue_tokens,
+            "max_queue_ms": config.batching.max_queue_ms,
         },
     }
 

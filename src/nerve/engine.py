@@ -72,7 +72,11 @@ class Engine:
     """
 
     def __init__(
-        self, model: Model, max_queue_tokens: int, on_batch: Callable[[int, int, float], None] | None = None
+        self,
+        model: Model,
+        max_queue_tokens: int,
+        on_batch: Callable[[int, int, float], None] | None = None,
+        max_queue_seconds: float = math.inf,
     ) -> None:
         self.model = model
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="nerve-pool")
@@ -86,6 +90,7 @@ class Engine:
             max_queue_tokens=max_queue_tokens,
             n_threads=model.n_threads,
             on_batch=on_batch,
+            max_queue_seconds=max_queue_seconds,
         )
         self._lane = create_lane()
         self._bulk_lane = create_lane(niceness=_BULK_NICENESS) if model.runs_anywhere else self._lane
@@ -118,7 +123,7 @@ class Engine:
         """
         started = time.perf_counter()
         n_characters = sum(map(len, texts))
-        self._check_room(n_characters)
+        self._check_room(n_characters, len(texts))
         if n_characters <= _INLINE_CHARACTERS:
             tokenized = self._tokenize(texts, options, beside_others=False)
         else:
@@ -193,13 +198,14 @@ class Engine:
         finally:
             self._n_offloaded -= 1
 
-    def _check_room(self, n_characters: int) -> None:
+    def _check_room(self, n_characters: int, n_texts: int) -> None:
         """Raise `Overloaded` when the lane that a request will take is full; spares tokenizing for a refusal.
 
-        A request of few characters has few tokens; of a larger one, either lane may turn out to be the one.
+        Characters and special tokens are about the most tokens that there can be; a large request may turn
+        out to take either lane.
         """
         possible = [self._lane] if n_characters <= self._bulk_tokens else [self._lane, self._bulk_lane]
-        if all(lane.is_full for lane in possible):
+        if all(lane.is_full(n_characters + 2 * n_texts) for lane in possible):
             raise possible[-1].overloaded()
 
     def _lane_of(self, job: Job) -> Scheduler:
