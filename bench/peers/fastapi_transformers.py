@@ -1,4 +1,4 @@
-"""Peer (b): FastAPI and transformers' token-classification pipeline on PyTorch, CPU.
+"""Peer (b): FastAPI and transformers' token-classification pipeline on PyTorch; float16 on a GPU.
 
 The pipeline gives one row per token without special tokens and only the best label; it is asked for
 nothing more, so its work is never larger than that of the others.
@@ -15,13 +15,16 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, pipelin
 
 torch.set_num_threads(int(os.environ["BENCH_THREADS"]))
 folder = os.environ["BENCH_CHECKPOINT"]
+device = os.environ.get("BENCH_DEVICE", "cpu")  # cpu | cuda
 classify = pipeline(
     "token-classification",
-    model=AutoModelForTokenClassification.from_pretrained(folder, dtype=torch.float32),
+    model=AutoModelForTokenClassification.from_pretrained(
+        folder, dtype=torch.float16 if device == "cuda" else torch.float32
+    ),
     tokenizer=AutoTokenizer.from_pretrained(folder, model_max_length=512),
     aggregation_strategy="none",
     ignore_labels=[],
-    device="cpu",
+    device=device,
 )
 app = FastAPI()
 

@@ -11,7 +11,6 @@ import hmac
 import logging
 import math
 import time
-import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from nerve.engine import INLINE_TOKENS, Engine
 from nerve.errors import (
     ClientGone,
     DeadlineExceeded,
+    DeviceFailed,
     InferenceFailed,
     InvalidRequest,
     MalformedRequest,
@@ -32,6 +32,7 @@ from nerve.errors import (
     Unauthorized,
     Unavailable,
     UnsupportedMediaType,
+    stack_of,
 )
 from nerve.metrics import CONTENT_TYPE as METRICS_TYPE
 from nerve.metrics import Metrics
@@ -56,11 +57,15 @@ ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
     Overloaded: (429, "Overloaded"),
     ClientGone: (499, "ClientGone"),  # nobody reads it; Nginx's number, for the metrics
     InferenceFailed: (500, "Backend"),
+    DeviceFailed: (503, "Unhealthy"),
     Unavailable: (503, "Unhealthy"),
     DeadlineExceeded: (504, "DeadlineExceeded"),
 }
 
 _MAX_REQUEST_ID_LENGTH = 128
+_AUTH_SCHEMES = ("bearer", "api-key")
+# Bytes of a body up to which it is decoded on the event loop: about 0.5 ms.
+_INLINE_BYTES = 256 * 1024
 _PREDICT = "/predict_tokens"
 _UNKNOWN = "unknown"
 # What requests are counted by.
@@ -109,12 +114,11 @@ class App:
         self._limits = config.limits
         self._runtime = config.runtime
         self._batching = config.batching
-        self._credentials = (
-            [f"{scheme} {api_key}".encode() for scheme in ("Bearer", "Api-Key")] if api_key else []
-        )
+        self._api_key = api_key.encode() if api_key else None
         self._metrics = metrics
         self._engine: Engine | None = None
         self._unready_reason = "starting: the model is loading"
+        self._has_failed = False  # the device, for good
         self._info = b""
         self._openapi = wire.encode_json(build_openapi(config.limits))
         self._is_draining: Callable[[], bool] = lambda: False
@@ -129,13 +133,29 @@ class App:
             "/openapi.json": {"GET": self._get_openapi},
         }
 
-    def start(self, model: Model, config: Config, is_draining: Callable[[], bool] = lambda: False) -> None:
-        """Begin to answer predictions with a loaded model."""
+    def start(
+        self,
+        model: Model,
+        config: Config,
+        is_draining: Callable[[], bool] = lambda: False,
+        end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begin to answer predictions with a loaded model.
+
+        end: called, on another thread, when the device has failed and only a new process can go on.
+        """
+
+        def fail() -> None:
+            self._has_failed = True
+            self._metrics.set_ready(ready=False)
+            end()
+
         limit = self._batching.max_queue_ms
         self._engine = Engine(
             model,
             self._batching.max_queue_tokens,
             on_batch=self._metrics.record_batch,
+            on_failure=fail,
             max_queue_seconds=math.inf if limit is None else limit / 1000,
         )
         self._info = wire.encode_json(describe(model, config))
@@ -163,8 +183,8 @@ class App:
             if handler is None:
                 response = _no_route(path, methods, headers)
             else:
-                if self._credentials and (path not in _OPEN_ROUTES or method == "POST"):
-                    self._authorize(request)
+                if self._api_key is not None and (path not in _OPEN_ROUTES or method == "POST"):
+                    self._authorize(request, self._api_key)
                 response = await handler(request, headers)
         except PredictError as error:
             response = _error_response(error, headers)
@@ -190,7 +210,10 @@ class App:
             raise PayloadTooLarge(
                 f"the body is above limits.max_body_bytes = {self._limits.max_body_bytes}; send several requests"
             )
-        decoded = wire.decode_request(body, msgpack=msgpack_in)
+        if len(body) <= _INLINE_BYTES:
+            decoded = wire.decode_request(body, msgpack=msgpack_in)
+        else:
+            decoded = await engine.offload(lambda: wire.decode_request(body, msgpack=msgpack_in))
         texts, options = wire.resolve_request(decoded, self._runtime, self._limits)
         prediction = await engine.predict(texts, options, deadline, request.gone)
         msgpack_out = wire.wants_msgpack(request.header("accept"))
@@ -200,8 +223,10 @@ class App:
             encoded = wire.encode_rows(prediction.rows, msgpack=msgpack_out)
         else:
             encoded = await engine.offload(
-                lambda: wire.encode_rows(prediction.rows, msgpack=msgpack_out), deadline
+                lambda: wire.encode_many_rows(prediction.rows, msgpack=msgpack_out), deadline
             )
+        if time.monotonic() >= deadline:
+            raise DeadlineExceeded("the deadline passed before the answer was ready")
         total = time.perf_counter() - started
         self._metrics.record_prediction(prediction, total, engine.queued_tokens)
         _add_prediction_headers(headers, prediction, total)
@@ -220,10 +245,11 @@ class App:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
         return time.monotonic() + milliseconds / 1000
 
-    def _authorize(self, request: Request) -> None:
+    def _authorize(self, request: Request, api_key: bytes) -> None:
         """Raise `Unauthorized` unless the request carries the API key; takes the same time either way."""
-        given = (request.header("authorization") or "").encode()
-        if not any([hmac.compare_digest(given, expected) for expected in self._credentials]):
+        scheme, _, given = (request.header("authorization") or "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode(), api_key)
+        if not is_right or scheme.lower() not in _AUTH_SCHEMES:
             raise Unauthorized("the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
 
     async def _live(self, request: Request, headers: Headers) -> Response:
@@ -232,6 +258,8 @@ class App:
     async def _ready(self, request: Request, headers: Headers) -> Response:
         if self._engine is None:
             raise Unavailable(self._unready_reason)
+        if self._has_failed:
+            raise Unavailable("the device has failed; this process ends")
         if self._is_draining():
             raise Unavailable("draining: the server is shutting down")
         return Response(200, headers, wire.encode_json({"status": "ready"}))
@@ -324,5 +352,4 @@ def _error(status: int, kind: str, message: str, headers: Headers) -> Response:
 
 def _log_defect(error: Exception, request_id: str) -> None:
     """Log a defect with its stack but without its message, which could quote the client's text."""
-    stack = "".join(traceback.format_tb(error.__traceback__))
-    log.error("defect while answering request %s: %s\n%s", request_id, type(error).__qualname__, stack)
+    log.error("defect while answering request %s: %s", request_id, stack_of(error))

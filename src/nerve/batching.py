@@ -1,8 +1,9 @@
 """Decides which waiting windows go into the next model call (pure functions).
 
-Costs are padded costs: a batch of B windows whose longest has T tokens computes B x T tokens.
-On CPU, padding costs more than sharing a call gains, so only near-equal lengths are grouped
-(`max_padding` 0.05); on a GPU a step costs the same over a wide range, so everything that fits goes.
+Costs are padded costs: a batch of B windows whose longest has T tokens computes B x T tokens, unless the
+graph packs them and computes only their sum. On CPU, padding costs more than sharing a call gains, so only
+near-equal lengths are grouped (`max_padding` 0.05); on a GPU a step costs the same over a wide range, so
+everything that fits goes.
 docs/design.md, "Batching", has the measurements.
 """
 
@@ -22,11 +23,18 @@ class BatchPolicy:
     token_budget: most tokens, padding included.
     max_batch_size: most windows.
     max_padding: largest share of padding among those tokens, 0 to 1.
+    is_packed: windows stand side by side, without padding.
     """
 
     token_budget: int
     max_batch_size: int
     max_padding: float
+    is_packed: bool = False
+
+
+def cost(lengths: Sequence[int], policy: BatchPolicy) -> int:
+    """Return how many tokens a call with windows of these lengths computes."""
+    return sum(lengths) if policy.is_packed else max(lengths) * len(lengths)
 
 
 def take(lengths: Sequence[int], policy: BatchPolicy, max_size: int) -> list[int]:
@@ -43,11 +51,11 @@ def take(lengths: Sequence[int], policy: BatchPolicy, max_size: int) -> list[int
             break
         length = lengths[index]
         new_longest = max(longest, length)
-        cost = new_longest * (len(chosen) + 1)
-        if cost <= policy.token_budget and cost - total - length <= policy.max_padding * cost:
+        new_total = total + length
+        computed = new_total if policy.is_packed else new_longest * (len(chosen) + 1)
+        if computed <= policy.token_budget and computed - new_total <= policy.max_padding * computed:
             chosen.append(index)
-            longest = new_longest
-            total += length
+            longest, total = new_longest, new_total
     return chosen
 
 

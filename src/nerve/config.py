@@ -160,7 +160,7 @@ class RuntimeConfig(_Section, frozen=True):
 
 
 class BatchingConfig(_Section, frozen=True):
-    """Limits of one model call and of the queue before it; tokens count padding."""
+    """Limits of one model call, padding included, and of the queue before it, padding left out."""
 
     max_batch_tokens: PositiveInt | None = None
     max_batch_size: PositiveInt = 32

@@ -2,7 +2,8 @@
 
 The host's core count is wrong in a container: a quota of half a core on a 64-core host would start 64
 threads that are throttled together. Read: CPU affinity, then the cgroup's CPU quota (v2 `cpu.max`,
-v1 `cpu.cfs_quota_us`); the smaller wins.
+v1 `cpu.cfs_quota_us`); the smaller wins. The quota is that of the root of the cgroup file system, which in
+a container is the container's own. A file that is absent or makes no sense limits nothing.
 """
 
 from __future__ import annotations
@@ -20,22 +21,26 @@ def usable_cores(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _quota_v2(root: Path) -> float | None:
-    text = _read(root / "cpu.max")
-    if text is None or text.startswith("max"):
-        return None
-    quota, period = text.split()
-    return int(quota) / int(period)
+    quota, _, period = _read(root / "cpu.max").partition(" ")
+    return _cores(quota, period)
 
 
 def _quota_v1(root: Path) -> float | None:
-    quota, period = _read(root / "cpu/cpu.cfs_quota_us"), _read(root / "cpu/cpu.cfs_period_us")
-    if quota is None or period is None or int(quota) <= 0:
-        return None
-    return int(quota) / int(period)
+    return _cores(_read(root / "cpu/cpu.cfs_quota_us"), _read(root / "cpu/cpu.cfs_period_us"))
 
 
-def _read(path: Path) -> str | None:
+def _cores(quota: str, period: str) -> float | None:
+    """Return quota / period; None for "max", -1 and whatever else is no limit."""
     try:
-        return path.read_text(encoding="ascii").strip()
-    except OSError:
+        granted, of = int(quota), int(period)
+    except ValueError:
         return None
+    return granted / of if granted > 0 and of > 0 else None
+
+
+def _read(path: Path) -> str:
+    """Return the text of a cgroup file, empty when it cannot be read."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""

@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from nerve.aggregation import decode
-from nerve.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded
+from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, Overloaded
 from nerve.scheduler import Job, Scheduler
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 from nerve.windows import merge_scores
@@ -37,7 +37,7 @@ T = TypeVar("T")
 _INLINE_CHARACTERS = 4_000
 # Tokens of one request up to which its rows are made and encoded on the event loop: about 1 ms.
 INLINE_TOKENS = 1_000
-# Seconds of a model call up to which it is run on the event loop: a hand-over and back costs about 0.1 ms.
+# Seconds of a model call up to which it is run on the event loop: a hand-over there and back takes about as long.
 _INLINE_SECONDS = 0.0002
 _POOL_THREADS = 2
 # Windows' worth of tokens beyond which a request goes to the bulk lane.
@@ -69,6 +69,7 @@ class Engine:
     the fair order of one queue is enough.
 
     on_batch: told of each model call: windows, padded tokens, seconds.
+    on_failure: told, on an engine thread, that the device has failed for good; the process must end.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class Engine:
         model: Model,
         max_queue_tokens: int,
         on_batch: Callable[[int, int, float], None] | None = None,
+        on_failure: Callable[[], None] | None = None,
         max_queue_seconds: float = math.inf,
     ) -> None:
         self.model = model
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="nerve-pool")
         self._n_offloaded = 0
         self._offloaded_seconds = 1.0  # from hand-over to end, of the work that ended last
+        self._on_failure = on_failure
         create_lane = partial(
             Scheduler,
             run=model.session.run,
@@ -92,7 +95,7 @@ class Engine:
             on_batch=on_batch,
             max_queue_seconds=max_queue_seconds,
         )
-        self._lane = create_lane()
+        self._lane = create_lane(thread=model.thread)
         self._bulk_lane = create_lane(niceness=_BULK_NICENESS) if model.runs_anywhere else self._lane
         self._bulk_tokens = _BULK_WINDOWS * model.max_length
 
@@ -267,6 +270,9 @@ class Engine:
 
     def _deliver(self, jobs: list[Job]) -> None:
         """Wake the waiters of finished jobs; called by engine threads."""
+        if self._on_failure is not None and any(isinstance(job.error, DeviceFailed) for job in jobs):
+            told, self._on_failure = self._on_failure, None
+            told()
         futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for job in jobs:
             if isinstance(job.waiter, threading.Event):

@@ -8,6 +8,14 @@ Messages say what was wrong and what to do. They never contain input text: they 
 logs and metrics.
 """
 
+import traceback
+
+
+def stack_of(error: BaseException) -> str:
+    """Render a defect for the log: its class and stack, but not its message, which could quote a text."""
+    stack = "".join(traceback.format_tb(error.__traceback__))
+    return f"{type(error).__qualname__}\n{stack}"
+
 
 class NerveError(Exception):
     """Base of everything that `nerve` raises on purpose."""
@@ -70,6 +78,10 @@ class DeadlineExceeded(PredictError):
 
 class Unavailable(PredictError):
     """The server is starting, draining, or its device has failed."""
+
+
+class DeviceFailed(PredictError):
+    """The device will not compute anything in this process any more; the process must end."""
 
 
 class InferenceFailed(PredictError):

@@ -170,4 +170,6 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    except PermissionError:  # it lives, as somebody else
+        return True
     return True

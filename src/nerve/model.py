@@ -2,7 +2,7 @@
 
 What is proven before anything is served: the token budget holds one window; the stride is shorter than
 a window; the graph gives as many labels as `id2label` names; its inputs are known; the execution provider
-is the one asked for; one batch runs. Every refusal says what to change.
+is the one asked for; a short window, a full one and a padded batch run. Every refusal says what to change.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,19 +20,25 @@ from nerve.batching import BatchPolicy
 from nerve.config import CpuMode, Device
 from nerve.cores import usable_cores
 from nerve.errors import ModelError
-from nerve.graph import load_graph
+from nerve.graph import GraphKind, load_graph
 from nerve.labels import LabelSet, parse_labels
+from nerve.packed_session import PackedSession
+from nerve.packing import StepLimits, choose_budget
 from nerve.session import Session, choose_device
+from nerve.threads import EngineThread
 from nerve.tokenizer import TextTokenizer, load_tokenizer
 from nerve.types import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tokenizers import Tokenizer
 
     from nerve.checkpoint import ModelFolder
     from nerve.config import BatchingConfig, Config, Precision
+    from nerve.graph import Graph
+    from nerve.types import TokenScores
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +55,11 @@ _POSITIONS_AFTER_PADDING = frozenset(
         "xmod",
     }
 )
-# Default of batching.max_batch_tokens on a GPU, where a step costs the same over a wide range.
+_USUAL_UNKNOWN = ("<unk>", "[UNK]")
+# Default of batching.max_batch_tokens on a GPU for graphs that are not packed. For packed ones it is measured.
 _CUDA_BATCH_TOKENS = 16384
+# Largest step that is prepared and timed for that.
+_LARGEST_STEP = 2048
 # Default of batching.max_padding on CPU: docs/design.md, "Batching".
 _CPU_MAX_PADDING = 0.05
 
@@ -62,6 +71,7 @@ class Model:
     max_length: most tokens of a window, special tokens included.
     n_threads: engine threads that should call `session.run`.
     runs_anywhere: `session.run` may be called from any thread, and shares its cores with the callers (CPU).
+    thread: the one thread that `session.run` must be called on (packed graphs), or None for any.
     """
 
     model_id: str
@@ -69,12 +79,13 @@ class Model:
     labels: LabelSet
     vocabulary: Vocabulary
     tokenizer: TextTokenizer
-    session: Session
+    session: Session | PackedSession
     precision: Precision
     policy: BatchPolicy
     max_length: int
     n_threads: int
     runs_anywhere: bool
+    thread: EngineThread | None = None
 
 
 def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
@@ -86,42 +97,49 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     settings = read_json(folder.path / "config.json")
     labels = parse_labels(_id2label(settings))
     raw_tokenizer = load_tokenizer(folder.path)
-    tokenizer_settings = read_json(folder.path / "tokenizer_config.json", optional=True)
+    tokenizer_settings = {
+        **read_json(folder.path / "special_tokens_map.json", optional=True),
+        **read_json(folder.path / "tokenizer_config.json", optional=True),
+    }
     max_length = find_max_length(settings, tokenizer_settings, config.model.max_length)
     tokenizer = TextTokenizer(
         raw_tokenizer, max_length, config.runtime.window_stride, config.limits.max_input_tokens
     )
     device = choose_device(config.model.device)
     policy = make_policy(config.batching, device, max_length)
-    graph = load_graph(folder.path, config.model.precision, cache_dir, config.model.graph)
+    graph = load_graph(folder.path, config.model.precision, cache_dir, config.model.graph, device)
     n_threads = config.cpu.threads or max(1, usable_cores() // config.server.workers)
-    session = Session(
-        graph.source,
-        device,
-        config.model.device_id,
-        pad_id=_padding_id(settings),
-        n_threads=n_threads,
-        mode=config.cpu.mode,
-    )
-    if session.n_labels not in (None, len(labels.names)):
-        raise ModelError(
-            f"config.json names {len(labels.names)} labels in id2label, but the graph gives {session.n_labels}; "
-            "they belong to different models"
+
+    def open_model(thread: EngineThread | None) -> Model:
+        opened: tuple[Session | PackedSession, BatchPolicy]
+        if thread is not None:
+            opened = _open_packed(graph, config, policy, max_length)
+        else:
+            opened = _open_padded(graph, config, device, _padding_id(settings), n_threads), policy
+        session, chosen_policy = opened
+        if session.n_labels not in (None, len(labels.names)):
+            raise ModelError(
+                f"config.json names {len(labels.names)} labels in id2label, but the graph gives "
+                f"{session.n_labels}; they belong to different models"
+            )
+        model = Model(
+            model_id=folder.model_id,
+            revision=folder.revision,
+            labels=labels,
+            vocabulary=read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens),
+            tokenizer=tokenizer,
+            session=session,
+            precision=graph.precision,
+            policy=chosen_policy,
+            max_length=max_length,
+            runs_anywhere=device is Device.CPU,
+            n_threads=1 if device is Device.CUDA or config.cpu.mode is CpuMode.LATENCY else n_threads,
+            thread=thread,
         )
-    model = Model(
-        model_id=folder.model_id,
-        revision=folder.revision,
-        labels=labels,
-        vocabulary=read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens),
-        tokenizer=tokenizer,
-        session=session,
-        precision=graph.precision,
-        policy=policy,
-        max_length=max_length,
-        runs_anywhere=device is Device.CPU,
-        n_threads=1 if device is Device.CUDA or config.cpu.mode is CpuMode.LATENCY else n_threads,
-    )
-    _warm_up(model)
+        _warm_up(model)
+        return model
+
+    model = _open_on_engine_thread(open_model) if graph.kind is GraphKind.PACKED else open_model(None)
     log.info(
         "model %s loaded in %.1f s: %d labels, max length %d, %s, %s",
         model.model_id,
@@ -129,9 +147,38 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         len(labels.names),
         max_length,
         graph.precision.value,
-        session.provider,
+        model.session.provider,
     )
     return model
+
+
+def _open_on_engine_thread(open_model: Callable[[EngineThread], Model]) -> Model:
+    """Open a model on the thread that will run it; the thread ends when that fails."""
+    thread = EngineThread("nerve-engine-0")
+    try:
+        return thread.call(lambda: open_model(thread))
+    except BaseException:
+        thread.close()
+        raise
+
+
+def _open_padded(graph: Graph, config: Config, device: Device, pad_id: int, n_threads: int) -> Session:
+    return Session(
+        graph.source, device, config.model.device_id, pad_id, n_threads=n_threads, mode=config.cpu.mode
+    )
+
+
+def _open_packed(
+    graph: Graph, config: Config, policy: BatchPolicy, max_length: int
+) -> tuple[PackedSession, BatchPolicy]:
+    """Prepare all steps; unless the configuration says it, their measured times tell how large one may be."""
+    asked = config.batching.max_batch_tokens
+    limits = StepLimits(max_length, policy.max_batch_size, asked or max(max_length, _LARGEST_STEP))
+    session = PackedSession(graph.source, Device.CUDA, config.model.device_id, limits)
+    # A step leaves room for the sequences that no window uses.
+    budget = asked or max(max_length, choose_budget(session.step_seconds) - policy.max_batch_size)
+    log.info("steps of up to %d tokens", budget)
+    return session, replace(policy, token_budget=budget, is_packed=True)
 
 
 def find_max_length(settings: dict[str, Any], tokenizer_settings: dict[str, Any], asked: int | None) -> int:
@@ -183,7 +230,10 @@ def make_policy(batching: BatchingConfig, device: Device, max_length: int) -> Ba
 def read_vocabulary(
     tokenizer: Tokenizer, tokenizer_settings: dict[str, Any], special_tokens: dict[int, str]
 ) -> Vocabulary:
-    """Collect the facts of a tokenizer that grouping tokens into words needs."""
+    """Collect the facts of a tokenizer that grouping tokens into words needs.
+
+    tokenizer_settings: tokenizer_config.json, over special_tokens_map.json.
+    """
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     lengths = np.zeros(max(vocabulary.values()) + 1, np.int64)  # (V,)
     for token, token_id in vocabulary.items():
@@ -191,6 +241,8 @@ def read_vocabulary(
     unknown = tokenizer_settings.get("unk_token") or getattr(tokenizer.model, "unk_token", None)
     if isinstance(unknown, dict):  # an AddedToken written out
         unknown = unknown.get("content")
+    if unknown is None:  # of Unigram the library tells none; transformers' classes have one of these
+        unknown = next((token for token in _USUAL_UNKNOWN if token in vocabulary), None)
     return Vocabulary(
         token_lengths=lengths,
         is_word_aware=bool(getattr(tokenizer.model, "continuing_subword_prefix", None)),
@@ -229,27 +281,40 @@ def _padding_id(settings: dict[str, Any]) -> int:
     stated = settings.get("pad_token_id")
     if stated is None:
         return 1 if settings.get("model_type") in _POSITIONS_AFTER_PADDING else 0
-    return int(stated)
+    if isinstance(stated, bool) or not isinstance(stated, int):
+        raise ModelError(f"config.json: pad_token_id must be a whole number, not {stated!r}")
+    return stated
 
 
 def _warm_up(model: Model) -> None:
-    """Run a short and a full window, and check that finite scores of the right shape come back."""
-    prefix = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids
-    for length in (len(prefix), model.max_length):
-        ids = (prefix * (1 + length // len(prefix)))[:length]
+    """Run a short window, a full one and a padded batch; check that finite scores of the right shape come back."""
+    short = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids
+    full = (short * (1 + model.max_length // len(short)))[: model.max_length]
+    batches = [[short], [full]]
+    if model.policy.max_batch_size > 1:
+        batches.append([short, short[: (len(short) + 1) // 2]])
+    for rows in batches:
+        lengths = " and ".join(str(len(row)) for row in rows)
+        windows = [Window(row, 0) for row in rows]
         try:
             with np.errstate(invalid="ignore"):  # values that are not finite are refused below
-                model.session.run([Window(ids, 0)], needs_logits=False, spread=True)
-                (scores,) = model.session.run([Window(ids, 0)], needs_logits=True)
+                model.session.run(windows, needs_logits=False, spread=True)
+                results = model.session.run(windows, needs_logits=True)
         except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
-            raise ModelError(f"the model fails on a window of {length} tokens: {error}") from error
-        if scores.logits is None or scores.logits.shape != (length, len(model.labels.names)):
-            shape = None if scores.logits is None else scores.logits.shape
-            raise ModelError(
-                f"for {length} tokens and {len(model.labels.names)} labels in id2label the graph gives an output of "
-                f"shape {shape}; it is not the graph of this token classifier"
-            )
-        if not np.isfinite(scores.logits).all():
-            raise ModelError(
-                f"the model gives values that are not finite in {model.precision.value}; try float32"
-            )
+            raise ModelError(f"the model fails on a batch of {lengths} tokens: {error}") from error
+        for row, scores in zip(rows, results, strict=True):
+            _check_scores(model, scores, len(row))
+
+
+def _check_scores(model: Model, scores: TokenScores, n_tokens: int) -> None:
+    n_labels = len(model.labels.names)
+    if scores.logits is None or scores.logits.shape != (n_tokens, n_labels):
+        shape = None if scores.logits is None else scores.logits.shape
+        raise ModelError(
+            f"for {n_tokens} tokens and {n_labels} labels in id2label the graph gives an output of "
+            f"shape {shape}; it is not the graph of this token classifier"
+        )
+    if not np.isfinite(scores.logits).all():
+        raise ModelError(
+            f"the model gives values that are not finite in {model.precision.value}; try float32"
+        )

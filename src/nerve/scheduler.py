@@ -23,8 +23,18 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, ParamSpec
 
-from nerve.batching import BatchPolicy, fair_order, take
-from nerve.errors import DeadlineExceeded, InferenceFailed, NerveError, Overloaded, Unavailable
+from nerve.batching import BatchPolicy, cost, fair_order, take
+from nerve.errors import (
+    DeadlineExceeded,
+    DeviceFailed,
+    InferenceFailed,
+    NerveError,
+    Overloaded,
+    PredictError,
+    Unavailable,
+    stack_of,
+)
+from nerve.threads import EngineThread
 
 if TYPE_CHECKING:
     import asyncio
@@ -108,9 +118,13 @@ class Scheduler:
     on_batch: told of each model call: windows, padded tokens, seconds.
     niceness: how far the engine threads step back behind the other threads of the process, 0 to 19; with
         more than 0 they never spread.
+    thread: the one thread that `run` must be called on; it is closed at the end. None: `n_threads` new ones.
+
+    Once `run` has raised `DeviceFailed`, all that was admitted is delivered with that error, and nothing more
+    is admitted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - wired in one place, by name
         self,
         run: Callable[[Sequence[Window], bool, bool], list[TokenScores]],
         deliver: Callable[[list[Job]], None],
@@ -119,6 +133,7 @@ class Scheduler:
         n_threads: int = 1,
         on_batch: Callable[[int, int, float], None] | None = None,
         niceness: int = 0,
+        thread: EngineThread | None = None,
         max_queue_seconds: float = math.inf,
     ) -> None:
         self._run = run
@@ -135,17 +150,14 @@ class Scheduler:
         self._running_tokens = 0
         self._n_running = 0  # windows
         self._n_busy = 0
-        self._accepting = True
+        self._refusal: PredictError | None = None  # why nothing is admitted any more
         # Smoothed over the batches so far: tokens and seconds of the lane, and the rate of one call.
         self._mean_tokens = 0.0
         self._mean_seconds = 0.0
         self._call_rate = 0.0
-        self._threads = [
-            threading.Thread(target=self._work, name=f"nerve-engine-{k}", daemon=True)
-            for k in range(n_threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads = [thread] if thread else [EngineThread(f"nerve-engine-{k}") for k in range(n_threads)]
+        for engine_thread in self._threads:
+            engine_thread.post(self._work)
 
     @property
     def queued_tokens(self) -> int:
@@ -165,13 +177,13 @@ class Scheduler:
             return self._queued_tokens >= self._max_queue_tokens or self._must_wait_long(n_tokens, 1)
 
     def submit(self, job: Job) -> None:
-        """Admit a job whole, or raise `Overloaded` or `Unavailable`.
+        """Admit a job whole, or raise `Overloaded`, `Unavailable` or `DeviceFailed`.
 
         A job of any size is admitted when nothing waits.
         """
         with self._lock:
-            if not self._accepting:
-                raise Unavailable("the server is shutting down; send the request to another one")
+            if self._refusal is not None:
+                raise type(self._refusal)(str(self._refusal))
             does_fit = not self._jobs or self._queued_tokens + job.n_tokens <= self._max_queue_tokens
             if not does_fit or self._must_wait_long(job.n_tokens, len(job.windows)):
                 raise self.overloaded()
@@ -184,11 +196,11 @@ class Scheduler:
         """Run a job of one window on the calling thread, if that is quicker than handing it over.
 
         That is so when nothing runs or waits and the call will take less than `limit_seconds`, by the
-        measured rate. Returns False, with nothing done, otherwise. The job is not delivered.
+        measured rate. Returns False, with nothing done, otherwise. Its results are in the job on return.
         """
         with self._lock:
             is_quick = 0 < job.n_tokens < limit_seconds * self._call_rate
-            if not (is_quick and self._accepting) or self._jobs or self._n_busy:
+            if not is_quick or self._refusal is not None or self._jobs or self._n_busy:
                 return False
             self._n_busy += 1
             job.submitted_at = time.monotonic()
@@ -216,11 +228,12 @@ class Scheduler:
     def drain(self) -> None:
         """Refuse new jobs, finish the admitted ones, end the threads. Blocks."""
         with self._lock:
-            self._accepting = False
+            if self._refusal is None:
+                self._refusal = Unavailable("the server is shutting down; send the request to another one")
         for _ in self._threads:
             self._tickets.put(False)
         for thread in self._threads:
-            thread.join()
+            thread.close()
 
     def _wake_one(self) -> None:
         """Wake an idle thread, if any; the lock is held. Busy threads look again by themselves.
@@ -347,8 +360,8 @@ class Scheduler:
         failure: Exception | None = None
         try:
             results = self._run(windows, batch[0][0].needs_logits, spread)
-        except Exception as error:
-            log.exception("a batch of %d windows failed", len(batch))
+        except Exception as error:  # noqa: BLE001 - whatever the device raises must reach its waiters
+            log.error("a batch of %d windows failed: %s", len(batch), stack_of(error))
             failure = error
         now = time.monotonic()
         seconds = now - started
@@ -360,8 +373,10 @@ class Scheduler:
             if failure is None:
                 self._measure(n_tokens, seconds, now - since, 1 if spread else len(self._threads))
             finished = self._settle(batch, results, failure, now)
+            if isinstance(failure, DeviceFailed):
+                finished += self._abandon(str(failure))
         if self._on_batch is not None and failure is None:
-            n_padded = max(len(window.ids) for window in windows) * len(windows)
+            n_padded = cost([len(window.ids) for window in windows], self._policy)
             self._report(self._on_batch, len(windows), n_padded, seconds)
         if finished:
             self._report(self._deliver, finished)
@@ -372,8 +387,8 @@ class Scheduler:
         """Call `deliver` or `on_batch`; a thread that died of their defects would stall every later job."""
         try:
             callback(*arguments, **keywords)
-        except Exception:
-            log.exception("a defect in %s", getattr(callback, "__qualname__", callback))
+        except Exception as error:  # noqa: BLE001 - a thread that died of it would stall every later job
+            log.error("a defect in %s: %s", getattr(callback, "__qualname__", callback), stack_of(error))
 
     def _settle(
         self, batch: list[tuple[Job, int]], results: list[TokenScores], failure: Exception | None, now: float
@@ -385,12 +400,27 @@ class Scheduler:
                 job.results[window_index] = results[position]
             elif job.error is None:
                 self._forget(job)
-                job.error = InferenceFailed("the model could not compute this request")
+                if isinstance(failure, DeviceFailed):
+                    job.error = DeviceFailed(str(failure))
+                else:
+                    job.error = InferenceFailed("the model could not compute this request")
                 job.error.__cause__ = failure
         jobs = list({id(job): job for job, _ in batch}.values())
         for job in jobs:
             job.inference_seconds = now - job.submitted_at - job.queue_seconds
         return [job for job in jobs if not job.n_running and not job.waiting]
+
+    def _abandon(self, reason: str) -> list[Job]:
+        """Fail all that waits, and admit nothing more; return the jobs of which nothing runs.
+
+        The lock is held.
+        """
+        self._refusal = DeviceFailed(reason)
+        waiting = list(self._jobs)
+        for job in waiting:
+            self._forget(job)
+            job.error = DeviceFailed(reason)
+        return [job for job in waiting if not job.n_running]
 
     def _forget(self, job: Job) -> None:
         """Take a job's waiting windows off the queue; the lock is held."""

@@ -7,6 +7,7 @@ forked: a forked copy of a process that has downloaded with threads, or touched 
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import shutil
 import socket
@@ -127,7 +128,7 @@ def _create_server(server: ServerConfig) -> _DrainingServer:
         ssl_ca=Path(tls.client_ca) if tls and tls.client_ca else None,
         ssl_client_verify=bool(tls and tls.client_ca),
         respawn_interval=0.1,
-        workers_kill_timeout=max(1, server.drain_timeout_ms // 1000),
+        workers_kill_timeout=math.ceil(server.drain_timeout_ms / 1000),
     )
 
 

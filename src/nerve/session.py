@@ -1,22 +1,25 @@
-"""Runs batches of windows through one ONNX graph; the sole user of `onnxruntime`.
+"""Runs batches of windows, padded to the longest, through one ONNX graph.
 
 Two kinds of graph are served. A built one (`nerve.graph`) takes `input_ids` and `lengths` and gives the
 best label and its probability, with the logits as a further output. A ready one, as found in a
 checkpoint, takes `input_ids`, usually `attention_mask` and sometimes `token_type_ids`, and gives `logits`
-only; softmax and argmax are then done here.
+only; softmax and argmax are then done here. Packed graphs are for `packed_session`.
 
+The one module that imports `onnxruntime`; `packed_session` has it from here.
 Threads: `run` may be called from several threads; ONNX Runtime releases the interpreter lock.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nerve.config import CpuMode, Device
-from nerve.errors import ModelError
+from nerve.errors import DeviceFailed, ModelError
+from nerve.faults import is_sticky
 from nerve.types import TokenScores
 
 # Official builds since 1.29 send telemetry to Microsoft over HTTPS, and keep a device id in the user's cache,
@@ -24,8 +27,10 @@ from nerve.types import TokenScores
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
+__all__ = ["Session", "best_labels", "choose_device", "collate", "create_session", "ort"]
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -55,7 +60,7 @@ def choose_device(asked: Device) -> Device:
 
 def _has_nvidia_device() -> bool:
     """Tell whether the NVIDIA driver shows a device; the CUDA wheel also runs where there is none."""
-    return os.path.exists("/dev/nvidia0") or os.path.exists("/dev/dxg")
+    return bool(glob.glob("/dev/nvidia[0-9]*")) or os.path.exists("/dev/dxg")  # a container may have any one
 
 
 class Session:
@@ -83,10 +88,10 @@ class Session:
     ) -> None:
         self._pad_id = pad_id
         self.device = device
-        self._session = _create(source, device, device_id, n_threads if mode is CpuMode.LATENCY else 1)
+        self._session = create_session(source, device, device_id, n_threads if mode is CpuMode.LATENCY else 1)
         self._wide = self._session
         if mode is CpuMode.AUTO and device is Device.CPU and n_threads > 1:
-            self._wide = _create(source, device, device_id, n_threads)
+            self._wide = create_session(source, device, device_id, n_threads)
         self._inputs = {node.name: node.type for node in self._session.get_inputs()}
         outputs = [node.name for node in self._session.get_outputs()]
         self._is_built = "lengths" in self._inputs
@@ -105,13 +110,18 @@ class Session:
         """Compute one batch; returns the scores of each window, in order.
 
         spread: nothing else wants the cores now, so this call may use them all.
-        Raises whatever onnxruntime raises.
+        Raises `DeviceFailed` when nothing will run any more, else whatever onnxruntime raises.
         """
         session = self._wide if spread else self._session
         ids, lengths = collate([window.ids for window in windows], self._pad_id, self._id_type)  # (B,T), (B,)
-        if self._is_built:
-            return self._run_built(session, ids, lengths, needs_logits)
-        return self._run_ready(session, ids, lengths, needs_logits)
+        try:
+            if self._is_built:
+                return self._run_built(session, ids, lengths, needs_logits)
+            return self._run_ready(session, ids, lengths, needs_logits)
+        except Exception as error:
+            if self.device is Device.CUDA and is_sticky(error):
+                raise DeviceFailed("the GPU has failed; this process ends") from error
+            raise
 
     def _run_built(
         self,
@@ -180,29 +190,62 @@ def best_labels(logits: npt.NDArray[Any], keep_logits: bool) -> TokenScores:
     return TokenScores(label_ids, scores, values if keep_logits else None)
 
 
-def _create(source: bytes | Path, device: Device, device_id: int, n_threads: int) -> ort.InferenceSession:
-    """Load a graph on exactly the provider of `device`; raises `ModelError` when it runs elsewhere."""
+def create_session(
+    source: bytes | Path,
+    device: Device,
+    device_id: int,
+    n_threads: int,
+    settings: Mapping[str, str] | None = None,
+    entries: Mapping[str, str] | None = None,
+) -> ort.InferenceSession:
+    """Load a graph on exactly the provider of `device`.
+
+    settings: further options of the CUDA provider. entries: further configuration of the session.
+    Raises `ModelError` when the graph cannot be loaded, or would run elsewhere.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = n_threads
     options.inter_op_num_threads = 1
     # Helper threads spin between the operators of a call, but give the core back when it ends.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 3  # errors only: warnings there are not about anything the user can change
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
+    # Nothing below fatal: failures are raised, too, and onnxruntime's own lines could hold token ids.
+    options.log_severity_level = 4
     provider = _PROVIDERS[device]
-    settings: dict[str, str] = {}
+    provider_options: dict[str, str] = {}
     if device is Device.CUDA:
         ort.preload_dlls()
-        settings = {"device_id": str(device_id), "arena_extend_strategy": "kSameAsRequested"}
+        provider_options = {
+            "device_id": str(device_id),
+            "arena_extend_strategy": "kSameAsRequested",
+            "use_tf32": "0",  # float32 means float32; float16 does not care
+            **(settings or {}),
+        }
     try:
         session = ort.InferenceSession(
-            source if isinstance(source, bytes) else str(source), options, providers=[(provider, settings)]
+            source if isinstance(source, bytes) else str(source),
+            options,
+            providers=[(provider, provider_options)],
+            enable_fallback=0,  # else a failure, at load or in any later run, moves the session to the CPU
         )
     except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
-        raise ModelError(f"onnxruntime cannot load the graph on {device.value}: {error}") from error
+        raise ModelError(
+            f"onnxruntime cannot load the graph on {device.value}: {error}{_CUDA_REMEDY[device]}"
+        ) from error
     used = session.get_providers()[0]
     if used != provider:
         raise ModelError(
-            f"model.device is {device.value}, but onnxruntime runs the graph with {used}: the CUDA driver or a "
-            "CUDA library is missing; install nerve[gpu] on a machine with an NVIDIA driver, or set device: cpu"
+            f"model.device is {device.value}, but onnxruntime runs the graph with {used}{_CUDA_REMEDY[device]}"
         )
     return session
+
+
+# Without the driver or a library onnxruntime either raises or takes the CPU; the advice is the same.
+_CUDA_REMEDY = {
+    Device.CPU: "",
+    Device.CUDA: (
+        "; if the CUDA driver or a CUDA library is missing, install nerve[gpu] on a machine with an NVIDIA "
+        "driver, or set device: cpu"
+    ),
+}

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+_MANY_TOKENS = 4096
+
 
 class TextTokenizer:
     """A tokenizer together with the window it cuts for.
@@ -70,6 +72,10 @@ class TextTokenizer:
                 encodings = [self._tokenizer.encode(text) for text in texts]
         except TypeError as error:
             raise InvalidRequest("inputs: a text is not valid Unicode (lone surrogate)") from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # Rust's, and not an `Exception`
+                raise
+            raise RuntimeError("the tokenizer panicked") from None
         return [
             self._cut(index, text, encoding, truncate, direction)
             for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True))
@@ -79,15 +85,16 @@ class TextTokenizer:
         self, index: int, text: str, encoding: Encoding, truncate: bool, direction: TruncationDirection
     ) -> TokenizedText:
         """Truncate or window one text."""
-        ids: list[int] = encoding.ids
-        offsets: list[tuple[int, int]] = encoding.offsets
-        n_prefix, n_suffix = len(self._prefix), len(self._suffix)
-        n_real = len(ids) - n_prefix - n_suffix
-        if not truncate and len(ids) > self._max_input_tokens:
+        n_tokens = len(encoding)
+        if not truncate and n_tokens > self._max_input_tokens:
             raise InvalidRequest(
-                f"inputs[{index}]: {len(ids)} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
+                f"inputs[{index}]: {n_tokens} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
                 "send it in parts, or with truncate: true"
             )
+        ids: list[int] = encoding.ids
+        offsets = _offsets(encoding)
+        n_prefix, n_suffix = len(self._prefix), len(self._suffix)
+        n_real = n_tokens - n_prefix - n_suffix
         if n_real <= self._capacity:
             return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=False)
         if truncate:
@@ -105,6 +112,19 @@ class TextTokenizer:
             for start, stop in plan_windows(n_real, self._capacity, self._stride)
         )
         return TokenizedText(text, ids, offsets, n_prefix, n_suffix, windows, truncated=False)
+
+
+def _offsets(encoding: Encoding) -> list[tuple[int, int]]:
+    """Return the offsets of all tokens.
+
+    The library gives them in one call that holds the interpreter lock, 0.2 us a token. Of a long text they
+    are asked for one by one, which takes as long in all, but lets other threads in.
+    """
+    if len(encoding) <= _MANY_TOKENS:
+        offsets: list[tuple[int, int]] = encoding.offsets
+        return offsets
+    span = encoding.token_to_chars  # None for the special tokens around the text
+    return [span(index) or (0, 0) for index in range(len(encoding))]
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -55,7 +55,7 @@ class RawScoresAs(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PredictOptions:
-    """Everything a request can choose, apart from its texts."""
+    """Everything a request can choose, apart from its texts; `raw_scores_as` is the configuration's alone."""
 
     aggregation_strategy: AggregationStrategy = AggregationStrategy.NONE
     truncate: bool = False
@@ -142,7 +142,11 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer to one request: one list of rows per text, in input order."""
+    """The answer to one request: one list of rows per text, in input order.
+
+    truncated: indexes of the texts that were cut. n_tokens: tokens computed, window overlaps and special
+    tokens included, padding not.
+    """
 
     rows: list[list[Row]]
     truncated: list[int]

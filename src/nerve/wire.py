@@ -6,6 +6,7 @@ client sent, and a client may send personal data in any place, even as the name 
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -134,6 +135,23 @@ def resolve_request(
 def encode_rows(rows: list[list[Row]], *, msgpack: bool) -> bytes:
     """Encode the answer to a prediction."""
     return _msgpack_encoder.encode(rows) if msgpack else _json_encoder.encode(rows)
+
+
+def encode_many_rows(rows: list[list[Row]], *, msgpack: bool) -> bytes:
+    """Encode a large answer on a thread of its own, row by row: one call would hold the interpreter lock throughout."""
+    if msgpack:
+        texts = [
+            _array_header(len(text)) + b"".join([_msgpack_encoder.encode(row) for row in text])
+            for text in rows
+        ]
+        return _array_header(len(rows)) + b"".join(texts)
+    texts = [b"[" + b",".join([_json_encoder.encode(row) for row in text]) + b"]" for text in rows]
+    return b"[" + b",".join(texts) + b"]"
+
+
+def _array_header(length: int) -> bytes:
+    """Return MessagePack's `array 32` header; https://github.com/msgpack/msgpack/blob/master/spec.md."""
+    return struct.pack(">BI", 0xDD, length)
 
 
 def encode_json(value: object) -> bytes:

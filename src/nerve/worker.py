@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
     from nerve.model import Model
 
 log = logging.getLogger(__name__)
+
+# How long a pool thread may hold the interpreter lock against the event loop; Python's default is 5 ms.
+_SWITCH_SECONDS = 0.0005
+
+# After the device has failed: time for the last answers to go out, and for probes to see readiness off.
+_LAST_ANSWERS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +101,25 @@ class Worker:
 
     def _become_ready(self, model: Model) -> None:
         shared = self._shared
-        self.app.start(model, self._config, shared.draining.is_set if shared is not None else lambda: False)
+        is_draining = shared.draining.is_set if shared is not None else lambda: False
+        self.app.start(model, self._config, is_draining, self._end_soon)
         # Whatever lives now lives for ever: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         if shared is not None:
             shared.was_ready.set()
         log.info("ready")
+
+    def _end_soon(self) -> None:
+        """End the process: its device is lost to it, and the server starts another one."""
+        log.critical("the device has failed; this worker ends")
+
+        def end() -> None:
+            logging.shutdown()
+            os._exit(1)
+
+        threading.Timer(_LAST_ANSWERS_SECONDS, end).start()
 
     def _give_up(self, reason: str, defect: BaseException | None = None) -> NoReturn:
         """End the process: without a model there is nothing to serve. One worker says why for all."""

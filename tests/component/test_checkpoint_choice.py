@@ -1,9 +1,8 @@
 import pytest
 
-from nerve.checkpoint import choose_graph
-from nerve.checkpoint.choice import choose_main_file
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig, Precision
 from nerve.errors import CheckpointError
+from nerve.model_files import choose_graph, choose_main_file
 
 OPTIMUM = [
     "onnx/model.onnx",

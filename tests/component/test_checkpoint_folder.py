@@ -131,9 +131,10 @@ def test_sharded_weights_need_every_shard(folder: Path) -> None:
         fetch(folder)
     (folder / "b.safetensors").touch()
     assert fetch(folder).path == folder
-    (folder / "model.safetensors.index.json").write_text('{"weights": 1}')
-    with pytest.raises(CheckpointError, match="is not a safetensors index"):
-        fetch(folder)
+    for content in ('{"weights": 1}', '{"weight_map": {"x": 1}}'):
+        (folder / "model.safetensors.index.json").write_text(content)
+        with pytest.raises(CheckpointError, match="is not a safetensors index"):
+            fetch(folder)
 
 
 @pytest.mark.parametrize("location", ["weights.bin", "w" * 200], ids=["short", "two-byte-length"])

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from nerve.config import Precision
 from nerve.errors import ModelError
 from nerve.graph import GraphKind, load_graph
+from nerve.model_files import sort_graphs
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 
@@ -223,9 +224,11 @@ def test_a_damaged_ready_graph_is_refused(content: bytes, tmp_path: Path) -> Non
 
 
 def test_ready_graphs_are_preferred_in_the_documented_order(tmp_path: Path) -> None:
-    """onnx/model.onnx, model.onnx, then onnx/ and the folder by name."""
+    """The order in which the checkpoint's files are chosen: what is fetched and logged is what is loaded."""
     (tmp_path / "config.json").write_text('{"model_type": "unknown"}')
-    order = ["onnx/model.onnx", "model.onnx", "onnx/a.onnx", "onnx/b.onnx", "a.onnx", "b.onnx"]
+    order = ["model.onnx", "a.onnx", "b.onnx", "onnx/model.onnx", "onnx/a.onnx", "other/model.onnx"]
+    order.append("model_fp16.onnx")
+    assert sort_graphs(order[::-1], Precision.AUTO) == order
     for name in order:
         write_ready(tmp_path / name)
     for name in order:
@@ -234,9 +237,9 @@ def test_ready_graphs_are_preferred_in_the_documented_order(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.BFLOAT16])
-def test_half_precision_is_not_offered_on_cpu(precision: Precision, tmp_path: Path) -> None:
-    """A precision this device cannot run is refused, not replaced."""
-    with pytest.raises(ModelError, match="not available on cpu"):
+def test_half_precision_is_not_offered(precision: Precision, tmp_path: Path) -> None:
+    """A precision in which no graph is built is refused, not replaced."""
+    with pytest.raises(ModelError, match="is not available on cpu"):
         load_graph(tiny.write_checkpoint(tmp_path / "model"), precision, tmp_path)
 
 

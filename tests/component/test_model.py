@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
 
 from builders import LABELS, write_gather_graph, write_lookup_model
 from nerve.checkpoint import ModelFolder
 from nerve.config import BatchingConfig, Device, parse_config
 from nerve.errors import ModelError, StartupError
-from nerve.model import Model, find_max_length, load_model, make_policy
+from nerve.model import Model, find_max_length, load_model, make_policy, read_vocabulary
 
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
@@ -87,7 +89,9 @@ def test_model_that_proves_itself(folder: Path) -> None:
         (edit(max_position_embeddings=6), "set window_stride below"),
         (replace_table(40, np.nan), "not finite in float32"),
         (replace_table(40, np.inf), "not finite in float32"),
-        (replace_table(1, 0.0), "the model fails on a window of"),
+        (replace_table(1, 0.0), "the model fails on a batch of"),
+        (edit(pad_token_id=1000), "the model fails on a batch of 4 and 2 tokens"),
+        (edit(pad_token_id="[PAD]"), "pad_token_id must be a whole number, not '[PAD]'"),
         (remove("config.json"), "config.json"),
         (write("config.json", "{"), "config.json"),
         (write("config.json", "[]"), "config.json"),
@@ -144,6 +148,32 @@ def test_optional_tokenizer_settings_may_be_missing(folder: Path) -> None:
     """Without tokenizer_config.json the unknown token is the one of the tokenizer's model."""
     (folder / "tokenizer_config.json").unlink()
     assert load(folder).vocabulary.unk_id == 1
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "settings", "expected"),
+    [
+        (["a", "<unk>"], {}, 1),
+        (["a", "[UNK]"], {}, 1),
+        (["a", "b"], {}, None),
+        (["a", "<unk>", "?"], {"unk_token": "?"}, 2),
+        (["a", "<unk>", "?"], {"unk_token": {"content": "?", "lstrip": False}}, 2),
+    ],
+)
+def test_unknown_token_of_a_unigram_tokenizer(
+    vocabulary: list[str], settings: dict[str, Any], expected: int | None
+) -> None:
+    """XLM-RoBERTa's files name none: it is the one that transformers' class has."""
+    tokenizer = Tokenizer(Unigram([(token, 0.0) for token in vocabulary], unk_id=0))
+    assert read_vocabulary(tokenizer, settings, {}).unk_id == expected
+
+
+def test_unknown_token_of_the_special_tokens_map(folder: Path) -> None:
+    """Older checkpoints name special tokens in a file of their own; tokenizer_config.json comes first."""
+    (folder / "special_tokens_map.json").write_text('{"unk_token": "[PAD]"}')
+    assert load(folder).vocabulary.unk_id == 1
+    (folder / "tokenizer_config.json").unlink()
+    assert load(folder).vocabulary.unk_id == 0
 
 
 def test_smallest_window_serves(folder: Path) -> None:

@@ -229,3 +229,12 @@ def test_broken_tokenizer_file_is_refused(tmp_path: Path, content: str | None) -
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         load_tokenizer(tmp_path)
+
+
+def test_offsets_of_a_long_text_are_those_of_the_library(rampart: Path) -> None:
+    """Beyond some thousand tokens offsets are asked for one by one; they are the same."""
+    text = "Ich heiße Ana\u0301 😀 [SEP] 李雷, lives in 東京. " * 500
+    library = Tokenizer.from_file(str(rampart / "tokenizer.json"))
+    ours = TextTokenizer(library, 512, 128, max_input_tokens=100_000).tokenize([text])[0]
+    assert len(ours.ids) > 4096
+    assert ours.offsets == library.encode(text).offsets

@@ -29,14 +29,7 @@ import pytest
 import yaml
 from granian.http import HTTP1Settings
 
-from builders import (
-    ServerProcess,
-    free_port,
-    start_server,
-    wait_until_ready,
-    write_config,
-    write_lookup_model,
-)
+from builders import ServerProcess, free_port, start_server, write_config, write_lookup_model
 
 REPOSITORY = Path(__file__).parent.parent.parent
 SHIPPED = (REPOSITORY / "deploy" / "nginx.conf").read_text()
@@ -63,20 +56,6 @@ def seconds(text: str) -> float:
     """Return an Nginx time such as `75s`."""
     assert text.endswith("s")
     return float(text.removesuffix("s"))
-
-
-def start_on_socket(config: Path) -> ServerProcess:
-    """Start a server on a Unix socket; httpx leaks a descriptor when it is refused, so wait without it."""
-    running = start_server(config, wait=False)
-    uds = yaml.safe_load(config.read_text())["server"]["uds"]
-    deadline = time.monotonic() + 30
-    while running.process.poll() is None and time.monotonic() < deadline:
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(uds) == 0:
-                break
-        time.sleep(0.02)
-    wait_until_ready(running)
-    return running
 
 
 class Proxy:
@@ -199,7 +178,7 @@ def server(socket_folder: Path) -> Iterator[ServerProcess]:
     """A server of a lookup model on a Unix socket, shared by the tests that change nothing about it."""
     model = write_lookup_model(socket_folder / "model", max_length=512)
     uds = {"uds": str(socket_folder / "nerve.sock"), "uds_permissions": "666"}
-    running = start_on_socket(write_config(socket_folder / "config.yaml", model, server=uds))
+    running = start_server(write_config(socket_folder / "config.yaml", model, server=uds))
     yield running
     running.client.close()
     running.stop()
@@ -570,7 +549,7 @@ def test_rolling_restart_loses_nothing(
         uds = {"uds": str(socket_folder / f"{name}.sock"), "uds_permissions": "666"}
         configs.append(write_config(socket_folder / f"{name}.yaml", lookup_model, server=uds))
     with ThreadPoolExecutor(2) as pool:
-        servers = list(pool.map(start_on_socket, configs))
+        servers = list(pool.map(start_server, configs))
     rolling = proxy(*(f"unix:{socket_folder}/{name}.sock" for name in ("one", "two")))
     expected = rolling.predict(TEXT).content
     done = threading.Event()
@@ -590,7 +569,7 @@ def test_rolling_restart_loses_nothing(
                     time.sleep(2.2)  # fail_timeout, which Nginx counts in whole seconds
                 assert servers[index].stop() == 0
                 servers[index].client.close()
-                servers[index] = start_on_socket(config)
+                servers[index] = start_server(config)
         finally:
             done.set()
         answers = [answer for one in loads for answer in one.result()]

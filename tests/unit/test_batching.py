@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nerve.batching import BatchPolicy, fair_order, take
+from nerve.batching import BatchPolicy, cost, fair_order, take
 
 lengths_lists = st.lists(st.integers(1, 64), min_size=1, max_size=60)
 policies = st.builds(
@@ -14,17 +14,18 @@ policies = st.builds(
     token_budget=st.integers(1, 512),
     max_batch_size=st.integers(1, 40),
     max_padding=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+    is_packed=st.booleans(),
 )
 
 
 def respects(chosen: list[int], policy: BatchPolicy) -> bool:
     """Tell whether a batch of these lengths is within the policy."""
-    cost = max(chosen) * len(chosen)
-    padding = cost - sum(chosen)
+    computed = cost(chosen, policy)
+    padding = computed - sum(chosen)
     return (
-        cost <= policy.token_budget
+        computed <= policy.token_budget
         and len(chosen) <= policy.max_batch_size
-        and padding <= policy.max_padding * cost
+        and padding <= policy.max_padding * computed
     )
 
 
@@ -100,3 +101,11 @@ def test_fair_order_goes_round_the_requests(waiting: list[int], limit: int) -> N
     every = sorted((depth, request) for request, count in enumerate(waiting) for depth in range(count))
     expected = [(request, depth) for depth, request in every][:limit]
     assert list(fair_order(waiting, limit)) == expected
+
+
+def test_packed_windows_cost_their_sum() -> None:
+    """Side by side, a long window does not make the short ones dearer, and padding is no matter."""
+    packed = BatchPolicy(token_budget=64, max_batch_size=8, max_padding=0.0, is_packed=True)
+    assert take([40, 8, 8, 8, 1], packed, 8) == [0, 1, 2, 3]
+    assert cost([40, 8, 8, 8], packed) == 64
+    assert cost([40, 8, 8, 8], BatchPolicy(64, 8, 1.0)) == 160

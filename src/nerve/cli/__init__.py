@@ -58,9 +58,12 @@ def _parser() -> argparse.ArgumentParser:
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.add_argument(
-            "--config", metavar="FILE", help="default: $NERVE_CONFIG, ./config.yaml, /etc/nerve/config.yaml"
-        )
+        if name != "export":
+            command.add_argument(
+                "--config",
+                metavar="FILE",
+                help="default: $NERVE_CONFIG, ./config.yaml, /etc/nerve/config.yaml",
+            )
         module.add_arguments(command)
         command.set_defaults(run=module.run, log_level=module.LOG_LEVEL)
     return parser

@@ -1,8 +1,8 @@
 """Turns a model folder into the ONNX graph to run.
 
 Sole user of `onnx` and `safetensors`. A checkpoint of a known architecture becomes a graph of our own
-making (`GraphKind.BUILT`); anything else runs as the ONNX file that lies in the folder
-(`GraphKind.READY`). docs/graphs.md says which checkpoint becomes which.
+making (`GraphKind.BUILT` for the CPU, `GraphKind.PACKED` for CUDA); anything else runs as the ONNX file
+that lies in the folder (`GraphKind.READY`). docs/graphs.md says which checkpoint becomes which.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nerve.config import Precision
+from nerve.config import Device, Precision
 from nerve.errors import ModelError
-from nerve.graph import architectures, builder, cache, int8, ready, weights
+from nerve.graph import architectures, builder, cache, int8, packed, ready, weights
 from nerve.graph.architectures import ARCHITECTURES, NotBuildable
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class GraphKind(enum.Enum):
     """What a graph takes and gives."""
 
     BUILT = "built"  # input_ids int32 (B, T), lengths int32 (B,) -> label_ids, scores, logits
+    PACKED = "packed"  # the tokens of all sequences in one row: see `packed`
     READY = (
         "ready"  # input_ids, attention_mask[, token_type_ids] (B, T) -> one output, float logits (B, T, L)
     )
@@ -59,49 +60,70 @@ class Graph:
     precision: Precision
 
 
-def load_graph(folder: Path, precision: Precision, cache_dir: Path, graph_file: str | None = None) -> Graph:
-    """Return the graph of the model in `folder` for the CPU.
+# What `auto` means, and what else can be asked for.
+_PRECISIONS = {
+    Device.CPU: (Precision.FLOAT32, Precision.INT8),
+    Device.CUDA: (Precision.FLOAT16, Precision.FLOAT32),
+}
+
+
+def load_graph(
+    folder: Path,
+    precision: Precision,
+    cache_dir: Path,
+    graph_file: str | None = None,
+    device: Device = Device.CPU,
+) -> Graph:
+    """Return the graph of the model in `folder` for `device`, which is not `auto` any more.
 
     The first of these that applies: the named `graph_file`, as it is; a graph built from safetensors; one
     built from the weights inside an ONNX file; the ONNX file as it is. Raises `ModelError` with the
     remedy when there is none.
     """
-    if precision in (Precision.FLOAT16, Precision.BFLOAT16):
+    known = _PRECISIONS[device]
+    if precision not in (Precision.AUTO, *known):
         raise ModelError(
-            f"model.precision {precision.value} is not available on cpu; use auto, float32 or int8"
+            f"model.precision {precision.value} is not available on {device.value}; "
+            f"use auto, {known[0].value} or {known[1].value}"
         )
     if graph_file is not None:
         return _ready_graph(folder / graph_file, precision)
+    computed = known[0] if precision is Precision.AUTO else precision
     try:
-        return _built_graph(folder, precision, cache_dir)
+        return _built_graph(folder, computed, cache_dir, device)
     except NotBuildable as reason:
-        files = ready.find_onnx(folder)
+        files = ready.find_onnx(folder, precision)
         if not files:
             raise ModelError(_remedy(folder, reason)) from reason
         log.info("the graph is not built from the weights: %s; using %s", reason, files[0])
         return _ready_graph(files[0], precision)
 
 
-def _built_graph(folder: Path, precision: Precision, cache_dir: Path) -> Graph:
+def _built_graph(folder: Path, computed: Precision, cache_dir: Path, device: Device) -> Graph:
     """Build the graph, or find it in the cache. Raises `NotBuildable`."""
     config = _read_config(folder)
     architectures.check_config(config)
-    computed = Precision.INT8 if precision is Precision.INT8 else Precision.FLOAT32
+    kind = GraphKind.PACKED if device is Device.CUDA else GraphKind.BUILT
 
     def build() -> onnx.ModelProto:
         encoder = _read_encoder(folder, config)
+        if kind is GraphKind.PACKED:
+            return packed.build(encoder, half=computed is Precision.FLOAT16)
         return int8.build(encoder) if computed is Precision.INT8 else builder.build(encoder)
 
     files = weights.find_safetensors(folder)
     growth = _SAFETENSORS_GROWTH if files else _ONNX_GROWTH
-    files = files or [part for file in ready.find_onnx(folder) for part in weights.onnx_parts(file)]
+    files = files or [
+        part for file in ready.find_onnx(folder, Precision.FLOAT32) for part in weights.onnx_parts(file)
+    ]
     large = sum(file.stat().st_size for file in files) * growth >= cache.MESSAGE_LIMIT
     if computed is Precision.INT8 or large:
-        key = cache.make_key(files, json.dumps(config, sort_keys=True).encode(), computed)
+        facts = json.dumps([config, kind.value], sort_keys=True).encode()
+        key = cache.make_key(files, facts, computed)
         source = cache.load_or_build(cache_dir, key, build)
     else:
         source = build().SerializeToString()
-    return Graph(source, GraphKind.BUILT, computed)
+    return Graph(source, kind, computed)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -123,7 +145,7 @@ def _read_encoder(folder: Path, config: Mapping[str, Any]) -> Encoder:
     if stored:
         return architectures.describe(config, weights.read_safetensors(stored, architectures.is_needed))
     reason = NotBuildable("there are no weights in safetensors")
-    for file in ready.find_onnx(folder):
+    for file in ready.find_onnx(folder, Precision.FLOAT32):  # the least rounded first
         unpacked = weights.read_onnx(file)
         if unpacked is None:
             continue

@@ -210,15 +210,26 @@ def distance_buckets(positions: int, buckets: int) -> npt.NDArray[np.int32]:
 
 
 def _layer(graph: GraphWriter, encoder: Encoder, layer: Layer, hidden: str, bias: str, name: str) -> str:
-    projections = (layer.query, layer.key, layer.value)
-    weight = graph.constant(
-        f"{name}.qkv.weight", np.concatenate([p.weight for p in projections]).T
-    )  # (H, 3H)
-    qkv_bias = graph.constant(f"{name}.qkv.bias", np.concatenate([p.bias for p in projections]))  # (3H,)
+    weight, qkv_bias = query_key_value(graph, layer, name)
     inputs = [hidden, weight, qkv_bias, "lengths"]  # lengths: a 1-D mask, one sequence length per row
     if bias:
         inputs += ["", bias]
     context = graph.node("Attention", inputs, f"{name}.attention", fused=True, num_heads=encoder.heads)
+    return after_attention(graph, encoder, layer, context, hidden, name)
+
+
+def query_key_value(graph: GraphWriter, layer: Layer, name: str) -> tuple[str, str]:
+    """Add the weight (H, 3H) and the bias (3H,) that a fused attention operator projects with."""
+    projections = (layer.query, layer.key, layer.value)
+    weight = graph.constant(f"{name}.qkv.weight", np.concatenate([p.weight for p in projections]).T)
+    bias = graph.constant(f"{name}.qkv.bias", np.concatenate([p.bias for p in projections]))
+    return weight, bias
+
+
+def after_attention(
+    graph: GraphWriter, encoder: Encoder, layer: Layer, context: str, hidden: str, name: str
+) -> str:
+    """Add the rest of a layer: output projection, feed-forward block, and the norm after each."""
     hidden = _residual(
         graph, encoder, context, hidden, layer.attention_output, layer.attention_norm, f"{name}.attended"
     )

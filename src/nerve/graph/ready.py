@@ -13,6 +13,7 @@ from onnx import TensorProto
 from nerve.config import Precision
 from nerve.errors import ModelError
 from nerve.graph.weights import load_onnx
+from nerve.model_files import sort_graphs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,14 +35,11 @@ _INT8_OPERATORS = frozenset(
 )
 
 
-def find_onnx(folder: Path) -> list[Path]:
-    """Return the ONNX files of `folder`, the one to prefer first.
-
-    onnx/model.onnx, model.onnx, then the others by name: first those in onnx/, then those beside config.json.
-    """
-    preferred = [path for path in (folder / "onnx" / "model.onnx", folder / "model.onnx") if path.is_file()]
-    others = [*sorted((folder / "onnx").glob("*.onnx")), *sorted(folder.glob("*.onnx"))]
-    return preferred + [path for path in others if path not in preferred]
+def find_onnx(folder: Path, precision: Precision) -> list[Path]:
+    """Return the ONNX files under `folder`, the one to prefer first (docs/checkpoints.md)."""
+    names = [file.relative_to(folder).as_posix() for file in folder.rglob("*.onnx") if file.is_file()]
+    shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    return [folder / name for name in sort_graphs(shown, precision)]
 
 
 def check_ready(file: Path) -> Precision:

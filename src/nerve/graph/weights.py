@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from onnx import numpy_helper
 
 from nerve.errors import ModelError
+from nerve.model_files import WEIGHTS, WEIGHTS_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     Weights = dict[str, FloatArray]
     Array = npt.NDArray[Any]
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 _FLOAT_TYPES = frozenset({"F32", "F16", "BF16"})
@@ -41,9 +40,9 @@ def find_safetensors(folder: Path) -> list[Path]:
 
     Raises `ModelError` when the index is unreadable or names a file that is not there.
     """
-    if (folder / SINGLE_FILE).is_file():
-        return [folder / SINGLE_FILE]
-    index = folder / INDEX_FILE
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    index = folder / WEIGHTS_INDEX
     if not index.is_file():
         return []
     try:

@@ -1,8 +1,8 @@
-"""Decides which files of a checkpoint are needed: pure functions over a list of file names.
+"""Decides which files of a checkpoint are used: pure functions over a list of file names.
 
-Names are POSIX paths relative to the checkpoint. The same decision serves all three sources: the hub
-asks before it downloads, folders and wheels are checked with it. The order of choice is written for
-users in docs/checkpoints.md; keep the two in step.
+Names are POSIX paths relative to the checkpoint. One decision serves all: the hub asks before it downloads,
+folders and wheels are checked with it, and `graph` loads by it. The order of choice is written for users in
+docs/checkpoints.md; keep the two in step.
 """
 
 from __future__ import annotations
@@ -37,13 +37,20 @@ _PREFERENCE = {
 def choose_graph(files: Collection[str], precision: Precision, explicit: str | None) -> str | None:
     """Return the ONNX graph to use, or None when there is none.
 
-    An explicit one (`model.graph`) is taken or nothing is. Otherwise the smallest wins of: arithmetic in
-    the order of preference; folder (top, `onnx/`, any other); named `model*` or not; length of the name;
-    the name itself.
+    An explicit one (`model.graph`) is taken or nothing is; otherwise the first of `sort_graphs`.
     """
     if explicit is not None:
         wanted = posixpath.normpath(explicit)
         return wanted if wanted in files else None
+    return next(iter(sort_graphs(files, precision)), None)
+
+
+def sort_graphs(files: Collection[str], precision: Precision) -> list[str]:
+    """Return the ONNX graphs among `files`, the one to prefer first.
+
+    The smallest wins of: arithmetic in the order of preference; folder (top, `onnx/`, any other); named
+    `model*` or not; length of the name; the name itself.
+    """
     preference = _PREFERENCE[precision]
 
     def rank(name: str) -> tuple[int, int, bool, int, str]:
@@ -51,12 +58,7 @@ def choose_graph(files: Collection[str], precision: Precision, explicit: str | N
         place = {"": 0, "onnx": 1}.get(folder, 2)
         return preference.index(_arithmetic(base)), place, not base.startswith("model"), len(name), name
 
-    return min(graphs(files), key=rank, default=None)
-
-
-def graphs(files: Collection[str]) -> list[str]:
-    """Return the ONNX graphs among `files`, sorted."""
-    return sorted(name for name in files if name.endswith(".onnx"))
+    return sorted((name for name in files if name.endswith(".onnx")), key=rank)
 
 
 def choose_weights(files: Collection[str]) -> str | None:
@@ -76,9 +78,8 @@ def choose_main_file(
     if model.graph is not None:
         if graph is None:
             raise CheckpointError(
-                f"model.graph: {origin} has no file {model.graph}; {_list_graphs(files)}; name one of "
-                "them, or "
-                "remove model.graph"
+                f"model.graph: {origin} has no file {model.graph}; {_list_graphs(files)}; name one of them, "
+                "or remove model.graph"
             )
         return graph
     weights = choose_weights(files)
@@ -103,7 +104,7 @@ def _arithmetic(base: str) -> str:
 
 
 def _list_graphs(files: Collection[str]) -> str:
-    found = graphs(files)
+    found = sorted(name for name in files if name.endswith(".onnx"))
     return f"its ONNX files are {', '.join(found)}" if found else "it has no ONNX file at all"
 
 
@@ -111,19 +112,16 @@ def _nothing_usable(files: Collection[str], model_type: str, buildable: Collecti
     if choose_weights(files) is not None:
         return (
             f"{origin} has no ONNX graph, and none can be built from the weights of a {model_type!r} model "
-            f"(only of {', '.join(sorted(buildable)) or 'no type'}); make one with `nerve export` and "
-            "serve the "
-            "folder it writes with source LOCAL"
+            f"(only of {', '.join(sorted(buildable)) or 'no type'}); make one with `nerve export` and serve "
+            "the folder it writes with source LOCAL"
         )
     if any(name.endswith(PICKLED) for name in files):
         return (
             f"{origin} has its weights in a pickle file only (such as pytorch_model.bin); loading one can "
-            "run any "
-            "code, so nerve never does; use a revision with model.safetensors, convert it with transformers "
-            "(`model.save_pretrained(FOLDER)`), or run `nerve export`"
+            "run any code, so nerve never does; use a revision with model.safetensors, convert it with "
+            "transformers (`model.save_pretrained(FOLDER)`), or run `nerve export`"
         )
     return (
-        f"{origin} has neither an ONNX graph (*.onnx) nor weights ({WEIGHTS} or {WEIGHTS_INDEX}); check "
-        "that the "
-        "path or repository is the right one, or make a graph with `nerve export`"
+        f"{origin} has neither an ONNX graph (*.onnx) nor weights ({WEIGHTS} or {WEIGHTS_INDEX}); check that "
+        "the path or repository is the right one, or make a graph with `nerve export`"
     )
