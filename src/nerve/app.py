@@ -113,7 +113,7 @@ class App:
     def __init__(self, config: Config, api_key: str | None, metrics: Metrics) -> None:
         self._limits = config.limits
         self._runtime = config.runtime
-        self._max_queue_tokens = config.batching.max_queue_tokens
+        self._batching = config.batching
         self._api_key = api_key.encode() if api_key else None
         self._metrics = metrics
         self._engine: Engine | None = None
@@ -150,8 +150,13 @@ class App:
             self._metrics.set_ready(ready=False)
             end()
 
+        limit = self._batching.max_queue_ms
         self._engine = Engine(
-            model, self._max_queue_tokens, on_batch=self._metrics.record_batch, on_failure=fail
+            model,
+            self._batching.max_queue_tokens,
+            on_batch=self._metrics.record_batch,
+            on_failure=fail,
+            max_queue_seconds=math.inf if limit is None else limit / 1000,
         )
         self._info = wire.encode_json(describe(model, config))
         self._is_draining = is_draining
@@ -172,6 +177,8 @@ class App:
         headers: Headers = [("content-type", wire.JSON_TYPE), ("x-request-id", request_id)]
         methods = self._routes.get(path)
         handler = methods.get("GET" if method == "HEAD" else method) if methods else None
+        if handler is not None and method == "POST":  # a prediction: it holds what the client's text holds
+            headers.append(("cache-control", "no-store"))
         try:
             if handler is None:
                 response = _no_route(path, methods, headers)
@@ -216,7 +223,7 @@ class App:
             encoded = wire.encode_rows(prediction.rows, msgpack=msgpack_out)
         else:
             encoded = await engine.offload(
-                lambda: wire.encode_many_rows(prediction.rows, msgpack=msgpack_out)
+                lambda: wire.encode_many_rows(prediction.rows, msgpack=msgpack_out), deadline
             )
         if time.monotonic() >= deadline:
             raise DeadlineExceeded("the deadline passed before the answer was ready")
@@ -290,6 +297,7 @@ def describe(model: Model, config: Config) -> dict[str, object]:
             "max_batch_tokens": model.policy.token_budget,
             "max_batch_size": model.policy.max_batch_size,
             "max_queue_tokens": config.batching.max_queue_tokens,
+            "max_queue_ms": config.batching.max_queue_ms,
         },
     }
 

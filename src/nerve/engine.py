@@ -78,10 +78,12 @@ class Engine:
         max_queue_tokens: int,
         on_batch: Callable[[int, int, float], None] | None = None,
         on_failure: Callable[[], None] | None = None,
+        max_queue_seconds: float = math.inf,
     ) -> None:
         self.model = model
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="nerve-pool")
         self._n_offloaded = 0
+        self._offloaded_seconds = 1.0  # from hand-over to end, of the work that ended last
         self._on_failure = on_failure
         create_lane = partial(
             Scheduler,
@@ -91,6 +93,7 @@ class Engine:
             max_queue_tokens=max_queue_tokens,
             n_threads=model.n_threads,
             on_batch=on_batch,
+            max_queue_seconds=max_queue_seconds,
         )
         self._lane = create_lane(thread=model.thread)
         self._bulk_lane = create_lane(niceness=_BULK_NICENESS) if model.runs_anywhere else self._lane
@@ -123,13 +126,15 @@ class Engine:
         """
         started = time.perf_counter()
         n_characters = sum(map(len, texts))
-        self._check_room(n_characters)
+        self._check_room(n_characters, len(texts))
         if n_characters <= _INLINE_CHARACTERS:
             tokenized = self._tokenize(texts, options, beside_others=False)
         else:
             if self._n_offloaded >= _MAX_OFFLOADED:
-                raise Overloaded("too many large requests wait; send the request again later", 1.0)
-            tokenized = await self.offload(lambda: self._tokenize(texts, options))
+                raise Overloaded(
+                    "too many large requests wait; send the request again later", self._offloaded_seconds
+                )
+            tokenized = await self.offload(lambda: self._tokenize(texts, options), deadline)
         if time.monotonic() >= deadline:
             raise DeadlineExceeded("the deadline passed before the request reached the queue")
         tokenize_seconds = time.perf_counter() - started
@@ -140,7 +145,7 @@ class Engine:
         if job.n_tokens <= INLINE_TOKENS:
             rows = self._rows(tokenized, scores, options)
         else:
-            rows = await self.offload(lambda: self._rows(tokenized, scores, options))
+            rows = await self.offload(lambda: self._rows(tokenized, scores, options), deadline)
         return _prediction(tokenized, rows, job, tokenize_seconds, time.perf_counter() - started)
 
     def predict_blocking(self, texts: Sequence[str], options: PredictOptions) -> Prediction:
@@ -174,25 +179,36 @@ class Engine:
         """Drop what is still queued of a submitted request that nobody will collect."""
         self._lane_of(submitted.job).cancel(submitted.job)
 
-    async def offload(self, work: Callable[[], T]) -> T:
-        """Run `work` on the pool, or here once the engine is closed: what was admitted is answered."""
+    async def offload(self, work: Callable[[], T], deadline: float = math.inf) -> T:
+        """Run `work` on the pool, or here once the engine is closed: what was admitted is answered.
+
+        At the deadline (`time.monotonic()`) work that has not begun is dropped, and what runs ends unseen.
+        Raises `DeadlineExceeded`.
+        """
         self._n_offloaded += 1
+        started = time.monotonic()
         try:
             try:
                 future = asyncio.get_running_loop().run_in_executor(self._pool, work)
             except RuntimeError:  # the pool is shut down
                 return work()
-            return await future
+            async with asyncio.timeout(None if deadline == math.inf else deadline - started):
+                result = await future
+            self._offloaded_seconds = time.monotonic() - started
+            return result
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the answer was ready") from None
         finally:
             self._n_offloaded -= 1
 
-    def _check_room(self, n_characters: int) -> None:
+    def _check_room(self, n_characters: int, n_texts: int) -> None:
         """Raise `Overloaded` when the lane that a request will take is full; spares tokenizing for a refusal.
 
-        A request of few characters has few tokens; of a larger one, either lane may turn out to be the one.
+        Characters and special tokens are about the most tokens that there can be; a large request may turn
+        out to take either lane.
         """
         possible = [self._lane] if n_characters <= self._bulk_tokens else [self._lane, self._bulk_lane]
-        if all(lane.is_full for lane in possible):
+        if all(lane.is_full(n_characters + 2 * n_texts) for lane in possible):
             raise possible[-1].overloaded()
 
     def _lane_of(self, job: Job) -> Scheduler:

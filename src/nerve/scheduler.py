@@ -49,8 +49,17 @@ P = ParamSpec("P")
 # Windows looked at when a batch is formed, as a multiple of the largest batch: enough to find equal
 # lengths, bounded so that a long queue does not make each step slower.
 _LOOKAHEAD = 4
-# Weight of the newest batch in the measured drain rate.
+# Weight of the newest batch in the measured rates.
 _RATE_SMOOTHING = 0.1
+# Most that one batch counts for, as a multiple of the time it should have taken: a process that was stopped
+# for a while has not become slow for good.
+_MOST_DELAY = 8.0
+# A few clients that each send the next request when they have an answer are no overload: behind fewer windows
+# than this, and behind so many times its own tokens, a request may wait however long that takes.
+_FEW_WINDOWS = 32
+_PATIENCE = 8
+# Jobs beyond which the wait is told from the sum of their tokens, without a look at each.
+_MANY_JOBS = 128
 _MAX_RETRY_AFTER_SECONDS = 60.0
 
 
@@ -104,6 +113,8 @@ class Scheduler:
     run: computes windows, `(windows, needs_logits, spread) -> one TokenScores each`; `spread` tells that
         nothing else runs or waits here, so that the call may use all cores.
     deliver: told of jobs that finished, all those of one batch together.
+    max_queue_tokens: most tokens that wait.
+    max_queue_seconds: longest wait, by the measured rate, with which a job is still admitted.
     on_batch: told of each model call: windows, padded tokens, seconds.
     niceness: how far the engine threads step back behind the other threads of the process, 0 to 19; with
         more than 0 they never spread.
@@ -113,7 +124,7 @@ class Scheduler:
     is admitted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - wired in one place, by name
         self,
         run: Callable[[Sequence[Window], bool, bool], list[TokenScores]],
         deliver: Callable[[list[Job]], None],
@@ -123,20 +134,27 @@ class Scheduler:
         on_batch: Callable[[int, int, float], None] | None = None,
         niceness: int = 0,
         thread: EngineThread | None = None,
+        max_queue_seconds: float = math.inf,
     ) -> None:
         self._run = run
         self._deliver = deliver
         self._policy = policy
         self._max_queue_tokens = max_queue_tokens
+        self._max_queue_seconds = max_queue_seconds
         self._on_batch = on_batch
         self._niceness = niceness
         self._lock = threading.Lock()
         self._tickets: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False asks one thread to end
         self._jobs: deque[Job] = deque()  # jobs with waiting windows, next to be served first
         self._queued_tokens = 0
+        self._running_tokens = 0
+        self._n_running = 0  # windows
         self._n_busy = 0
         self._refusal: PredictError | None = None  # why nothing is admitted any more
-        self._tokens_per_second = 0.0
+        # Smoothed over the batches so far: tokens and seconds of the lane, and the rate of one call.
+        self._mean_tokens = 0.0
+        self._mean_seconds = 0.0
+        self._call_rate = 0.0
         self._threads = [thread] if thread else [EngineThread(f"nerve-engine-{k}") for k in range(n_threads)]
         for engine_thread in self._threads:
             engine_thread.post(self._work)
@@ -151,20 +169,23 @@ class Scheduler:
         """True when a window submitted now would run at once."""
         return not self._jobs and self._n_busy < len(self._threads)
 
-    @property
-    def is_full(self) -> bool:
-        """True when nothing more could be admitted."""
-        return self._queued_tokens >= self._max_queue_tokens
+    def is_full(self, n_tokens: int = 1) -> bool:
+        """Tell whether a job of at most `n_tokens` tokens would be refused for certain."""
+        if not self._jobs:
+            return False
+        with self._lock:
+            return self._queued_tokens >= self._max_queue_tokens or self._must_wait_long(n_tokens, 1)
 
     def submit(self, job: Job) -> None:
         """Admit a job whole, or raise `Overloaded`, `Unavailable` or `DeviceFailed`.
 
-        A job larger than the whole queue is admitted when nothing waits.
+        A job of any size is admitted when nothing waits.
         """
         with self._lock:
             if self._refusal is not None:
                 raise type(self._refusal)(str(self._refusal))
-            if self._jobs and self._queued_tokens + job.n_tokens > self._max_queue_tokens:
+            does_fit = not self._jobs or self._queued_tokens + job.n_tokens <= self._max_queue_tokens
+            if not does_fit or self._must_wait_long(job.n_tokens, len(job.windows)):
                 raise self.overloaded()
             job.submitted_at = time.monotonic()
             self._jobs.append(job)
@@ -178,8 +199,7 @@ class Scheduler:
         measured rate. Returns False, with nothing done, otherwise. Its results are in the job on return.
         """
         with self._lock:
-            rate = self._tokens_per_second / len(self._threads)
-            is_quick = 0 < job.n_tokens < limit_seconds * rate
+            is_quick = 0 < job.n_tokens < limit_seconds * self._call_rate
             if not is_quick or self._refusal is not None or self._jobs or self._n_busy:
                 return False
             self._n_busy += 1
@@ -187,7 +207,9 @@ class Scheduler:
             job.queue_seconds = 0.0
             job.waiting.clear()
             job.n_running = 1
-        self._run_batch([(job, 0)], spread=False)
+            self._running_tokens += job.n_tokens
+            self._n_running += 1
+        self._run_batch([(job, 0)], False, time.monotonic())
         with self._lock:
             if self._jobs:
                 self._wake_one()  # they came while all threads seemed busy
@@ -224,13 +246,35 @@ class Scheduler:
 
     def overloaded(self) -> Overloaded:
         """Return the refusal, with the time that the queue needs to drain."""
-        rate = self._tokens_per_second
-        seconds = self._queued_tokens / rate if rate else 1.0
+        seconds = self._seconds_for(self._queued_tokens)
         return Overloaded(
-            f"the queue is full ({self._queued_tokens} tokens wait, limit {self._max_queue_tokens}); "
+            f"the queue is full: {self._queued_tokens} tokens wait, {seconds:.2f} s of work at the present rate; "
             "send the request again later",
-            retry_after_seconds=min(seconds, _MAX_RETRY_AFTER_SECONDS),
+            retry_after_seconds=min(seconds, _MAX_RETRY_AFTER_SECONDS) if self._mean_tokens else 1.0,
         )
+
+    def _seconds_for(self, n_tokens: float) -> float:
+        """Return how long all threads together take for these tokens; 0 while nothing was measured."""
+        return n_tokens * self._mean_seconds / self._mean_tokens if self._mean_tokens else 0.0
+
+    def _must_wait_long(self, n_tokens: int, n_windows: int) -> bool:
+        """Tell whether the work before a job's last window takes too long for it; the lock is held.
+
+        Of each waiting job, no more windows come before than the job has itself (`fair_order`).
+        """
+        if not self._jobs or self._max_queue_seconds == math.inf:
+            return False
+        patience = _PATIENCE * n_tokens
+        ahead = self._running_tokens + self._queued_tokens
+        if ahead <= patience or self._seconds_for(ahead) <= self._max_queue_seconds:
+            return False
+        if len(self._jobs) > _MANY_JOBS:
+            return True
+        waiting = [len(job.windows[w].ids) for job in self._jobs for w in islice(job.waiting, n_windows)]
+        if self._n_running + len(waiting) < _FEW_WINDOWS:
+            return False
+        ahead = self._running_tokens + sum(waiting)
+        return ahead > patience and self._seconds_for(ahead) > self._max_queue_seconds
 
     def _work(self) -> None:
         """Serve until told to end and nothing waits."""
@@ -238,8 +282,9 @@ class Scheduler:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         while True:
             go_on = self._tickets.get()
+            since = time.monotonic()
             while taken := self._take_batch():
-                self._run_batch(*taken)
+                since = self._run_batch(*taken, since)
             if not go_on:
                 return
 
@@ -290,7 +335,10 @@ class Scheduler:
         for job, window_index in batch:
             job.waiting.remove(window_index)
             job.n_running += 1
-            self._queued_tokens -= len(job.windows[window_index].ids)
+            n_tokens = len(job.windows[window_index].ids)
+            self._queued_tokens -= n_tokens
+            self._running_tokens += n_tokens
+            self._n_running += 1
             if job.queue_seconds < 0:
                 job.queue_seconds = now - job.submitted_at
         head = self._jobs.popleft()
@@ -301,7 +349,11 @@ class Scheduler:
                 self._jobs.remove(job)
         return batch
 
-    def _run_batch(self, batch: list[tuple[Job, int]], spread: bool) -> None:
+    def _run_batch(self, batch: list[tuple[Job, int]], spread: bool, since: float) -> float:
+        """Run a batch and settle its jobs; returns when the model was done with it.
+
+        since: when this thread was done with the batch before, or woke up.
+        """
         windows = [job.windows[window_index] for job, window_index in batch]
         started = time.monotonic()
         results: list[TokenScores] = []
@@ -316,8 +368,10 @@ class Scheduler:
         n_tokens = sum(len(window.ids) for window in windows)
         with self._lock:
             self._n_busy -= 1
+            self._running_tokens -= n_tokens
+            self._n_running -= len(batch)
             if failure is None:
-                self._measure(n_tokens, seconds)
+                self._measure(n_tokens, seconds, now - since, 1 if spread else len(self._threads))
             finished = self._settle(batch, results, failure, now)
             if isinstance(failure, DeviceFailed):
                 finished += self._abandon(str(failure))
@@ -326,6 +380,7 @@ class Scheduler:
             self._report(self._on_batch, len(windows), n_padded, seconds)
         if finished:
             self._report(self._deliver, finished)
+        return now
 
     @staticmethod
     def _report(callback: Callable[P, None], *arguments: P.args, **keywords: P.kwargs) -> None:
@@ -374,8 +429,19 @@ class Scheduler:
             job.waiting.clear()
             self._jobs.remove(job)
 
-    def _measure(self, n_tokens: int, seconds: float) -> None:
-        """Update the drain rate of all threads together, in tokens per second."""
-        rate = len(self._threads) * n_tokens / max(seconds, 1e-9)
-        old = self._tokens_per_second or rate
-        self._tokens_per_second = old + _RATE_SMOOTHING * (rate - old)
+    def _measure(self, n_tokens: int, call_seconds: float, seconds: float, n_beside: int) -> None:
+        """Update the rates; the lock is held.
+
+        seconds: of the call and what comes between calls.
+        n_beside: calls of this kind that the lane can run side by side.
+        """
+        self._call_rate = _smooth(self._call_rate, n_tokens / max(call_seconds, 1e-9))
+        seconds = max(seconds, 1e-9) / n_beside
+        if self._mean_tokens:
+            seconds = min(seconds, _MOST_DELAY * self._seconds_for(n_tokens))
+        self._mean_tokens = _smooth(self._mean_tokens, n_tokens)
+        self._mean_seconds = _smooth(self._mean_seconds, seconds)
+
+
+def _smooth(old: float, new: float) -> float:
+    return old + _RATE_SMOOTHING * (new - old) if old else new

@@ -253,6 +253,44 @@ def test_deadline_passes_while_waiting(small: Model, engine_of: Callable[..., En
     assert session.n_windows == 1
 
 
+def test_deadline_passes_while_a_large_text_is_tokenized(
+    small: Model, engine_of: Callable[..., Engine]
+) -> None:
+    """The client is answered at its deadline; tokenizing ends unseen, and what had not begun is dropped."""
+    gate = threading.Event()
+    entered = threading.Semaphore(0)
+
+    class HeldTokenizer:
+        n_calls = 0
+
+        def tokenize(self, *arguments: Any) -> Any:
+            self.n_calls += 1
+            entered.release()
+            assert gate.wait(PATIENCE)
+            return small.tokenizer.tokenize(*arguments)
+
+    tokenizer = HeldTokenizer()
+    engine = engine_of(dataclasses.replace(small, tokenizer=tokenizer))  # type: ignore[arg-type]
+
+    async def scenario() -> None:
+        patient = [asyncio.create_task(engine.predict([MANY_CHARACTERS], SIMPLE)) for _ in range(2)]
+        for _ in patient:
+            await asyncio.to_thread(entered.acquire)
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await engine.predict([MANY_CHARACTERS], SIMPLE, started + 0.05)
+        assert time.monotonic() - started < 5
+        gate.set()
+        assert all(prediction.rows[0] for prediction in await asyncio.gather(*patient))
+
+    try:
+        asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
+    finally:
+        gate.set()
+    engine.close()
+    assert tokenizer.n_calls == 2
+
+
 def test_request_of_a_client_that_left_is_dropped(small: Model, engine_of: Callable[..., Engine]) -> None:
     """A waiting request ends when its client goes, and costs nothing."""
     model, session = held(small)

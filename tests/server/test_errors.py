@@ -238,3 +238,20 @@ def test_starting_server(serve: Callable[..., ServerProcess], tmp_path: Path) ->
     assert slow.client.get("/metrics").status_code == 200
     assert slow.client.get("/openapi.json").status_code == 200
     assert slow.stop(timeout=5) == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "expected"),
+    [
+        ("POST", "/predict_tokens", b'{"inputs": "Anna"}', "no-store"),
+        ("POST", "/", b'{"inputs": "Anna"}', "no-store"),
+        ("POST", "/predict_tokens", b'{"inputs": 1}', "no-store"),
+        ("POST", "/predict_tokens", b"not json", "no-store"),
+        ("GET", "/health", b"", None),
+    ],
+)
+def test_predictions_and_their_errors_are_not_stored(
+    server: ServerProcess, method: str, path: str, body: bytes, expected: str | None
+) -> None:
+    """What holds a client's data forbids every cache on the way to keep it."""
+    assert server.client.request(method, path, content=body).headers.get("cache-control") == expected

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 
-from builders import ServerProcess
+from builders import ServerProcess, start_server, write_config
 from raw_http import connect, exchange, metric, read_answer, request_bytes, wait_until
 
 SLOW = {"inputs": "Anna x x x", "aggregation_strategy": "simple"}  # 6 tokens, several tenths of a second
@@ -47,6 +48,39 @@ def test_full_queue_refuses_and_answers_what_it_admitted(troubled: ServerProcess
             assert 1 <= int(answer.headers["retry-after"]) <= 60
     refused = metric(troubled, 'nerve_requests_total{route="/predict_tokens",status="429"}')
     assert refused >= statuses.count(429)
+
+
+def test_long_wait_is_refused_and_what_was_admitted_is_answered(tmp_path: Path, troubled_model: Path) -> None:
+    """With room for many tokens, `max_queue_ms` alone refuses; the 32 windows that always may wait do."""
+    config = write_config(
+        tmp_path / "config.yaml",
+        troubled_model,
+        batching={"max_queue_ms": 50, "max_batch_size": 1},
+        cpu={"threads": 1},
+    )
+    patient = start_server(config)
+    try:
+        assert patient.predict("Bob x").status_code == 200  # the rate is known from here on
+        names = ["Anna", "Bob", "Paris", "New York"] * 12
+        with ThreadPoolExecutor(len(names)) as pool:
+            answers = list(
+                pool.map(
+                    lambda n: post(patient, {"inputs": f"{n} x", "aggregation_strategy": "simple"}), names
+                )
+            )
+        for name, answer in zip(names, answers, strict=True):
+            if answer.status_code == 200:
+                assert [row["token"] for row in answer.json()[0]] == [name]
+            else:
+                assert answer.status_code == 429
+                assert 1 <= int(answer.headers["retry-after"]) <= 60
+                assert answer.headers["cache-control"] == "no-store"
+        statuses = [answer.status_code for answer in answers]
+        assert statuses.count(200) >= 32
+        assert statuses.count(429) >= 1
+    finally:
+        patient.client.close()
+        assert patient.stop() == 0
 
 
 def test_request_is_admitted_whole_or_not_at_all(troubled: ServerProcess) -> None:

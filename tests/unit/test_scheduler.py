@@ -56,7 +56,13 @@ class Runner:
 class Bench:
     """A scheduler with a runner, and the jobs it delivered."""
 
-    def __init__(self, n_threads: int, max_queue_tokens: int, policy: BatchPolicy) -> None:
+    def __init__(
+        self,
+        n_threads: int,
+        max_queue_tokens: int,
+        policy: BatchPolicy,
+        max_queue_seconds: float = math.inf,
+    ) -> None:
         self.runner = Runner()
         self.delivered: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self.calls: list[tuple[int, int, float]] = []
@@ -67,6 +73,7 @@ class Bench:
             max_queue_tokens=max_queue_tokens,
             n_threads=n_threads,
             on_batch=lambda *call: self.calls.append(call),
+            max_queue_seconds=max_queue_seconds,
         )
 
     def hold(self, tag: int = 999) -> Job:
@@ -106,9 +113,14 @@ def bench() -> Iterator[Callable[..., Bench]]:
     benches: list[Bench] = []
 
     def create(
-        n_threads: int = 1, max_queue_tokens: int = 1000, max_batch_size: int = 8, token_budget: int = 64
+        n_threads: int = 1,
+        max_queue_tokens: int = 1000,
+        max_batch_size: int = 8,
+        token_budget: int = 64,
+        max_queue_seconds: float = math.inf,
     ) -> Bench:
-        made = Bench(n_threads, max_queue_tokens, BatchPolicy(token_budget, max_batch_size, 1.0))
+        policy = BatchPolicy(token_budget, max_batch_size, 1.0)
+        made = Bench(n_threads, max_queue_tokens, policy, max_queue_seconds)
         benches.append(made)
         return made
 
@@ -155,7 +167,7 @@ def test_job_is_admitted_whole_or_refused_whole(bench: Callable[..., Bench]) -> 
         b.submit(2, n_windows=5, length=1)
     assert b.scheduler.queued_tokens == 6
     b.submit(3, length=4)
-    assert b.scheduler.is_full
+    assert b.scheduler.is_full()
     b.release()
     b.wait(3)
     assert not any(2 in batch for batch in b.runner.batches)
@@ -169,23 +181,107 @@ def test_job_larger_than_the_queue_is_admitted_when_nothing_waits(bench: Callabl
 
 
 def test_retry_after_is_the_queue_over_the_measured_rate(bench: Callable[..., Bench]) -> None:
-    """`retry_after_seconds` is what waits divided by the tokens per second of the calls so far."""
+    """`retry_after_seconds` is what waits over the lane's rate: smoothed tokens by smoothed seconds."""
     b = bench(max_queue_tokens=10)
     b.hold()
     b.submit(1, length=10)
     with pytest.raises(Overloaded) as unmeasured:
         b.submit(2)
     assert unmeasured.value.retry_after_seconds == 1.0
+    threading.Event().wait(0.2)
     b.release()
     b.wait(2)
     (_, n0, seconds0), (_, n1, seconds1) = b.calls
-    rate = n0 / seconds0
-    rate += 0.1 * (n1 / seconds1 - rate)
+    rate = (0.9 * n0 + 0.1 * n1) / (0.9 * seconds0 + 0.1 * seconds1)
     b.hold()
     b.submit(3, length=8)
     with pytest.raises(Overloaded) as refused:
         b.submit(4)
-    assert refused.value.retry_after_seconds == pytest.approx(min(8 / rate, 60))
+    assert refused.value.retry_after_seconds == pytest.approx(8 / rate, rel=0.1)
+
+
+def test_call_on_all_cores_counts_once(bench: Callable[..., Bench]) -> None:
+    """A lone job runs on all cores: two threads would not drain a queue twice as fast as that."""
+    b = bench(n_threads=2, max_queue_tokens=10)
+    b.runner.gate.clear()
+    b.submit(1, length=10)
+    b.runner.wait_for_call()
+    threading.Event().wait(0.2)
+    b.release()
+    b.wait(1)
+    b.runner.gate.clear()
+    b.submit(2)
+    b.runner.wait_for_call()
+    b.submit(3)
+    b.runner.wait_for_call()
+    b.submit(4, length=10)
+    with pytest.raises(Overloaded) as refused:
+        b.submit(5)
+    assert refused.value.retry_after_seconds >= 0.2
+
+
+def test_one_call_that_was_held_up_does_not_spoil_the_rate(bench: Callable[..., Bench]) -> None:
+    """A process that was stopped for minutes is as fast as before when it goes on."""
+    b = bench()
+    b.scheduler._measure(10, 0.01, 0.01, 1)
+    b.scheduler._measure(10, 100.0, 100.0, 1)
+    assert b.scheduler._seconds_for(10) < 0.02
+
+
+def test_long_wait_is_refused(bench: Callable[..., Bench]) -> None:
+    """What would have to wait too long at the measured rate is refused; a larger job has more patience."""
+    b = bench(max_queue_seconds=1.0)
+    b.hold()
+    b.scheduler._measure(100, 1.0, 1.0, 1)
+    for tag in range(31):
+        b.submit(tag)
+    assert not b.scheduler.is_full(1000)
+    assert b.scheduler.is_full(4)  # 32 windows and 1.28 s are before it
+    with pytest.raises(Overloaded) as refused:
+        b.submit(50)
+    assert refused.value.retry_after_seconds == pytest.approx(1.24)
+    b.submit(51, length=20)
+    b.release()
+    assert len(b.wait(33)) == 33
+    assert b.scheduler.queued_tokens == 0
+
+
+def test_few_windows_ahead_never_refuse(bench: Callable[..., Bench]) -> None:
+    """However slow the model, as many clients as 32 that send one text at a time are served."""
+    b = bench(max_queue_seconds=0.001)
+    b.hold()
+    b.scheduler._measure(1, 10.0, 10.0, 1)
+    for tag in range(31):
+        b.submit(tag)
+    b.release()
+    assert len(b.wait(32)) == 32
+
+
+def test_expected_wait_follows_the_fair_order(bench: Callable[..., Bench]) -> None:
+    """Long requests before a short one delay it by one window each, and one of many windows by all of them."""
+    b = bench(max_queue_seconds=1.0)
+    b.hold()
+    b.scheduler._measure(100, 1.0, 1.0, 1)
+    b.submit(1, n_windows=100)
+    b.submit(2, n_windows=100)
+    b.submit(3, length=1)
+    with pytest.raises(Overloaded):
+        b.submit(4, n_windows=33, length=1)
+    b.release()
+    b.wait(4)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_nothing_counts_as_running_in_the_end(bench: Callable[..., Bench], n_threads: int) -> None:
+    """Batches that failed and jobs that ran on the calling thread leave the books as they were."""
+    b = bench(n_threads=n_threads)
+    b.runner.failing = {2}
+    for tag in range(5):
+        b.submit(tag)
+    b.wait(5)
+    b.scheduler.run_here(make_job(6), limit_seconds=math.inf)
+    b.scheduler.drain()
+    assert (b.scheduler._running_tokens, b.scheduler._n_running) == (0, 0)
 
 
 def test_short_requests_overtake_one_of_many_windows(bench: Callable[..., Bench]) -> None:
