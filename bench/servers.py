@@ -100,8 +100,9 @@ class Server:
         config = {
             "model": {**model.source, "cache_dir": str(WORK / "cache")},
             "server": {"host": "127.0.0.1", "port": self.port, "log_level": "warning"},
-            **spec.settings,
         }
+        for section, values in spec.settings.items():
+            config[section] = {**config.get(section, {}), **values}
         config_file = WORK / f"{name}-{model.name}.yaml"
         config_file.write_text(json.dumps(config, indent=2))  # JSON is YAML
         environment = peer_environment(spec, model, self.port)
