@@ -45,10 +45,12 @@ imports: $(DEV_READY)
 bench: $(BENCH_READY)
 	$(BENCH)/bin/python -m pip install --quiet torch==2.13.0
 	$(BENCH)/bin/python -m pip install --quiet --requirement bench/requirements-torch.txt
-	$(BENCH)/bin/python bench/run.py $(BENCH_ARGS)
+	$(BENCH)/bin/python bench/run.py --out full $(BENCH_ARGS)
+	$(BENCH)/bin/python bench/render.py bench/results/full.json
 
 bench-quick: $(BENCH_READY)
-	$(BENCH)/bin/python bench/run.py --quick $(BENCH_ARGS)
+	$(BENCH)/bin/python bench/run.py --quick --out quick $(BENCH_ARGS)
+	$(BENCH)/bin/python bench/render.py bench/results/quick.json
 
 # Golden answers: recorded from transformers in an environment of its own; the tests need neither it nor PyTorch.
 golden: $(PARITY_READY)
