@@ -132,17 +132,18 @@ def test_the_key_covers_everything_the_graph_is_made_from(tmp_path: Path) -> Non
     assert make_key([file], b"config", Precision.INT8) != key
 
 
-def test_changed_weights_are_never_answered_from_the_cache(tmp_path: Path) -> None:
-    """An int8 graph is cached, and a checkpoint changed in place gets a new one."""
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.INT8])
+def test_changed_weights_are_never_answered_from_the_cache(tmp_path: Path, precision: Precision) -> None:
+    """A graph is cached, and a checkpoint changed in place gets a new one."""
     folder = tiny.write_checkpoint(tmp_path / "model")
-    first = load_graph(folder, Precision.INT8, tmp_path)
-    assert load_graph(folder, Precision.INT8, tmp_path) == first
+    first = load_graph(folder, precision, tmp_path)
+    assert load_graph(folder, precision, tmp_path) == first
     assert len(list((tmp_path / "graphs").iterdir())) == 1
     tensors: dict[str, Any] = tiny.make_tensors("bert")
     tensors["classifier.bias"][0] += 1
     save_file(tensors, folder / "model.safetensors")
-    assert load_graph(folder, Precision.INT8, tmp_path) != first
+    assert load_graph(folder, precision, tmp_path) != first
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
-    load_graph(folder, Precision.INT8, tmp_path)
+    load_graph(folder, precision, tmp_path)
     assert len(list((tmp_path / "graphs").iterdir())) == 3

@@ -135,12 +135,8 @@ def test_weight_beyond_float16_is_refused(tmp_path: Path) -> None:
     load_packed(folder, Precision.FLOAT32)
 
 
-def test_precision_and_form_have_their_own_cache_entries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_precision_and_form_have_their_own_cache_entries(tmp_path: Path) -> None:
     """Graphs for CPU and GPU of one checkpoint do not stand in for each other."""
-    # The seam is the size from which graphs are cached; a checkpoint of 1 GiB would be the honest way.
-    monkeypatch.setattr("nerve.graph.cache.MESSAGE_LIMIT", 0)
     folder = tiny.write_checkpoint(tmp_path / "model")
     graphs = [
         load_graph(folder, precision, tmp_path, device=device).source

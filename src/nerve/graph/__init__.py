@@ -30,10 +30,6 @@ __all__ = ["Graph", "GraphKind", "is_buildable", "load_graph"]
 
 log = logging.getLogger(__name__)
 
-# How much larger a float32 graph can be than the files it comes from: float16 weights, or 4-bit ones.
-_SAFETENSORS_GROWTH = 2
-_ONNX_GROWTH = 8
-
 
 class GraphKind(enum.Enum):
     """What a graph takes and gives."""
@@ -122,19 +118,12 @@ def _built_graph(folder: Path, computed: Precision, cache_dir: Path, device: Dev
             return packed.build(encoder, half=computed is Precision.FLOAT16)
         return int8.build(encoder) if computed is Precision.INT8 else builder.build(encoder)
 
-    files = weights.find_safetensors(folder)
-    growth = _SAFETENSORS_GROWTH if files else _ONNX_GROWTH
-    files = files or [
+    files = weights.find_safetensors(folder) or [
         part for file in ready.find_onnx(folder, Precision.FLOAT32) for part in weights.onnx_parts(file)
     ]
-    large = sum(file.stat().st_size for file in files) * growth >= cache.MESSAGE_LIMIT
-    if computed is Precision.INT8 or large:
-        facts = json.dumps([config, kind.value], sort_keys=True).encode()
-        key = cache.make_key(files, facts, computed)
-        source = cache.load_or_build(cache_dir, key, build)
-    else:
-        source = build().SerializeToString()
-    return Graph(source, kind, computed)
+    facts = json.dumps([config, kind.value], sort_keys=True).encode()
+    key = cache.make_key(files, facts, computed)
+    return Graph(cache.load_or_build(cache_dir, key, build), kind, computed)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -4,9 +4,6 @@ An entry is a folder `<cache_dir>/graphs/<key>/` with `model.onnx`, for graphs o
 `model.data`, and `digest`, the SHA-256 of both. It is written under another name and renamed, and its digest
 is checked at every load: a torn or damaged entry is built again, never served. Several processes may load
 and store the same entry at once; the first to rename wins and the others use what they built.
-
-A float32 graph is built in about the time that checking a cached copy takes, so only those that are slow
-to make (int8) or too large for memory (see `MESSAGE_LIMIT`) are kept here; docs/graphs.md has the numbers.
 """
 
 from __future__ import annotations
