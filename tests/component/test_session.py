@@ -183,3 +183,10 @@ def test_best_labels(dtype: type[np.floating[Any]]) -> None:
     assert result.scores[1] == 1
     assert result.logits is not None
     assert result.logits.dtype == np.float32
+
+
+def test_a_tie_after_softmax() -> None:
+    """Logits that differ by less than softmax can show: the best logit wins, and both have its score."""
+    result = best_labels(np.array([[0, 1e-9]], np.float32), keep_logits=False)
+    assert result.label_ids.tolist() == [1]
+    assert result.scores.tolist() == [0.5]

@@ -416,3 +416,19 @@ def test_a_very_long_text_takes_no_seconds() -> None:
         rows = decode(long, scores, labels, vocabulary, PredictOptions(strategy))
         assert time.perf_counter() - started < 3
         assert len(rows) == (3 * count + 2 if strategy is AggregationStrategy.NONE else 2 * count)
+
+
+@pytest.mark.parametrize("strategy", AGGREGATED)
+def test_nan_is_not_hidden(strategy: AggregationStrategy) -> None:
+    """A score that is no number makes the entity's one; transformers' `nanmean` would leave it out."""
+    tokens, vocabulary = tokenized("Anna Maria", "Anna Maria")
+    logits = np.full((4, 5), np.nan, np.float32)
+    scores = TokenScores(
+        label_ids=np.array([0, 1, 2, 0]), scores=np.array([1, 0.5, np.nan, 1], np.float32), logits=logits
+    )
+    rows = decode(
+        tokens, scores, parse_labels(dict(enumerate(IOB.split()))), vocabulary, PredictOptions(strategy)
+    )
+    assert all(np.isnan(value) for row in rows for value in row.results.values())
+    if strategy is not AggregationStrategy.AVERAGE:  # that one finds its labels among the NaN
+        assert [(row.start, row.end) for row in rows] == [(0, 10)]
