@@ -4,7 +4,7 @@ Two ways in, for the event loop (`predict`) and for plain threads (`submit`, the
 `predict_blocking`), over the same steps: tokenize, queue and run, merge windows, aggregate.
 
 Threads: short texts are tokenized and aggregated on the calling thread, which costs less than a hand-over;
-beyond `_INLINE_CHARACTERS` the work goes to a small pool, so that the event loop never stalls. Results
+beyond `_INLINE_CHARACTERS` the work goes to a small pool, so that the event loop goes on. Results
 cross from the engine threads to an event loop in one call per batch; several loops may use one engine.
 """
 
