@@ -160,6 +160,7 @@ class App:
         )
         self._info = wire.encode_json(describe(model, config))
         self._is_draining = is_draining
+        self._metrics.set_engine_threads(model.n_threads)
         self._metrics.set_ready(ready=True)
 
     def close(self) -> None:
@@ -187,12 +188,19 @@ class App:
                     self._authorize(request, self._api_key)
                 response = await handler(request, headers)
         except PredictError as error:
+            self._count_rejection(method, error.reason)
             response = _error_response(error, headers)
         except Exception as error:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
             _log_defect(error, request_id)
+            self._count_rejection(method, PredictError.reason)
             response = _error(500, "Backend", "internal error; the server's log has the details", headers)
         self._metrics.record_answer(path if methods else _UNKNOWN, response.status)
         return response
+
+    def _count_rejection(self, method: str, reason: str) -> None:
+        """Count a prediction that is not answered; a probe that finds the server unready is none."""
+        if method == "POST":
+            self._metrics.record_rejection(reason)
 
     async def _predict(self, request: Request, headers: Headers) -> Response:
         started = time.perf_counter()
@@ -228,7 +236,7 @@ class App:
         if time.monotonic() >= deadline:
             raise DeadlineExceeded("the deadline passed before the answer was ready")
         total = time.perf_counter() - started
-        self._metrics.record_prediction(prediction, total, engine.queued_tokens)
+        self._metrics.record_prediction(prediction, total, engine.queued_tokens, engine.queued_requests)
         _add_prediction_headers(headers, prediction, total)
         return Response(200, headers, encoded)
 
@@ -271,8 +279,9 @@ class App:
 
     async def _get_metrics(self, request: Request, headers: Headers) -> Response:
         headers[0] = ("content-type", METRICS_TYPE)
-        queued = self._engine.queued_tokens if self._engine is not None else 0
-        return Response(200, headers, self._metrics.render(queued))
+        engine = self._engine
+        queued = (engine.queued_tokens, engine.queued_requests) if engine is not None else (0, 0)
+        return Response(200, headers, self._metrics.render(*queued))
 
     async def _get_openapi(self, request: Request, headers: Headers) -> Response:
         return Response(200, headers, self._openapi)

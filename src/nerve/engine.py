@@ -68,7 +68,7 @@ class Engine:
     is idle, and short requests hardly notice it. On a GPU, where one step holds windows of many requests,
     the fair order of one queue is enough.
 
-    on_batch: told of each model call: windows, padded tokens, seconds.
+    on_batch: told of each model call: windows, tokens, padding, seconds, engine threads that it stands for.
     on_failure: told, on an engine thread, that the device has failed for good; the process must end.
     """
 
@@ -76,7 +76,7 @@ class Engine:
         self,
         model: Model,
         max_queue_tokens: int,
-        on_batch: Callable[[int, int, float], None] | None = None,
+        on_batch: Callable[[int, int, int, float, int], None] | None = None,
         on_failure: Callable[[], None] | None = None,
         max_queue_seconds: float = math.inf,
     ) -> None:
@@ -105,6 +105,12 @@ class Engine:
         bulk = self._bulk_lane.queued_tokens if self._bulk_lane is not self._lane else 0
         return self._lane.queued_tokens + bulk
 
+    @property
+    def queued_requests(self) -> int:
+        """Requests of which something waits for the model."""
+        bulk = self._bulk_lane.queued_requests if self._bulk_lane is not self._lane else 0
+        return self._lane.queued_requests + bulk
+
     def close(self) -> None:
         """Finish what was admitted and end all threads. Blocks."""
         self._lane.drain()
@@ -132,7 +138,9 @@ class Engine:
         else:
             if self._n_offloaded >= _MAX_OFFLOADED:
                 raise Overloaded(
-                    "too many large requests wait; send the request again later", self._offloaded_seconds
+                    "too many large requests wait; send the request again later",
+                    self._offloaded_seconds,
+                    reason="pool",
                 )
             tokenized = await self.offload(lambda: self._tokenize(texts, options), deadline)
         if time.monotonic() >= deadline:

@@ -38,55 +38,90 @@ class ModelError(StartupError):
 
 
 class PredictError(NerveError):
-    """One request cannot be answered."""
+    """One request cannot be answered.
+
+    reason: why, in one word for the metrics; one of `REASONS`.
+    """
+
+    reason = "defect"
 
 
 class InvalidRequest(PredictError):
     """The request is well-formed but asks for something that is not possible."""
 
+    reason = "invalid"
+
 
 class MalformedRequest(PredictError):
     """The body cannot be decoded at all."""
+
+    reason = "malformed"
 
 
 class PayloadTooLarge(PredictError):
     """The body is larger than `limits.max_body_bytes`."""
 
+    reason = "body_size"
+
 
 class UnsupportedMediaType(PredictError):
     """The content type is neither JSON nor MessagePack."""
+
+    reason = "media_type"
 
 
 class Unauthorized(PredictError):
     """An API key is configured and the request does not carry it."""
 
+    reason = "unauthorized"
+
 
 class Overloaded(PredictError):
     """The queue is full.
 
-    `retry_after_seconds` is the time the queue needs to drain, at the measured rate.
+    `retry_after_seconds` is the time the queue needs to drain, at the measured rate. `reason` names the limit:
+    `queue_tokens`, `queue_wait` or `pool`.
     """
 
-    def __init__(self, message: str, retry_after_seconds: float) -> None:
+    def __init__(self, message: str, retry_after_seconds: float, reason: str) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.reason = reason
 
 
 class DeadlineExceeded(PredictError):
     """The deadline of the request passed before its answer was ready."""
 
+    reason = "deadline"
+
 
 class Unavailable(PredictError):
     """The server is starting, draining, or its device has failed."""
+
+    reason = "unavailable"
 
 
 class DeviceFailed(PredictError):
     """The device will not compute anything in this process any more; the process must end."""
 
+    reason = "device_failed"
+
 
 class InferenceFailed(PredictError):
     """A batch failed on the device; each of its requests gets its own instance."""
 
+    reason = "inference_failed"
+
 
 class ClientGone(PredictError):
     """The client left before its answer was ready; nobody reads what is raised here."""
+
+    reason = "client_gone"
+
+
+# Every `PredictError.reason`, and "defect" for what is none.
+REASONS = (
+    *("malformed", "invalid", "media_type", "body_size", "unauthorized"),
+    *("queue_tokens", "queue_wait", "pool", "deadline", "client_gone"),
+    *("unavailable", "device_failed", "inference_failed", "defect"),
+)

@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+# Upper bounds of the buckets. Up to 1 ms in steps of 0.1 ms, above in steps of at most a half.
 _SECONDS = (
-    *(0.0001, 0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008),
-    *(0.012, 0.016, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+    *(0.00005, 0.0001, 0.0002, 0.0003, 0.0004, 0.0005, 0.0006, 0.0007, 0.0008, 0.0009, 0.001),
+    *(0.00125, 0.0015, 0.002, 0.0025, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.0125, 0.016, 0.02, 0.025),
+    *(0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 30.0),
 )
+_BATCH_WINDOWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512)
 _STAGES = ("tokenize", "queue", "inference", "aggregate")
 # Plain counters and gauges: name (a counter's without `_total`), help; the position is the index in the vector.
 _COUNTERS = (
@@ -40,20 +43,28 @@ _COUNTERS = (
     ("nerve_tokens", "Tokens computed, window overlaps included, padding not."),
     ("nerve_truncated_texts", "Texts that were cut."),
     ("nerve_batches", "Model calls."),
-    ("nerve_batch_windows", "Windows in model calls."),
     ("nerve_batch_tokens", "Tokens in model calls, padding included."),
+    ("nerve_batch_padding_tokens", "Padding in model calls."),
     ("nerve_batch_seconds", "Time spent in model calls."),
+    (
+        "nerve_engine_busy_seconds",
+        "Time that engine threads were at work; a call on all cores counts for all.",
+    ),
 )
 _GAUGES = (
     ("nerve_queue_tokens", "Tokens waiting for the model."),
+    ("nerve_queue_requests", "Requests of which something waits for the model."),
+    ("nerve_engine_threads", "Engine threads that can be at work."),
     ("nerve_ready_workers", "Workers that are ready."),
 )
-_TEXTS, _TOKENS, _TRUNCATED, _BATCHES, _WINDOWS, _PADDED, _BUSY = range(len(_COUNTERS))
-_QUEUED, _READY = range(len(_COUNTERS), len(_COUNTERS) + len(_GAUGES))
+_TEXTS, _TOKENS, _TRUNCATED, _BATCHES, _PADDED, _PADDING, _CALLS, _BUSY = range(len(_COUNTERS))
+_GAUGE_SLICE = slice(len(_COUNTERS), len(_COUNTERS) + len(_GAUGES))
+_QUEUED_TOKENS, _QUEUED_REQUESTS, _THREADS, _READY = range(_GAUGE_SLICE.start, _GAUGE_SLICE.stop)
 # A histogram: a count per bucket, one for what is above the last, and the sum.
 _WIDTH = len(_SECONDS) + 2
-_HISTOGRAMS = len(_COUNTERS) + len(_GAUGES)
-_REQUESTS = _HISTOGRAMS + (1 + len(_STAGES)) * _WIDTH
+_DURATIONS = _GAUGE_SLICE.stop
+_SIZES = _DURATIONS + (1 + len(_STAGES)) * _WIDTH
+_REQUESTS = _SIZES + len(_BATCH_WINDOWS) + 2
 _N_STATUSES = 600
 
 
@@ -61,13 +72,17 @@ class Metrics(Collector):
     """All metrics of one worker; every name starts with `nerve_`.
 
     routes: the routes that requests are counted by.
+    reasons: why predictions are not answered.
     shared_dir: folder in which several workers keep their numbers; None for one worker.
     """
 
-    def __init__(self, routes: Sequence[str], shared_dir: Path | None = None) -> None:
+    def __init__(self, routes: Sequence[str], reasons: Sequence[str], shared_dir: Path | None = None) -> None:
         self._routes = {route: _REQUESTS + index * _N_STATUSES for index, route in enumerate(routes)}
+        self._reasons = {
+            reason: index for index, reason in enumerate(reasons, _REQUESTS + len(routes) * _N_STATUSES)
+        }
         self._shared_dir = shared_dir
-        self._size = 8 * (_REQUESTS + len(routes) * _N_STATUSES)  # bytes
+        self._size = 8 * (_REQUESTS + len(routes) * _N_STATUSES + len(reasons))  # bytes
         self._numbers = memoryview(self._create_storage()).cast("d")
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
@@ -77,36 +92,54 @@ class Metrics(Collector):
         """Count one answered request; `route` is one of the constructor's."""
         self._numbers[self._routes[route] + status] += 1
 
-    def record_prediction(self, prediction: Prediction, seconds: float, queued_tokens: int) -> None:
+    def record_rejection(self, reason: str) -> None:
+        """Count one prediction that was not answered; `reason` is one of the constructor's."""
+        self._numbers[self._reasons[reason]] += 1
+
+    def record_prediction(
+        self, prediction: Prediction, seconds: float, queued_tokens: int, queued_requests: int
+    ) -> None:
         """Record what one answered prediction took, and the queue it leaves behind."""
         numbers = self._numbers
-        numbers[_QUEUED] = queued_tokens
+        numbers[_QUEUED_TOKENS] = queued_tokens
+        numbers[_QUEUED_REQUESTS] = queued_requests
         numbers[_TEXTS] += len(prediction.rows)
         numbers[_TOKENS] += prediction.n_tokens
         numbers[_TRUNCATED] += len(prediction.truncated)
         timings = prediction.timings
-        start = _HISTOGRAMS
+        start = _DURATIONS
         for value in (seconds, timings.tokenize, timings.queue, timings.inference, timings.aggregate):
             numbers[start + bisect_left(_SECONDS, value)] += 1
             numbers[start + _WIDTH - 1] += value
             start += _WIDTH
 
-    def record_batch(self, n_windows: int, n_tokens: int, seconds: float) -> None:
-        """Record one model call."""
+    def record_batch(
+        self, n_windows: int, n_tokens: int, n_padding: int, seconds: float, n_threads: int
+    ) -> None:
+        """Record one model call: windows, real tokens, padding, time, and the engine threads it stands for."""
         numbers = self._numbers
+        bucket = _SIZES + bisect_left(_BATCH_WINDOWS, n_windows)
         with self._lock:
+            numbers[bucket] += 1
+            numbers[_REQUESTS - 1] += n_windows
             numbers[_BATCHES] += 1
-            numbers[_WINDOWS] += n_windows
-            numbers[_PADDED] += n_tokens
-            numbers[_BUSY] += seconds
+            numbers[_PADDED] += n_tokens + n_padding
+            numbers[_PADDING] += n_padding
+            numbers[_CALLS] += seconds
+            numbers[_BUSY] += seconds * n_threads
+
+    def set_engine_threads(self, n_threads: int) -> None:
+        """Record how many engine threads can be at work."""
+        self._numbers[_THREADS] = n_threads
 
     def set_ready(self, *, ready: bool) -> None:
         """Record whether this worker is ready."""
         self._numbers[_READY] = int(ready)
 
-    def render(self, queued_tokens: int) -> bytes:
+    def render(self, queued_tokens: int, queued_requests: int) -> bytes:
         """Return the Prometheus text of all workers together."""
-        self._numbers[_QUEUED] = queued_tokens
+        self._numbers[_QUEUED_TOKENS] = queued_tokens
+        self._numbers[_QUEUED_REQUESTS] = queued_requests
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -114,7 +147,7 @@ class Metrics(Collector):
         numbers = self._sum_workers()
         for index, (name, text) in enumerate(_COUNTERS):
             yield CounterMetricFamily(name, text, value=numbers[index])
-        for index, (name, text) in enumerate(_GAUGES, len(_COUNTERS)):
+        for index, (name, text) in enumerate(_GAUGES, _GAUGE_SLICE.start):
             yield GaugeMetricFamily(name, text, value=numbers[index])
         requests = CounterMetricFamily("nerve_requests", "Requests answered.", labels=["route", "status"])
         for route, start in self._routes.items():
@@ -122,17 +155,26 @@ class Metrics(Collector):
                 if numbers[start + status]:
                     requests.add_metric([route, str(status)], numbers[start + status])
         yield requests
+        rejections = CounterMetricFamily(
+            "nerve_rejections", "Predictions not answered, by reason.", labels=["reason"]
+        )
+        for reason, index in self._reasons.items():
+            rejections.add_metric([reason], numbers[index])
+        yield rejections
         duration = HistogramMetricFamily(
             "nerve_request_duration_seconds", "Time from the request's head to its answer, for predictions."
         )
-        duration.add_metric([], *_histogram(numbers, _HISTOGRAMS))
+        duration.add_metric([], *_histogram(numbers, _DURATIONS, _SECONDS))
         yield duration
         stages = HistogramMetricFamily(
             "nerve_stage_duration_seconds", "Time of a prediction by stage.", labels=["stage"]
         )
         for index, stage in enumerate(_STAGES, 1):
-            stages.add_metric([stage], *_histogram(numbers, _HISTOGRAMS + index * _WIDTH))
+            stages.add_metric([stage], *_histogram(numbers, _DURATIONS + index * _WIDTH, _SECONDS))
         yield stages
+        sizes = HistogramMetricFamily("nerve_batch_size_windows", "Windows in a model call.")
+        sizes.add_metric([], *_histogram(numbers, _SIZES, _BATCH_WINDOWS))
+        yield sizes
 
     def _create_storage(self) -> bytearray | mmap.mmap:
         """Return zeroed memory of this process, or a file of its own that the other workers read."""
@@ -153,16 +195,18 @@ class Metrics(Collector):
                 continue  # a worker that is just starting
             numbers = list(memoryview(content).cast("d"))
             if not _is_alive(int(path.name)):
-                numbers[_QUEUED] = numbers[_READY] = 0.0
+                numbers[_GAUGE_SLICE] = [0.0] * len(_GAUGES)
             total = [left + right for left, right in zip(total, numbers, strict=True)]
         return total
 
 
-def _histogram(numbers: Sequence[float], start: int) -> tuple[list[tuple[str, float]], float]:
+def _histogram(
+    numbers: Sequence[float], start: int, bounds: Sequence[float]
+) -> tuple[list[tuple[str, float]], float]:
     """Return the cumulative buckets and the sum of one histogram."""
-    counts = numbers[start : start + _WIDTH - 1]
-    bounds = [*map(str, _SECONDS), "+Inf"]
-    return list(zip(bounds, accumulate(counts), strict=True)), numbers[start + _WIDTH - 1]
+    end = start + len(bounds) + 1
+    names = [*(str(float(bound)) for bound in bounds), "+Inf"]
+    return list(zip(names, accumulate(numbers[start:end]), strict=True)), numbers[end]
 
 
 def _is_alive(pid: int) -> bool:

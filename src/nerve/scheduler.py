@@ -115,7 +115,7 @@ class Scheduler:
     deliver: told of jobs that finished, all those of one batch together.
     max_queue_tokens: most tokens that wait.
     max_queue_seconds: longest wait, by the measured rate, with which a job is still admitted.
-    on_batch: told of each model call: windows, padded tokens, seconds.
+    on_batch: told of each model call: windows, tokens, padding, seconds, engine threads that it stands for.
     niceness: how far the engine threads step back behind the other threads of the process, 0 to 19; with
         more than 0 they never spread.
     thread: the one thread that `run` must be called on; it is closed at the end. None: `n_threads` new ones.
@@ -131,7 +131,7 @@ class Scheduler:
         policy: BatchPolicy,
         max_queue_tokens: int,
         n_threads: int = 1,
-        on_batch: Callable[[int, int, float], None] | None = None,
+        on_batch: Callable[[int, int, int, float, int], None] | None = None,
         niceness: int = 0,
         thread: EngineThread | None = None,
         max_queue_seconds: float = math.inf,
@@ -165,6 +165,11 @@ class Scheduler:
         return self._queued_tokens
 
     @property
+    def queued_requests(self) -> int:
+        """Jobs of which windows wait."""
+        return len(self._jobs)
+
+    @property
     def is_idle(self) -> bool:
         """True when a window submitted now would run at once."""
         return not self._jobs and self._n_busy < len(self._threads)
@@ -186,7 +191,7 @@ class Scheduler:
                 raise type(self._refusal)(str(self._refusal))
             does_fit = not self._jobs or self._queued_tokens + job.n_tokens <= self._max_queue_tokens
             if not does_fit or self._must_wait_long(job.n_tokens, len(job.windows)):
-                raise self.overloaded()
+                raise self.overloaded(is_full=not does_fit)
             job.submitted_at = time.monotonic()
             self._jobs.append(job)
             self._queued_tokens += job.n_tokens
@@ -244,13 +249,19 @@ class Scheduler:
         if self._tickets.qsize() < len(self._threads) - self._n_busy:
             self._tickets.put(True)
 
-    def overloaded(self) -> Overloaded:
-        """Return the refusal, with the time that the queue needs to drain."""
+    def overloaded(self, is_full: bool | None = None) -> Overloaded:
+        """Return the refusal, with the time that the queue needs to drain.
+
+        is_full: the tokens that wait are the reason, and not the time they take; None: find out.
+        """
+        if is_full is None:
+            is_full = self._queued_tokens >= self._max_queue_tokens
         seconds = self._seconds_for(self._queued_tokens)
         return Overloaded(
             f"the queue is full: {self._queued_tokens} tokens wait, {seconds:.2f} s of work at the present rate; "
             "send the request again later",
             retry_after_seconds=min(seconds, _MAX_RETRY_AFTER_SECONDS) if self._mean_tokens else 1.0,
+            reason="queue_tokens" if is_full else "queue_wait",
         )
 
     def _seconds_for(self, n_tokens: float) -> float:
@@ -377,7 +388,8 @@ class Scheduler:
                 finished += self._abandon(str(failure))
         if self._on_batch is not None and failure is None:
             n_padded = cost([len(window.ids) for window in windows], self._policy)
-            self._report(self._on_batch, len(windows), n_padded, seconds)
+            n_threads = len(self._threads) if spread else 1
+            self._report(self._on_batch, len(windows), n_tokens, n_padded - n_tokens, seconds, n_threads)
         if finished:
             self._report(self._deliver, finished)
         return now

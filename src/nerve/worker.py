@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from nerve.app import ROUTES, App
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
 from nerve.config import cache_dir_of, find_config, load_api_key, load_config
-from nerve.errors import StartupError
+from nerve.errors import REASONS, StartupError
 from nerve.graph import is_buildable
 from nerve.interfaces import Application
 from nerve.logs import configure_logging
@@ -66,7 +66,8 @@ class Worker:
     def __init__(
         self, config: Config, api_key: str | None, folder: ModelFolder, shared: Shared | None = None
     ) -> None:
-        self.app = App(config, api_key, Metrics(ROUTES, shared.metrics_dir if shared is not None else None))
+        metrics = Metrics(ROUTES, REASONS, shared.metrics_dir if shared is not None else None)
+        self.app = App(config, api_key, metrics)
         self._config = config
         self._folder = folder
         self._shared = shared

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nerve.app import ERROR_TABLE, ROUTES
-from nerve.errors import NerveError, PredictError, StartupError
+from nerve.errors import REASONS, NerveError, Overloaded, PredictError, StartupError
 from nerve.metrics import Metrics
 
 REPOSITORY = Path(__file__).parents[2]
@@ -69,6 +69,12 @@ def test_error_table_has_a_row_for_every_failure_of_a_request() -> None:
     assert set(ERROR_TABLE) == set(subclasses(PredictError))
 
 
+def test_every_failure_has_a_reason_that_is_counted() -> None:
+    """A reason that the metrics do not know would make a defect of a refusal; no two failures share one."""
+    reasons = [error.reason for error in subclasses(PredictError) if error is not Overloaded]
+    assert sorted([*reasons, "queue_tokens", "queue_wait", "pool", PredictError.reason]) == sorted(REASONS)
+
+
 def test_errors_are_of_two_families() -> None:
     """A failure of the server is for the operator or for the client; commands have failures of their own."""
     families = {StartupError, PredictError}
@@ -82,7 +88,7 @@ def test_metrics_are_ours_and_documented() -> None:
     """Every name starts with `nerve_`, and docs/operations.md lists each with its type, no other."""
     found = {
         (family.name + ("_total" if family.type == "counter" else ""), family.type)
-        for family in text_string_to_metric_families(Metrics(ROUTES).render(0).decode())
+        for family in text_string_to_metric_families(Metrics(ROUTES, REASONS).render(0, 0).decode())
         if not family.name.endswith("_created")
     }
     text = (REPOSITORY / "docs/operations.md").read_text()

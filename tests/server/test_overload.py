@@ -89,11 +89,11 @@ def test_request_is_admitted_whole_or_not_at_all(troubled: ServerProcess) -> Non
         for connection in (first, second):
             connection.sendall(request_bytes(json.dumps(SLOW).encode()))
         wait_until(lambda: metric(troubled, "nerve_queue_tokens") == 6, "one runs and one waits")
-        windows = metric(troubled, "nerve_batch_windows_total")
+        windows = metric(troubled, "nerve_batch_size_windows_sum")
         assert post(troubled, {"inputs": ["Anna Bob Paris"] * 8}).status_code == 429
         for connection in (first, second):
             assert read_answer(connection)[0].status == 200
-    assert metric(troubled, "nerve_batch_windows_total") == windows + 2
+    assert metric(troubled, "nerve_batch_size_windows_sum") == windows + 2
 
 
 def test_work_of_clients_that_left_is_dropped(troubled: ServerProcess) -> None:

@@ -65,7 +65,7 @@ class Bench:
     ) -> None:
         self.runner = Runner()
         self.delivered: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self.calls: list[tuple[int, int, float]] = []
+        self.calls: list[tuple[int, int, int, float, int]] = []
         self.scheduler = Scheduler(
             run=self.runner,
             deliver=lambda jobs: [self.delivered.put(job) for job in jobs] and None,
@@ -191,7 +191,7 @@ def test_retry_after_is_the_queue_over_the_measured_rate(bench: Callable[..., Be
     threading.Event().wait(0.2)
     b.release()
     b.wait(2)
-    (_, n0, seconds0), (_, n1, seconds1) = b.calls
+    (_, n0, _, seconds0, _), (_, n1, _, seconds1, _) = b.calls
     rate = (0.9 * n0 + 0.1 * n1) / (0.9 * seconds0 + 0.1 * seconds1)
     b.hold()
     b.submit(3, length=8)
@@ -562,7 +562,7 @@ def test_jobs_run_on_the_thread_that_was_given() -> None:
 def test_packed_batches_count_their_tokens_only() -> None:
     """With a packed graph a long and many short windows share a step, and its cost is their sum."""
     thread = EngineThread("home")
-    calls: list[tuple[int, int, float]] = []
+    calls: list[tuple[int, int, int, float, int]] = []
     delivered: queue.SimpleQueue[list[Job]] = queue.SimpleQueue()
     policy = BatchPolicy(token_budget=64, max_batch_size=8, max_padding=1.0, is_packed=True)
     scheduler = Scheduler(
@@ -572,7 +572,7 @@ def test_packed_batches_count_their_tokens_only() -> None:
     scheduler.submit(job)
     assert delivered.get(timeout=PATIENCE) == [job]
     scheduler.drain()
-    assert [call[:2] for call in calls] == [(4, 64), (1, 1)]
+    assert [call[:3] for call in calls] == [(4, 64, 0), (1, 1, 0)]
 
 
 def test_quick_call_runs_on_the_calling_thread(bench: Callable[..., Bench]) -> None:
