@@ -26,9 +26,10 @@ import numpy as np
 
 from nerve.floats import shortest_floats
 from nerve.types import AggregationStrategy, OffsetUnit, RawScoresAs, Row
+from nerve.windows import merge_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from nerve.labels import LabelSet
     from nerve.types import FloatArray, IntArray, PredictOptions, TokenizedText, TokenScores
@@ -96,6 +97,25 @@ def decode(
         Row(text[start:end], 0, positions[start], positions[end], result)
         for (start, end), result in zip(spans, results, strict=True)
     ]
+
+
+def decode_texts(
+    texts: Sequence[TokenizedText],
+    scores: Sequence[TokenScores],
+    labels: LabelSet,
+    vocabulary: Vocabulary,
+    options: PredictOptions,
+) -> list[list[Row]]:
+    """Give the rows of each text; `scores` are those of the windows of all texts, in order."""
+    rows = []
+    position = 0
+    for text in texts:
+        parts = scores[position : position + len(text.windows)]
+        position += len(text.windows)
+        ranges = [(w.start, w.start + len(w.ids) - text.n_prefix - text.n_suffix) for w in text.windows]
+        merged = merge_scores(parts, ranges, text.n_prefix, text.n_suffix)
+        rows.append(decode(text, merged, labels, vocabulary, options))
+    return rows
 
 
 # --- rows of tokens ---------------------------------------------------------------------------------

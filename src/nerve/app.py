@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import nerve
 from nerve import wire
+from nerve.annex import Annex
 from nerve.engine import INLINE_TOKENS, Engine
 from nerve.errors import (
     ClientGone,
@@ -34,14 +35,15 @@ from nerve.errors import (
     UnsupportedMediaType,
     stack_of,
 )
+from nerve.large import LargeSetup
 from nerve.metrics import CONTENT_TYPE as METRICS_TYPE
 from nerve.metrics import Metrics
 from nerve.openapi import build_openapi
+from nerve.types import Summary, Timings
 
 if TYPE_CHECKING:
     from nerve.config import Config
     from nerve.model import Model
-    from nerve.types import Prediction
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +66,8 @@ ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
 
 _MAX_REQUEST_ID_LENGTH = 128
 _AUTH_SCHEMES = ("bearer", "api-key")
-# Bytes of a body up to which it is decoded on the event loop: about 0.5 ms.
-_INLINE_BYTES = 256 * 1024
+# Bytes of a body above which the annex decodes, tokenizes and answers it (docs/design.md, "The annex").
+_LARGE_BYTES = 16 * 1024
 _PREDICT = "/predict_tokens"
 _UNKNOWN = "unknown"
 # What requests are counted by.
@@ -91,7 +93,7 @@ class Request(Protocol):
     def header(self, name: str) -> str | None:
         """Return the value of a header by its lower-case name."""
 
-    async def read(self, limit: int) -> bytes | None:
+    async def read(self, limit: int) -> bytes | bytearray | None:
         """Return the body, or None as soon as it is known to be above `limit` bytes."""
 
     async def gone(self) -> None:
@@ -107,6 +109,17 @@ class Response:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _LargeCall:
+    """What a large request asks for, before its body is decoded."""
+
+    body: bytes | bytearray
+    msgpack_in: bool
+    msgpack_out: bool
+    deadline: float
+    gone: Callable[[], Awaitable[None]]
+
+
 class App:
     """One worker's application. Its life: starting, `ready`, draining, closed."""
 
@@ -117,6 +130,7 @@ class App:
         self._api_key = api_key.encode() if api_key else None
         self._metrics = metrics
         self._engine: Engine | None = None
+        self._annex: Annex | None = None
         self._unready_reason = "starting: the model is loading"
         self._has_failed = False  # the device, for good
         self._info = b""
@@ -158,6 +172,16 @@ class App:
             on_failure=fail,
             max_queue_seconds=math.inf if limit is None else limit / 1000,
         )
+        self._annex = Annex(
+            LargeSetup(
+                model.folder,
+                model.max_length,
+                model.labels,
+                model.vocabulary,
+                config.runtime,
+                config.limits,
+            )
+        )
         self._info = wire.encode_json(describe(model, config))
         self._is_draining = is_draining
         self._metrics.set_engine_threads(model.n_threads)
@@ -170,6 +194,9 @@ class App:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+        if self._annex is not None:
+            self._annex.close()
+            self._annex = None
 
     async def handle(self, request: Request) -> Response:
         """Answer one request; never raises for anything the client did."""
@@ -218,27 +245,50 @@ class App:
             raise PayloadTooLarge(
                 f"the body is above limits.max_body_bytes = {self._limits.max_body_bytes}; send several requests"
             )
-        if len(body) <= _INLINE_BYTES:
-            decoded = wire.decode_request(body, msgpack=msgpack_in)
-        else:
-            decoded = await engine.offload(lambda: wire.decode_request(body, msgpack=msgpack_in))
-        texts, options = wire.resolve_request(decoded, self._runtime, self._limits)
-        prediction = await engine.predict(texts, options, deadline, request.gone)
         msgpack_out = wire.wants_msgpack(request.header("accept"))
         if msgpack_out:
             headers[0] = ("content-type", wire.MSGPACK_TYPE)
-        if prediction.n_tokens <= INLINE_TOKENS:
-            encoded = wire.encode_rows(prediction.rows, msgpack=msgpack_out)
+        summary: Summary
+        if len(body) > _LARGE_BYTES:
+            call = _LargeCall(body, msgpack_in, msgpack_out, deadline, request.gone)
+            summary, encoded = await self._predict_large(engine, call)
         else:
-            encoded = await engine.offload(
-                lambda: wire.encode_many_rows(prediction.rows, msgpack=msgpack_out), deadline
-            )
+            decoded = wire.decode_request(body, msgpack=msgpack_in)
+            texts, options = wire.resolve_request(decoded, self._runtime, self._limits)
+            summary = prediction = await engine.predict(texts, options, deadline, request.gone)
+            if prediction.n_tokens <= INLINE_TOKENS:
+                encoded = wire.encode_rows(prediction.rows, msgpack=msgpack_out)
+            else:
+                encoded = await engine.offload(
+                    lambda: wire.encode_many_rows(prediction.rows, msgpack=msgpack_out), deadline
+                )
         if time.monotonic() >= deadline:
             raise DeadlineExceeded("the deadline passed before the answer was ready")
         total = time.perf_counter() - started
-        self._metrics.record_prediction(prediction, total, engine.queued_tokens, engine.queued_requests)
-        _add_prediction_headers(headers, prediction, total)
+        self._metrics.record_prediction(summary, total, engine.queued_tokens, engine.queued_requests)
+        _add_prediction_headers(headers, summary, total)
         return Response(200, headers, encoded)
+
+    async def _predict_large(self, engine: Engine, call: _LargeCall) -> tuple[Summary, bytes]:
+        """Answer a large body: the annex does all that is Python work."""
+        annex = self._annex
+        if annex is None:
+            raise AssertionError("this is a bug: the annex comes and goes with the engine")
+        engine.check_large(len(call.body))
+        started = time.perf_counter()
+        outline, context, windows = await engine.offload(
+            lambda: annex.begin(call.body, msgpack=call.msgpack_in), call.deadline
+        )
+        tokenize_seconds = time.perf_counter() - started
+        job = await engine.compute(windows, outline.needs_logits, call.deadline, call.gone)
+        scores = job.scores()
+        started = time.perf_counter()
+        encoded = await engine.offload(
+            lambda: annex.finish(context, scores, msgpack=call.msgpack_out), call.deadline
+        )
+        aggregate_seconds = time.perf_counter() - started
+        timings = Timings(tokenize_seconds, job.queue_seconds, job.inference_seconds, aggregate_seconds)
+        return Summary(outline.n_texts, outline.truncated, job.n_tokens, timings), encoded
 
     def _deadline(self, request: Request) -> float:
         """Return the `time.monotonic()` by which the answer must be ready; the nearest limit wins."""
@@ -325,8 +375,8 @@ def _milliseconds(name: str, text: str) -> float:
     return float(text)
 
 
-def _add_prediction_headers(headers: Headers, prediction: Prediction, total: float) -> None:
-    timings = prediction.timings
+def _add_prediction_headers(headers: Headers, summary: Summary, total: float) -> None:
+    timings = summary.timings
     headers.append(
         (
             "server-timing",
@@ -334,9 +384,9 @@ def _add_prediction_headers(headers: Headers, prediction: Prediction, total: flo
             f"inference;dur={timings.inference * 1000:.3f}, total;dur={total * 1000:.3f}",
         )
     )
-    headers.append(("x-compute-tokens", str(prediction.n_tokens)))
-    if prediction.truncated:
-        headers.append(("x-truncated", ",".join(map(str, prediction.truncated))))
+    headers.append(("x-compute-tokens", str(summary.n_tokens)))
+    if summary.truncated:
+        headers.append(("x-truncated", ",".join(map(str, summary.truncated))))
 
 
 def _no_route(path: str, methods: Mapping[str, object] | None, headers: Headers) -> Response:

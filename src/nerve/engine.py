@@ -21,15 +21,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from nerve.aggregation import decode
+from nerve.aggregation import decode_texts
 from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, Overloaded
 from nerve.scheduler import Job, Scheduler
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
-from nerve.windows import merge_scores
 
 if TYPE_CHECKING:
     from nerve.model import Model
-    from nerve.types import TokenScores
+    from nerve.types import TokenScores, Window
 
 T = TypeVar("T")
 
@@ -136,12 +135,7 @@ class Engine:
         if n_characters <= _INLINE_CHARACTERS:
             tokenized = self._tokenize(texts, options, beside_others=False)
         else:
-            if self._n_offloaded >= _MAX_OFFLOADED:
-                raise Overloaded(
-                    "too many large requests wait; send the request again later",
-                    self._offloaded_seconds,
-                    reason="pool",
-                )
+            self._check_pool()
             tokenized = await self.offload(lambda: self._tokenize(texts, options), deadline)
         if time.monotonic() >= deadline:
             raise DeadlineExceeded("the deadline passed before the request reached the queue")
@@ -155,6 +149,23 @@ class Engine:
         else:
             rows = await self.offload(lambda: self._rows(tokenized, scores, options), deadline)
         return _prediction(tokenized, rows, job, tokenize_seconds, time.perf_counter() - started)
+
+    def check_large(self, n_bytes: int) -> None:
+        """Raise `Overloaded` when a body of `n_bytes`, not decoded yet, would be refused for certain."""
+        self._check_room(n_bytes, 1)
+        self._check_pool()
+
+    async def compute(
+        self,
+        windows: Sequence[Window],
+        needs_logits: bool,
+        deadline: float = math.inf,
+        gone: Callable[[], Awaitable[None]] | None = None,
+    ) -> Job:
+        """Queue and run windows that were tokenized elsewhere; as `predict` in all else."""
+        job = Job(windows, needs_logits, deadline)
+        await self._wait(job, deadline, gone)
+        return job
 
     def predict_blocking(self, texts: Sequence[str], options: PredictOptions) -> Prediction:
         """Answer one request on the calling thread; several threads may call this."""
@@ -219,6 +230,14 @@ class Engine:
         if all(lane.is_full(n_characters + 2 * n_texts) for lane in possible):
             raise possible[-1].overloaded()
 
+    def _check_pool(self) -> None:
+        if self._n_offloaded >= _MAX_OFFLOADED:
+            raise Overloaded(
+                "too many large requests wait; send the request again later",
+                self._offloaded_seconds,
+                reason="pool",
+            )
+
     def _lane_of(self, job: Job) -> Scheduler:
         return self._bulk_lane if job.n_tokens > self._bulk_tokens else self._lane
 
@@ -232,16 +251,7 @@ class Engine:
     def _rows(
         self, tokenized: list[TokenizedText], scores: list[TokenScores], options: PredictOptions
     ) -> list[list[Row]]:
-        """Merge the windows of each text and make its rows."""
-        rows = []
-        position = 0
-        for text in tokenized:
-            parts = scores[position : position + len(text.windows)]
-            position += len(text.windows)
-            ranges = [(w.start, w.start + len(w.ids) - text.n_prefix - text.n_suffix) for w in text.windows]
-            merged = merge_scores(parts, ranges, text.n_prefix, text.n_suffix)
-            rows.append(decode(text, merged, self.model.labels, self.model.vocabulary, options))
-        return rows
+        return decode_texts(tokenized, scores, self.model.labels, self.model.vocabulary, options)
 
     async def _wait(self, job: Job, deadline: float, gone: Callable[[], Awaitable[None]] | None) -> None:
         """Submit a job and wait until it is delivered, its deadline passes, or its client leaves."""
@@ -308,6 +318,7 @@ def _prediction(
 ) -> Prediction:
     return Prediction(
         rows=rows,
+        n_texts=len(tokenized),
         truncated=[index for index, text in enumerate(tokenized) if text.truncated],
         n_tokens=job.n_tokens,
         timings=Timings(tokenize_seconds, job.queue_seconds, job.inference_seconds, aggregate_seconds),

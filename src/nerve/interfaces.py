@@ -29,6 +29,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 # Seconds for which the rest of a refused body is read and thrown away. Without it the connection is reset
 # while the client still sends, and many a client then never reads why (RFC 9112, 9.6).
 _LINGER_SECONDS = 2.0
+# Bytes of a body up to which it is taken whole: one copy, for which the event loop stands still. Of 8 MB that is 10 ms.
+_WHOLE_BYTES = 256 * 1024
 _CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
 
 
@@ -50,7 +52,7 @@ class RsgiRequest:
         value: str | None = self._headers.get(name)
         return value
 
-    async def read(self, limit: int) -> bytes | None:
+    async def read(self, limit: int) -> bytes | bytearray | None:
         """Return the body, or None as soon as it is known to be above `limit` bytes.
 
         Raises `MalformedRequest` when the client stops sending before the end.
@@ -60,7 +62,7 @@ class RsgiRequest:
             return None
         self.has_unread_body = False
         try:
-            if stated is not None:
+            if stated is not None and int(stated) <= _WHOLE_BYTES:
                 return await self._proto()
             body = bytearray()
             while (chunk := await self._next_chunk()) is not None:
@@ -70,7 +72,9 @@ class RsgiRequest:
                     return None
         except (ProtocolClosed, ProtocolError):
             raise MalformedRequest(_CUT_SHORT) from None
-        return bytes(body)
+        if stated is not None and len(body) < int(stated):
+            raise MalformedRequest(_CUT_SHORT)
+        return body
 
     async def discard_body(self) -> None:
         """Throw the rest of the body away, for a short while."""
@@ -105,7 +109,7 @@ class AsgiRequest:
         """Return the value of a header by its lower-case name."""
         return self._headers.get(name)
 
-    async def read(self, limit: int) -> bytes | None:
+    async def read(self, limit: int) -> bytes | bytearray | None:
         """Return the body, or None as soon as it is known to be above `limit` bytes.
 
         Raises `MalformedRequest` when the client stops sending before the end.
@@ -123,7 +127,7 @@ class AsgiRequest:
             more = message.get("more_body", False)
             if len(body) > limit:
                 return None
-        return bytes(body)
+        return body
 
     async def gone(self) -> None:
         """Return once the client has left."""

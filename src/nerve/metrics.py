@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from nerve.types import Prediction
+    from nerve.types import Summary
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -97,13 +97,13 @@ class Metrics(Collector):
         self._numbers[self._reasons[reason]] += 1
 
     def record_prediction(
-        self, prediction: Prediction, seconds: float, queued_tokens: int, queued_requests: int
+        self, prediction: Summary, seconds: float, queued_tokens: int, queued_requests: int
     ) -> None:
         """Record what one answered prediction took, and the queue it leaves behind."""
         numbers = self._numbers
         numbers[_QUEUED_TOKENS] = queued_tokens
         numbers[_QUEUED_REQUESTS] = queued_requests
-        numbers[_TEXTS] += len(prediction.rows)
+        numbers[_TEXTS] += prediction.n_texts
         numbers[_TOKENS] += prediction.n_tokens
         numbers[_TRUNCATED] += len(prediction.truncated)
         timings = prediction.timings

@@ -68,7 +68,7 @@ _CPU_MAX_PADDING = 0.05
 class Model:
     """A loaded, proven and warm model.
 
-    max_length: most tokens of a window, special tokens included.
+    folder: the model folder. max_length: most tokens of a window, special tokens included.
     n_threads: engine threads that should call `session.run`.
     runs_anywhere: `session.run` may be called from any thread, and shares its cores with the callers (CPU).
     thread: the one thread that `session.run` must be called on (packed graphs), or None for any.
@@ -76,6 +76,7 @@ class Model:
 
     model_id: str
     revision: str
+    folder: Path
     labels: LabelSet
     vocabulary: Vocabulary
     tokenizer: TextTokenizer
@@ -125,6 +126,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         model = Model(
             model_id=folder.model_id,
             revision=folder.revision,
+            folder=folder.path,
             labels=labels,
             vocabulary=read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens),
             tokenizer=tokenizer,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from nerve.types import FloatArray, Window
+    from nerve.types import FloatArray, TokenIds, Window
 
 _PROVIDERS = {Device.CPU: "CPUExecutionProvider", Device.CUDA: "CUDAExecutionProvider"}
 _INTEGER_TYPES: dict[str, type[np.integer[Any]]] = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
@@ -169,7 +169,7 @@ class Session:
 
 
 def collate(
-    rows: Sequence[list[int]], pad_id: int, dtype: type[np.integer[Any]]
+    rows: Sequence[TokenIds], pad_id: int, dtype: type[np.integer[Any]]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
     """Pad rows of ids on the right to the longest: returns ids (B,T) and lengths int32 (B,)."""
     lengths = np.array([len(row) for row in rows], np.int32)

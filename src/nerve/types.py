@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     FloatArray = npt.NDArray[np.float32]
     IntArray = npt.NDArray[np.int64]
+    TokenIds = list[int] | npt.NDArray[np.int32]
 
 
 class AggregationStrategy(enum.StrEnum):
@@ -74,11 +75,11 @@ class PredictOptions:
 class Window:
     """One model-sized slice of a text, with its own special tokens: one row of a batch.
 
-    ids: T_w token ids.
+    ids: T_w token ids; int32 (T_w,) where they come from the annex.
     start: index of its first real (not special) token among the text's real tokens.
     """
 
-    ids: list[int]
+    ids: TokenIds
     start: int
 
 
@@ -141,14 +142,21 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """The answer to one request: one list of rows per text, in input order.
+class Summary:
+    """What is reported of one answered request, besides its rows.
 
     truncated: indexes of the texts that were cut. n_tokens: tokens computed, window overlaps and special
     tokens included, padding not.
     """
 
-    rows: list[list[Row]]
+    n_texts: int
     truncated: list[int]
     n_tokens: int
     timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction(Summary):
+    """The answer to one request: one list of rows per text, in input order."""
+
+    rows: list[list[Row]]

@@ -89,7 +89,7 @@ def wants_msgpack(accept: str | None) -> bool:
     )
 
 
-def decode_request(body: bytes, *, msgpack: bool) -> PredictRequest:
+def decode_request(body: bytes | bytearray, *, msgpack: bool) -> PredictRequest:
     """Decode a body. Raises `MalformedRequest` (not decodable) or `InvalidRequest` (wrong types or fields)."""
     decoder = _msgpack_decoder if msgpack else _json_decoder
     try:
@@ -193,7 +193,7 @@ def _quality(parameters: list[str]) -> float:
     return 1.0
 
 
-def _check_well_formed(body: bytes, *, msgpack: bool) -> None:
+def _check_well_formed(body: bytes | bytearray, *, msgpack: bool) -> None:
     """Raise `MalformedRequest` when the whole body cannot be decoded; the typed decoder stops early."""
     try:
         (msgspec.msgpack if msgpack else msgspec.json).decode(body)
