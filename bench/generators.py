@@ -157,6 +157,7 @@ def run_k6(target: Target, scenario: dict, seconds: float, reuse: bool) -> dict:
         "answers": str(answers),
         "tolerance": TOLERANCE,
         "scenario": scenario,
+        "duration_ms": 1000 * seconds,
         "no_reuse": not reuse,
         "summary": str(summary),
     }
