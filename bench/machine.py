@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -56,16 +57,37 @@ def find_versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    wrk = shutil.which("wrk")
+    if wrk:
+        said = subprocess.run([wrk, "-v"], capture_output=True, text=True, check=False).stdout
+        found["wrk"] = said.split("[")[0].removeprefix("wrk").strip()
     return found
 
 
+# What a measurement does not depend on: results themselves, and the pages made of them.
+NOT_MEASURED = (":(top,exclude)bench/results", ":(top,exclude)docs")
+
+
 def find_commit() -> str:
-    """Name the checked-out commit, with `-dirty` when files differ from it; `unknown` outside a repository."""
-    describe_command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    done = subprocess.run(
-        describe_command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
+    """Name the checked-out commit, with `-dirty` when files that are measured differ from it.
+
+    Results that are being written, and docs/, do not count. `unknown` outside a repository.
+    """
+    commit = run_git("rev-parse", "--short=12", "HEAD")
+    if not commit:
+        return "unknown"
+    changed = run_git("status", "--porcelain", "--untracked-files=normal", "--", ":(top)", *NOT_MEASURED)
+    return f"{commit}-dirty" if changed else commit
+
+
+def run_git(*arguments: str) -> str:
+    """Return what git prints; nothing where there is no git or no repository."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    command = [git, *arguments]
+    folder = Path(__file__).parent
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def busy_seconds() -> float:

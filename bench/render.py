@@ -1,97 +1,25 @@
-"""Render result files of run.py: Markdown tables, and plots with --docs.
+"""Render result files of run.py and of stages.py: Markdown tables, and plots with --docs.
 
 usage: python bench/render.py RESULT.json ...          prints the tables
        python bench/render.py --docs RESULT.json ...   writes them and the plots into docs/
-A scenario that is in several files is taken from the last.
+A scenario that is in several files is taken from the last. The stages are those of bench/results/stages.json.
 """
 
 import argparse
 import json
 import statistics
-import tomllib
-from dataclasses import dataclass
 from pathlib import Path
+
+from goals import read_goals
+from results import Result, read_results
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
+STAGES_FILE = HERE / "results" / "stages.json"
 BEGIN, END = "<!-- results: made by bench/render.py -->", "<!-- end of results -->"
-STAGES = ("tokenize", "queue", "inference")
-LARGER_IS_BETTER = {"rps"}
-
-
-@dataclass(frozen=True)
-class Result:
-    """One scenario of one result file."""
-
-    name: str
-    file: str
-    scenario: dict
-    rounds: list[dict[str, list[dict]]]
-
-    def labels(self, names: list[str]) -> list[str]:
-        """Return the variants measured of these servers."""
-        return [label for label in (self.rounds[0] if self.rounds else {}) if label.split("/")[0] in names]
-
-    def column(self, label: str, metric: str, at: int = 0) -> list[float]:
-        """Return a metric of one server by round; `at` counts the rates of an open loop."""
-        return [
-            read_metric(seen[label][at], metric)
-            for seen in self.rounds
-            if has_metric(seen[label][at], metric)
-        ]
-
-    def best(self, names: list[str], metric: str) -> str | None:
-        """Return the best variant of the best of these servers, by the median over the rounds."""
-        columns = {label: self.column(label, metric) for label in self.labels(names)}
-        medians = {label: statistics.median(column) for label, column in columns.items() if column}
-        choose = max if metric in LARGER_IS_BETTER else min
-        return choose(medians, key=medians.get) if medians else None
-
-
-def has_metric(seen: dict, metric: str) -> bool:
-    return metric == "rps" or "p50" in seen["latency_ms"]
-
-
-def read_metric(seen: dict, metric: str) -> float:
-    if metric == "rps":
-        return seen["rps"]
-    if metric == "p99_over_p50":
-        return seen["latency_ms"]["p99"] / seen["latency_ms"]["p50"]
-    return seen["latency_ms"][metric]
-
-
-def read_results(files: list[Path]) -> tuple[dict[str, Result], list[dict]]:
-    results, contents = {}, []
-    for file in files:
-        content = json.loads(file.read_text())
-        contents.append({**content, "file": file.name})
-        for name, found in content["scenarios"].items():
-            results[name] = Result(name, file.name, found["scenario"], found["rounds"])
-    return results, contents
-
-
-def ratio(goal: dict, results: dict[str, Result]) -> tuple[list[float], str] | None:
-    """Return the ratio of a goal by round, and what was compared; None when something was not measured."""
-    result = results.get(goal["scenario"])
-    if result is None:
-        return None
-    metric = goal["metric"]
-    best_by = goal.get("best_by", "p99" if metric == "p99_over_p50" else metric)
-    ours = result.best([goal["of"]], best_by)
-    if ours is None:
-        return None
-    if "over" not in goal:
-        return result.column(ours, metric), ours
-    other = result.best(goal["over"], best_by)
-    if other is None:
-        return None
-    pairs = [(seen[ours][0], seen[other][0]) for seen in result.rounds]
-    known = [(a, b) for a, b in pairs if a["requests"] and b["requests"]]
-    return [read_metric(a, metric) / read_metric(b, metric) for a, b in known], f"{ours} / {other}"
-
-
-def is_reached(goal: dict, value: float) -> bool:
-    return value <= goal["at_most"] if "at_most" in goal else value >= goal["at_least"]
+MODEL = "model"
+# The files that are drawn here.
+PLOTS = ("latency-*.svg", "p99-*.svg", "stages*.svg")
 
 
 def goals_table(results: dict[str, Result]) -> str:
@@ -99,17 +27,64 @@ def goals_table(results: dict[str, Result]) -> str:
         "| measure | to reach | median (least - greatest of the rounds) | reached | compared |",
         "|---|---|---|---|---|",
     ]
-    for goal in tomllib.loads((HERE / "goals.toml").read_text())["goal"]:
-        wanted = f"<= {goal['at_most']}" if "at_most" in goal else f">= {goal['at_least']}"
-        found = ratio(goal, results)
+    for goal in read_goals():
+        found = goal.ratios(results)
         if found is None or not found[0]:
-            lines.append(f"| {goal['measure']} | {wanted} | not measured | - | {goal['scenario']} |")
+            lines.append(f"| {goal.measure} | {goal.wanted} | not measured | - | {goal.scenario} |")
             continue
         values, compared = found
         middle = statistics.median(values)
-        reached = "yes" if is_reached(goal, middle) else "**no**"
+        reached = "yes" if goal.is_reached(middle) else "**no**"
         value = f"{middle:.2f} ({min(values):.2f} - {max(values):.2f})"
-        lines.append(f"| {goal['measure']} | {wanted} | {value} | {reached} | {compared} |")
+        lines.append(f"| {goal.measure} | {goal.wanted} | {value} | {reached} | {compared} |")
+    return "\n".join(lines)
+
+
+def stages_tables(stages: dict) -> str:
+    """Tables of CPU and wall time by stage of the newest run, and of the CPU time outside the model of all runs."""
+    newest = stages["runs"][-1]
+    parts = [
+        "## Where a request's time goes",
+        f"One request of one 36-token text, means in ms, commit {newest['commit']} on {newest['machine']['cpu']} "
+        f"({newest['machine']['cores']} cores, load {newest['machine']['load_before']:.1f} before).",
+        "CPU time that the server uses for a request, all its threads and processes together:",
+        stage_table(newest, "cpu_ms", outside=True),
+        "Time that a lone request takes, as its client sees it:",
+        stage_table(newest, "wall_ms"),
+    ]
+    if len(stages["runs"]) > 1:
+        parts += ["CPU time outside the model in ms per request, by commit:", history_table(stages["runs"])]
+    return "\n\n".join(parts)
+
+
+def stage_table(run: dict, kind: str, outside: bool = False) -> str:
+    found = {name: one for name, one in run["servers"].items() if kind in one}
+    names = list(next(iter(found.values()))[kind]) if found else []
+    more = ["outside the model (least - greatest of the rounds)"] if outside else ["together"]
+    lines = [f"| | {' | '.join([*names, *more])} |", "|---" * (len(names) + 2) + "|"]
+    for label, one in found.items():
+        cells = [f"{one[kind][name]:.3f}" for name in names]
+        if outside:
+            cells.append(spread_cell(one["cpu_ms_outside_model"]))
+        else:
+            cells.append(f"{sum(one[kind].values()):.3f}")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread_cell(values: dict[str, float]) -> str:
+    return f"{values['median']:.3f} ({values['min']:.3f} - {values['max']:.3f})"
+
+
+def history_table(runs: list[dict]) -> str:
+    labels = list(dict.fromkeys(label for run in runs for label in run["servers"]))
+    lines = [f"| commit | {' | '.join(labels)} |", "|---" * (len(labels) + 1) + "|"]
+    for run in runs:
+        cells = [
+            spread_cell(run["servers"][label]["cpu_ms_outside_model"]) if label in run["servers"] else "-"
+            for label in labels
+        ]
+        lines.append(f"| {run['commit']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -124,8 +99,8 @@ def scenario_table(result: Result) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for label in result.labels([*result.scenario["servers"]]):
-        for at in range(len(result.rounds[0][label])):
-            lines.append(server_row(label, [seen[label][at] for seen in result.rounds]))
+        for at in range(result.n_rates(label)):
+            lines.append(server_row(label, result.measurements(label, at)))
     return "\n".join(lines)
 
 
@@ -157,44 +132,39 @@ def machine_lines(contents: list[dict]) -> str:
     for content in contents:
         cpu, versions = content["machine"], content["versions"]
         named = ", ".join(f"{name} {version}" for name, version in versions.items())
-        quick = ", a quick run" if content["quick"] else ""
         lines.append(
-            f"- `{content['file']}`: {content['started']}{quick}, commit {content['commit']}; {cpu['cores']} cores of "
+            f"- `{content['file']}`: {content['started']}, commit {content['commit']}; {cpu['cores']} cores of "
             f"{cpu['cpu']} ({', '.join(cpu['flags'])}), load {cpu['load_before']:.1f} before; {named}"
         )
         lines += [f"  - left out: {what}: {why}" for what, why in content["skipped"].items()]
+        for name, entry in content["scenarios"].items():
+            left_out = entry.get("left_out", {}).items()
+            lines += [f"  - not measured further in {name}: {label}: {why}" for label, why in left_out]
     return "\n".join(lines)
 
 
-def render_tables(results: dict[str, Result], contents: list[dict]) -> str:
-    parts = [
-        "## Against the goals",
-        goals_table(results),
-        "## Where and what",
-        machine_lines(contents),
-        "## Scenarios",
-    ]
+def render_tables(results: dict[str, Result], contents: list[dict], stages: dict | None) -> str:
+    parts = ["## Against the goals", goals_table(results)]
+    if stages:
+        parts.append(stages_tables(stages))
+    parts += ["## Where and what", machine_lines(contents), "## Scenarios"]
     parts += [scenario_table(result) for result in results.values()]
     return "\n\n".join(parts) + "\n"
 
 
 def draw_latencies(results: dict[str, Result], axes_of, save) -> list[str]:
-    """One line a server over the percentiles, for each closed-loop scenario."""
+    """One line a server over the percentiles, for each scenario of one rate."""
     made = []
     for result in results.values():
-        if result.scenario["loop"] != "closed":
+        if len(result.scenario["share"]) > 1:
             continue
         axes = axes_of(result.scenario["description"])
         names = ["p50", "p90", "p99", "p999"]
         for server in result.scenario["servers"]:
             label = result.best([server], "p50")
             if label:
-                axes.plot(
-                    names,
-                    [statistics.median(result.column(label, n)) for n in names],
-                    marker="o",
-                    label=label,
-                )
+                medians = [statistics.median(result.column(label, name)) for name in names]
+                axes.plot(names, medians, marker="o", label=label)
         axes.set(yscale="log", ylabel="latency, ms")
         made.append(save(axes, f"latency-{result.name}"))
     return made
@@ -204,49 +174,65 @@ def draw_sweep(results: dict[str, Result], axes_of, save) -> list[str]:
     """Throughput against p99, one line a server, for each open loop of several rates."""
     made = []
     for result in results.values():
-        if result.scenario["loop"] != "open" or len(result.scenario["share"]) < 2:
+        if len(result.scenario["share"]) < 2:
             continue
         axes = axes_of(result.scenario["description"])
         for label in result.labels(result.scenario["servers"]):
-            ats = range(len(result.rounds[0][label]))
-            points = [[statistics.median(result.column(label, m, at)) for m in ("rps", "p99")] for at in ats]
-            axes.plot(*zip(*points, strict=True), marker="o", label=label)
+            columns = [
+                [result.column(label, metric, at) for metric in ("rps", "p99")]
+                for at in range(result.n_rates(label))
+            ]
+            points = [tuple(map(statistics.median, pair)) for pair in columns if all(pair)]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", label=label)
         axes.set(yscale="log", xlabel="requests/s answered", ylabel="p99, ms")
         made.append(save(axes, f"p99-{result.name}"))
     return made
 
 
-def split_stages(seen: dict) -> dict[str, float]:
-    """Medians of the stages of a request as the server states them, and what remains for the way there."""
-    stages = {name: seen["stages_ms"][name]["p50"] for name in STAGES}
-    total = seen["stages_ms"]["total"]["p50"]
-    stages["hand-over, rows, encoding"] = max(0.0, total - sum(stages.values()))
-    stages["HTTP, both ends"] = max(0.0, seen["latency_ms"]["p50"] - total)
-    return stages
+def draw_stages(stages: dict, axes_of, save) -> list[str]:
+    """Stacked bars: wall time of a lone request, CPU time outside the model, and that by commit."""
+    newest = stages["runs"][-1]["servers"]
+    wall = {label: one["wall_ms"] for label, one in newest.items() if "wall_ms" in one}
+    made = []
+    for model, title in (("zero", "zero-cost model"), ("real", "real model in float32")):
+        bars = {label: one for label, one in wall.items() if label.startswith(model)}
+        if bars:
+            axes = axes_of(f"{title}: where the time of a lone 36-token request goes, as its client sees it")
+            stack(axes, bars, "ms")
+            made.append(save(axes, f"stages-wall-{model}"))
+    axes = axes_of("server CPU time outside the model for a 36-token request, by stage")
+    stack(axes, {label: outside_model(one) for label, one in newest.items()}, "CPU ms per request")
+    made.append(save(axes, "stages-cpu"))
+    if len(stages["runs"]) > 1:
+        axes = axes_of("server CPU time outside the model for a 36-token request, by commit")
+        label = next(iter(newest))
+        bars = {
+            f"{run['commit']}\n{label}": outside_model(run["servers"][label])
+            for run in stages["runs"]
+            if label in run["servers"]
+        }
+        stack(axes, bars, "CPU ms per request")
+        made.append(save(axes, "stages-cpu-history"))
+    return made
 
 
-def draw_stages(results: dict[str, Result], axes_of, save) -> list[str]:
-    """Stacked bars of our own server's stages, a bar for each rate of the open loops."""
-    bars: dict[str, list[dict[str, float]]] = {}
-    for result in results.values():
-        for label in result.labels(["nerve", "nerve-int8"]):
-            for at, seen in ((at, seen) for one in result.rounds for at, seen in enumerate(one[label])):
-                if seen.get("stages_ms", {}).get("total"):
-                    rate = f"{result.scenario['share'][at]:.0%}" if result.scenario["share"] else "fixed rate"
-                    bars.setdefault(f"{result.name}\n{label}, {rate}", []).append(split_stages(seen))
-    if not bars:
-        return []
-    axes = axes_of("where a request's time goes (medians)")
+def outside_model(found: dict) -> dict[str, float]:
+    return {stage: value for stage, value in found["cpu_ms"].items() if stage != MODEL}
+
+
+def stack(axes, bars: dict[str, dict[str, float]], unit: str) -> None:
+    """Draw one stacked bar a row, in the order given."""
     left = [0.0] * len(bars)
-    for stage in next(iter(bars.values()))[0]:
-        widths = [statistics.median(one[stage] for one in column) for column in bars.values()]
+    for stage in next(iter(bars.values())):
+        widths = [one[stage] for one in bars.values()]
         axes.barh(list(bars), widths, left=left, label=stage)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.set(xlabel="ms")
-    return [save(axes, "stages")]
+    axes.invert_yaxis()
+    axes.set(xlabel=unit)
 
 
-def draw(results: dict[str, Result], folder: Path) -> list[str]:
+def draw(results: dict[str, Result], stages: dict | None, folder: Path) -> list[str]:
     """Draw all plots; return the Markdown that shows them."""
     import matplotlib as mpl  # noqa: PLC0415  only plots need it
 
@@ -255,6 +241,8 @@ def draw(results: dict[str, Result], folder: Path) -> list[str]:
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
     folder.mkdir(parents=True, exist_ok=True)
+    for old in (file for kind in PLOTS for file in folder.glob(kind)):
+        old.unlink()
 
     def axes_of(title: str):
         _, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
@@ -268,8 +256,12 @@ def draw(results: dict[str, Result], folder: Path) -> list[str]:
         plt.close(axes.figure)
         return f"![{axes.get_title()}](img/{name}.svg)"
 
-    makers = (draw_latencies, draw_sweep, draw_stages)
-    return [line for make in makers for line in make(results, axes_of, save)]
+    made = draw_stages(stages, axes_of, save) if stages else []
+    return made + draw_sweep(results, axes_of, save) + draw_latencies(results, axes_of, save)
+
+
+def read_stages(file: Path) -> dict | None:
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def main() -> None:
@@ -277,14 +269,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", nargs="+", type=Path)
+    parser.add_argument("--stages", type=Path, default=STAGES_FILE, help="file of stages.py")
     parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md and docs/img/")
     arguments = parser.parse_args()
     results, contents = read_results(arguments.results)
-    tables = render_tables(results, contents)
+    stages = read_stages(arguments.stages)
+    tables = render_tables(results, contents, stages)
     if not arguments.docs:
         print(tables)
         return
-    plots = "\n\n".join(draw(results, DOCS / "img"))
+    plots = "\n\n".join(draw(results, stages, DOCS / "img"))
     page = DOCS / "benchmarks.md"
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -1,28 +1,31 @@
 """Run the bench: scenarios x rounds x servers, interleaved, into one JSON file under bench/results/.
 
 In every round each server of a scenario is measured once, in an order that is rotated from round to round,
-so that whatever else the machine does falls on all of them. Ratios are made within a round, by render.py.
+so that whatever else the machine does falls on all of them. Ratios are made within a round, by goals.py.
+The file is written after every measurement. The same command goes on with it where it was cut off, and other
+scenarios or more rounds are added to it, as long as commit, machine and versions are the same.
 """
 
 import argparse
 import contextlib
-import json
+import shlex
 import signal
-import statistics
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import generators
 import machine
+import results
 import servers
 import workload
 from generators import Target
-from models import WORK, BenchModel, Unavailable, find_model
-from scenarios import Scenario, read_scenarios, shorten, to_plain
+from goals import eliminate, read_goals, servers_of
+from models import WORK, BenchModel, Unavailable, find_model, hold_work
+from scenarios import Scenario, ScenarioSet, read_scenarios, read_sets, to_plain
 from servers import Server, ServerSpec
 from workload import Reference, Requests, Workload
 
@@ -41,7 +44,6 @@ class Bench:
         self.references: dict[str, Reference] = {}
         self.requests: dict[tuple[str, Workload], Requests] = {}
         self.started: dict[tuple[str, str], Server] = {}
-        self.skipped: dict[str, str] = {}
 
     def model_for(self, scenario: Scenario, spec: ServerSpec) -> BenchModel:
         """Return the server's own model, else the scenario's."""
@@ -71,11 +73,6 @@ class Bench:
             probe = self.requests_for(scenario, spec).bodies[0]
             self.started[key] = Server(spec, model, probe)
         return self.started[key]
-
-    def skip(self, scenario: Scenario, spec: ServerSpec, reason: Exception) -> None:
-        """Note, for all to see, that a server takes no part in a scenario."""
-        self.skipped[f"{scenario.name}: {spec.label}"] = str(reason)
-        print(f"  SKIPPED {spec.label}: {reason}", flush=True)
 
     def close(self) -> None:
         """End all servers."""
@@ -147,7 +144,7 @@ def measure_server(scenario: Scenario, server: Server, target: Target) -> list[d
             return [measure(server, target, partial(closed, scenario.seconds))]
         rates = list(scenario.rates)
         if scenario.share:
-            saturated = measure(server, target, partial(closed, max(2, scenario.seconds / 2)))["rps"]
+            saturated = measure(server, target, partial(closed, max(2, scenario.seconds / 4)))["rps"]
             rates += [share * saturated for share in scenario.share]
         return [measure(server, target, partial(opened, rate)) for rate in rates]
 
@@ -175,19 +172,111 @@ def measure_floor(scenario: Scenario, spec: ServerSpec, model: BenchModel, reque
     ]
 
 
-def prepare(bench: Bench, scenario: Scenario, specs: list[ServerSpec]) -> dict[str, Target | None]:
-    """Start the servers of a scenario and learn their answers; note those that cannot take part."""
-    ready: dict[str, Target | None] = {}
-    for spec in filter(scenario.takes, specs):
-        try:
-            requests = bench.requests_for(scenario, spec)
-            if spec.name == "floor":
-                ready[spec.label] = None
-            else:
-                ready[spec.label] = learn_answers(bench.server_for(scenario, spec), requests)
-        except (Unavailable, OSError) as reason:
-            bench.skip(scenario, spec, reason)
-    return ready
+@dataclass
+class Course:
+    """One scenario on its way: its entry in the result file, and the servers that still take part.
+
+    ready: what to send to each server; None for the floor, which is none.
+    """
+
+    bench: Bench
+    scenario: Scenario
+    content: dict
+    entry: dict
+    file: Path
+    specs: list[ServerSpec]
+    ready: dict[str, Target | None] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """Start the servers and learn their answers; note those that cannot take part."""
+        self.content["skipped"] = {
+            key: reason
+            for key, reason in self.content["skipped"].items()
+            if not key.startswith(f"{self.scenario.name}: ")
+        }
+        for spec in self.specs:
+            if spec.label in self.entry["left_out"]:
+                continue
+            try:
+                requests = self.bench.requests_for(self.scenario, spec)
+                model = self.bench.model_for(self.scenario, spec)
+                if spec.name == "floor":
+                    self.ready[spec.label], settings = None, servers.peer_environment(spec, model, 0)
+                else:
+                    server = self.bench.server_for(self.scenario, spec)
+                    self.ready[spec.label], settings = learn_answers(server, requests), server.settings
+                self.content["configurations"][f"{spec.label} on {model.name}"] = settings
+            except (Unavailable, OSError) as reason:
+                self.skip(spec, reason)
+        self.save()
+
+    def skip(self, spec: ServerSpec, reason: Exception) -> None:
+        """Note, for all to see, that a server takes no part in the scenario, and drop what was measured of it."""
+        self.content["skipped"][f"{self.scenario.name}: {spec.label}"] = str(reason)
+        print(f"  SKIPPED {spec.label}: {reason}", flush=True)
+        self.ready.pop(spec.label, None)
+        for seen in (*self.entry["rounds"], self.entry["qualification"]):
+            seen.pop(spec.label, None)
+
+    def save(self) -> None:
+        """Write the result file."""
+        results.save(self.content, self.file)
+
+    def taking_part(self) -> list[ServerSpec]:
+        """Return the servers to measure."""
+        return [s for s in self.specs if s.label in self.ready and s.label not in self.entry["left_out"]]
+
+    def measure_into(
+        self, seen: dict[str, list[dict]], specs: list[ServerSpec], scenario: Scenario, name: str
+    ) -> None:
+        """Measure the servers that are not in `seen` yet; a server that fails is left out of the scenario."""
+        for spec in specs:
+            if spec.label in seen:
+                continue
+            try:
+                seen[spec.label] = measure_in_round(self.bench, scenario, spec, self.ready[spec.label])
+            except (OSError, RuntimeError, subprocess.SubprocessError) as reason:
+                self.skip(spec, reason)
+                continue
+            self.save()
+            for one in seen[spec.label]:
+                print(f"  {name} {line(spec.label, one)}", flush=True)
+
+    def qualify(self) -> None:
+        """Measure every server once, shortly, and leave out those that cannot be the best for any goal."""
+        short = replace(self.scenario, seconds=min(2, self.scenario.seconds), warm_up_seconds=1)
+        seen = self.entry["qualification"]
+        self.measure_into(seen, self.taking_part(), short, "qualification")
+        goals = [goal for goal in read_goals() if goal.scenario == self.scenario.name]
+        self.entry["left_out"] = eliminate(goals, {label: column[0] for label, column in seen.items()})
+        for label, reason in self.entry["left_out"].items():
+            print(f"  left out: {label}: {reason}", flush=True)
+        self.save()
+
+    def run(self, rounds: int, qualify: bool) -> None:
+        """Prepare, qualify and measure, as far as that is not done yet."""
+        print(f"{self.scenario.name}: {self.scenario.description}", flush=True)
+        self.prepare()
+        if qualify:
+            self.qualify()
+        for number in range(rounds):
+            if number == len(self.entry["rounds"]):
+                self.entry["rounds"].append({})
+            taken = self.taking_part()
+            shift = number % max(1, len(taken))
+            order = taken[shift:] + taken[:shift]
+            self.measure_into(self.entry["rounds"][number], order, self.scenario, f"round {number + 1}")
+
+    def is_done(self, rounds: int) -> bool:
+        """Whether nothing is left to measure; then no server need be started."""
+        known = self.content["skipped"]
+        wanted = [
+            spec.label
+            for spec in self.specs
+            if spec.label not in self.entry["left_out"] and f"{self.scenario.name}: {spec.label}" not in known
+        ]
+        done = self.entry["rounds"][:rounds]
+        return len(done) == rounds and all(label in seen for seen in done for label in wanted)
 
 
 def measure_in_round(bench: Bench, scenario: Scenario, spec: ServerSpec, target: Target | None) -> list[dict]:
@@ -195,28 +284,6 @@ def measure_in_round(bench: Bench, scenario: Scenario, spec: ServerSpec, target:
         model, requests = bench.model_for(scenario, spec), bench.requests_for(scenario, spec)
         return measure_floor(scenario, spec, model, requests)
     return measure_server(scenario, bench.server_for(scenario, spec), target)
-
-
-def run_scenario(bench: Bench, scenario: Scenario, specs: list[ServerSpec], rounds: int) -> list[dict]:
-    """Return one {server label: measurements} for each round; a server that fails in one is left out of all."""
-    print(f"{scenario.name}: {scenario.description}", flush=True)
-    ready = prepare(bench, scenario, specs)
-    results = []
-    for number in range(rounds):
-        taken = [spec for spec in specs if spec.label in ready]
-        shift = number % max(1, len(taken))
-        seen: dict[str, list[dict]] = {}
-        for spec in taken[shift:] + taken[:shift]:
-            try:
-                seen[spec.label] = measure_in_round(bench, scenario, spec, ready[spec.label])
-            except (OSError, RuntimeError, subprocess.CalledProcessError) as reason:
-                bench.skip(scenario, spec, reason)
-                del ready[spec.label]
-                continue
-            for one in seen[spec.label]:
-                print(f"  round {number + 1} {line(spec.label, one)}", flush=True)
-        results.append(seen)
-    return [{label: one for label, one in seen.items() if label in ready} for seen in results]
 
 
 def line(label: str, seen: dict) -> str:
@@ -231,101 +298,87 @@ def line(label: str, seen: dict) -> str:
     return "  ".join(parts)
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def summarise(rounds: list[dict]) -> dict:
-    """Median, least and greatest over the rounds of req/s and percentiles, by server and rate."""
-    found: dict[str, list[dict]] = {}
-    for label in rounds[0] if rounds else ():
-        found[label] = [
-            {
-                "rps": spread([one["rps"] for one in column]),
-                "latency_ms": {
-                    name: spread([one["latency_ms"][name] for one in column])
-                    for name in column[0]["latency_ms"]
-                    if all(name in one["latency_ms"] for one in column)
-                },
-            }
-            for column in zip(*(seen[label] for seen in rounds), strict=True)
-        ]
-    return found
-
-
-def choose(arguments: argparse.Namespace) -> tuple[list[Scenario], list[ServerSpec], int]:
-    scenarios, specs = read_scenarios(), servers.read_specs()
-    unknown = {
-        *(set(arguments.scenario) - {scenario.name for scenario in scenarios}),
-        *(set(arguments.servers) - {name for spec in specs for name in (spec.name, spec.label)}),
+def choose_set(arguments: argparse.Namespace) -> ScenarioSet:
+    """Return the set that was named, with what the command line says otherwise."""
+    chosen = read_sets()["quick" if arguments.quick else arguments.set]
+    asked = {
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "open_seconds": arguments.open_seconds,
+        "warm_up_seconds": arguments.warm_up,
     }
+    return replace(chosen, **{name: value for name, value in asked.items() if value})
+
+
+def choose_scenarios(chosen: ScenarioSet, named: list[str]) -> list[Scenario]:
+    known = {scenario.name: scenario for scenario in read_scenarios()}
+    wanted = named or chosen.scenarios or list(known)
+    unknown = set(wanted) - set(known)
     if unknown:
-        raise SystemExit(
-            f"unknown: {', '.join(sorted(unknown))}; see bench/scenarios/ and bench/servers.toml"
-        )
-    if arguments.scenario:
-        scenarios = [scenario for scenario in scenarios if scenario.name in arguments.scenario]
-    elif arguments.quick:
-        scenarios = [scenario for scenario in scenarios if scenario.quick]
-    if arguments.quick:
-        scenarios = [shorten(scenario) for scenario in scenarios]
-    if arguments.servers:
-        wanted = set(arguments.servers)
-        specs = [spec for spec in specs if spec.name in wanted or spec.label in wanted]
-    return scenarios, specs, arguments.rounds or (2 if arguments.quick else 5)
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; see bench/scenarios/")
+    return [chosen.adjust(known[name]) for name in wanted]
+
+
+def choose_servers(chosen: ScenarioSet, scenario: Scenario, named: list[str]) -> list[ServerSpec]:
+    """Return the servers that a scenario measures in a set."""
+    specs = [spec for spec in servers.read_specs() if scenario.takes(spec)]
+    if chosen.for_goals:
+        compared = [*servers_of(read_goals(), scenario.name), *chosen.also]
+        specs = [spec for spec in specs if results.is_one_of(spec.label, compared)]
+    return [spec for spec in specs if not named or results.is_one_of(spec.label, named)]
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="few scenarios, 2 rounds of 2 s: shows that all works"
-    )
-    parser.add_argument(
-        "--scenario", action="append", default=[], metavar="NAME", help="only this one; repeatable"
-    )
+    parser.add_argument("--set", default="full", choices=list(read_sets()), help="of sets.toml (full)")
+    parser.add_argument("--quick", action="store_true", help="--set quick: shows that all works")
+    parser.add_argument("--scenario", nargs="+", default=[], metavar="NAME", help="only these")
     parser.add_argument(
         "--servers", nargs="+", default=[], metavar="NAME", help="only these, by name or name/variant"
     )
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds (5; 2 with --quick)")
-    parser.add_argument("--out", metavar="NAME", help="name of the result file (quick, or date and commit)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="instead of the set's")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of a closed loop, instead of the set's")
+    parser.add_argument(
+        "--open-seconds", type=float, metavar="S", help="of an open loop, instead of the set's"
+    )
+    parser.add_argument("--warm-up", type=float, metavar="S", help="instead of the set's")
+    parser.add_argument("--out", metavar="NAME", help="name of the result file (date and commit)")
+    parser.add_argument("--fresh", action="store_true", help="do not go on with the file: begin anew")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that held servers are ended
-    scenarios, specs, rounds = choose(arguments)
-    started = datetime.now(UTC)
+    chosen = choose_set(arguments)
+    scenarios = choose_scenarios(chosen, arguments.scenario)
+    known = {name for spec in servers.read_specs() for name in (spec.name, spec.label)}
+    if set(arguments.servers) - known:
+        raise SystemExit(
+            f"unknown: {', '.join(sorted(set(arguments.servers) - known))}; see bench/servers.toml"
+        )
     facts = machine.describe()
-    name = arguments.out or ("quick" if arguments.quick else f"{started:%Y%m%d-%H%M}-{facts['commit']}")
+    name = arguments.out or f"{time.strftime('%Y%m%d-%H%M', time.gmtime())}-{facts['commit']}"
     file = HERE / "results" / f"{name}.json"
     file.parent.mkdir(exist_ok=True)
-    content = {
-        "started": started.isoformat(timespec="seconds"),
-        "quick": arguments.quick,
-        "rounds": rounds,
-        **facts,
-        "skipped": {},
-        "configurations": {},
-        "scenarios": {},
-    }
+    started = time.monotonic()
     bench = Bench()
-    with contextlib.closing(bench):
-        for scenario in scenarios:
-            seen = run_scenario(bench, scenario, specs, rounds)
-            content["scenarios"][scenario.name] = {
-                "scenario": to_plain(scenario),
-                "summary": summarise(seen),
-                "rounds": seen,
-            }
-            content["skipped"] = bench.skipped
-            content["configurations"] = {
-                f"{label} on {on}": s.settings for (label, on), s in bench.started.items()
-            }
-            file.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"written: {file}")
+    try:
+        content = results.begin(file, facts, shlex.join(sys.argv[1:]), arguments.fresh)
+        with hold_work(), contextlib.closing(bench):
+            for scenario in scenarios:
+                entry = results.entry_of(content, scenario.name, to_plain(scenario))
+                specs = choose_servers(chosen, scenario, arguments.servers)
+                course = Course(bench, scenario, content, entry, file, specs)
+                if course.is_done(chosen.rounds):
+                    print(f"{scenario.name}: done before", flush=True)
+                else:
+                    course.run(chosen.rounds, chosen.for_goals and scenario.loop == "closed")
+    except results.OtherConditions as error:
+        raise SystemExit(str(error)) from error
+    print(f"written: {file}, in {(time.monotonic() - started) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

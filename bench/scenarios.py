@@ -1,4 +1,4 @@
-"""The scenarios of bench/scenarios/, as values."""
+"""The scenarios of bench/scenarios/ and the sets of sets.toml, as values."""
 
 import tomllib
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ class Scenario:
     share: open loop only: arrival rates as shares of what the same server answered at saturation (closed
         loop, `connections` connections, same requests), measured just before.
     rates: open loop only: arrival rates in requests/s, the same for every server.
-    variants: the variants of a server that are tried; empty for all.
+    variants: the variants of the servers that are tried; empty for all.
     """
 
     name: str
@@ -33,13 +33,36 @@ class Scenario:
     share: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     variants: list[str] = field(default_factory=list)
-    quick: bool = False
     workload: Workload = field(default_factory=Workload)
 
     def takes(self, spec: ServerSpec) -> bool:
-        """Whether the scenario measures this server; one-variant servers are always taken."""
-        return spec.name in self.servers and (
-            not self.variants or spec.variant in {*self.variants, "auto", "1"} or spec.name == "floor"
+        """Whether the scenario measures this server."""
+        return spec.name in self.servers and (not self.variants or spec.variant in self.variants)
+
+
+@dataclass(frozen=True)
+class ScenarioSet:
+    """One entry of sets.toml, which says what the fields mean."""
+
+    name: str
+    rounds: int
+    scenarios: list[str] = field(default_factory=list)
+    seconds: float | None = None
+    open_seconds: float | None = None
+    warm_up_seconds: float | None = None
+    distinct: int | None = None
+    for_goals: bool = False
+    also: list[str] = field(default_factory=list)
+
+    def adjust(self, scenario: Scenario) -> Scenario:
+        """Return the scenario with the set's times."""
+        seconds = self.open_seconds if scenario.loop == "open" else self.seconds
+        work = scenario.workload
+        return replace(
+            scenario,
+            seconds=seconds or scenario.seconds,
+            warm_up_seconds=self.warm_up_seconds or scenario.warm_up_seconds,
+            workload=replace(work, distinct=min(self.distinct or work.distinct, work.distinct)),
         )
 
 
@@ -53,10 +76,8 @@ def read_scenario(file: Path) -> Scenario:
     return Scenario(name=file.stem, **content)
 
 
-def shorten(scenario: Scenario) -> Scenario:
-    """Make the same scenario one for a quick look."""
-    work = replace(scenario.workload, distinct=min(8, scenario.workload.distinct))
-    return replace(scenario, seconds=2, warm_up_seconds=1, share=scenario.share[:1], workload=work)
+def read_sets(file: Path = HERE / "sets.toml") -> dict[str, ScenarioSet]:
+    return {name: ScenarioSet(name, **entry) for name, entry in tomllib.loads(file.read_text()).items()}
 
 
 def to_plain(scenario: Scenario) -> dict:

@@ -7,11 +7,12 @@ tested: wrong answers are counted, and undoing wrk's correction restores the his
 usage: python bench/selftest.py
 """
 
+import contextlib
 import sys
 from collections import Counter
 
 from generators import Target, closed_loop, open_loop, undo_correction
-from models import BenchModel
+from models import BenchModel, hold_work
 from servers import HERE, Server, ServerSpec
 
 NOTHING = BenchModel("none", HERE, HERE, {})
@@ -53,12 +54,9 @@ def check_wrong_answers(server: Server) -> None:
 def main() -> int:
     check_correction()
     spec = ServerSpec("stalling", "1", ["{python}", "stalling.py"], route="/hello_world")
-    server = Server(spec, NOTHING, b"{}")
-    try:
+    with hold_work(), contextlib.closing(Server(spec, NOTHING, b"{}")) as server:
         check_stalls(server)
         check_wrong_answers(server)
-    finally:
-        server.close()
     return 0
 
 

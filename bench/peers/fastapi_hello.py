@@ -22,9 +22,10 @@ async def hello_world(body: Hello) -> dict[str, str]:
 
 if __name__ == "__main__":
     uvicorn.run(
-        app,
+        "fastapi_hello:app",
         host="127.0.0.1",
         port=int(os.environ["BENCH_PORT"]),
+        workers=int(os.environ["BENCH_WORKERS"]),
         loop="uvloop",
         http="httptools",
         log_level="warning",
