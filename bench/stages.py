@@ -1,9 +1,11 @@
 """Where the time of a 36-token request goes in our own server, by stage, into bench/results/stages.json.
 
-CPU time: what every thread of the server used under load (/proc/PID/task/TID/schedstat, nanoseconds), over
-the requests answered. What a thread did it for is told by py-spy, which samples the stacks in a run of its own, so
-that sampling does not weigh on the totals: a sample belongs to the stage of the innermost function of our own
-(`stage_of`). Threads without Python code are Granian's runtime and onnxruntime's pool.
+CPU time: what every thread of the server used under load (/proc/PID/task/TID/schedstat, nanoseconds), over the requests
+answered. What of it was spent in calls of the model is counted (profiling/sitecustomize.py), and threads that never ran
+Python are onnxruntime's, so the time outside the model is exact. What the rest was for is told by py-spy, which
+samples the stacks in a run of its own, so that sampling does not weigh on the totals: a sample belongs to the stage of
+the innermost function of our own (`stage_of`). A thread that waits for a core is sampled, too, so the split is best on
+an idle machine.
 Wall time, at one connection: means of the stages from /metrics, and what the client saw beyond them.
 
 The file keeps one entry for each commit, so that it shows what changes did.
@@ -15,6 +17,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import os
 import re
 import signal
 import statistics
@@ -22,8 +25,10 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 import generators
@@ -32,10 +37,11 @@ import servers
 from generators import Target
 from models import WORK, hold_work
 from run import Bench, learn_answers
-from scenarios import read_scenarios
+from scenarios import Scenario, read_scenarios
 from servers import Server
 
 FILE = Path(__file__).parent / "results" / "stages.json"
+PROFILING = Path(__file__).parent / "profiling"
 SCENARIOS = ["zero-c1", "zero-c32", "real-c1", "real-c32"]
 HTTP, DECODE, TOKENIZE, HAND_OVER, MODEL, ROWS, ENCODE, REST = STAGES = (
     "HTTP, event loop",
@@ -135,21 +141,31 @@ def count_samples(raw: str, source_lines: dict[str, list[str]]) -> dict[int, Cou
 
 
 def split_cpu(
-    used: dict[int, float], samples: dict[int, Counter], python_threads: set[int], idle: set[int]
+    used: dict[int, float],
+    in_model: dict[int, float],
+    samples: dict[int, Counter],
+    python_threads: set[int],
+    idle: set[int],
 ) -> dict[str, float]:
     """Divide CPU seconds by thread into CPU seconds by stage.
 
+    in_model: CPU seconds of `used` that were spent in calls of the model, by thread.
     python_threads: those that ever ran Python, Granian's runtime among them; what the others of a worker do is compute
     for the model. idle: threads of processes that answer no requests.
     """
     split = dict.fromkeys(STAGES, 0.0)
     for thread, seconds in used.items():
-        seen = samples.get(thread)
+        calls = min(seconds, in_model.get(thread, 0.0))
+        split[MODEL] += calls
+        # A sample in the model is one of the calls that are counted already.
+        seen = Counter({stage: n for stage, n in samples.get(thread, Counter()).items() if stage != MODEL})
         if thread in idle:
-            split[REST] += seconds
+            split[REST] += seconds - calls
         elif seen:
             for stage, count in seen.items():
-                split[stage] += seconds * count / seen.total()
+                split[stage] += (seconds - calls) * count / seen.total()
+        elif calls:
+            split[HAND_OVER] += seconds - calls
         else:
             split[HTTP if thread in python_threads else MODEL] += seconds
     return split
@@ -163,6 +179,15 @@ def cpu_by_thread(server: Server) -> dict[int, float]:
             with contextlib.suppress(OSError):
                 used[int(folder.name)] = int((folder / "schedstat").read_text().split()[0]) / 1e9
     return used
+
+
+def model_cpu_by_thread(folder: Path) -> dict[int, float]:
+    """Return the CPU seconds that each thread has spent in calls of the model."""
+    found = {}
+    for file in folder.iterdir():
+        numbers = memoryview(file.read_bytes()).cast("d").tolist()
+        found |= {int(t): seconds for t, seconds in zip(numbers[::2], numbers[1::2], strict=True) if t}
+    return found
 
 
 def read_metrics(server: Server) -> dict[str, float]:
@@ -220,13 +245,33 @@ def sample_stacks(pids: list[int], load, seconds: float) -> dict[int, Counter]:
     return samples
 
 
-def measure_cpu(server: Server, load, seconds: float) -> tuple[dict[int, float], dict[str, float], dict]:
-    """Run the load; return what it used by thread, what it added to the metrics, and what the client saw."""
-    metrics, before = read_metrics(server), cpu_by_thread(server)
+@dataclass(frozen=True)
+class Measured:
+    """What one run of the load used and showed.
+
+    used, in_model: CPU seconds by thread, in all and in calls of the model. metrics: what was added to the stages'
+    histograms. seen: by the client.
+    """
+
+    used: dict[int, float]
+    in_model: dict[int, float]
+    metrics: dict[str, float]
+    seen: dict
+
+
+def measure_cpu(server: Server, calls: Path, load, seconds: float) -> Measured:
+    """Run the load once."""
+
+    def read() -> tuple[dict, dict, dict]:
+        return cpu_by_thread(server), model_cpu_by_thread(calls), read_metrics(server)
+
+    before = read()
     seen = load(seconds)
-    after = cpu_by_thread(server)
-    used = {thread: after[thread] - before.get(thread, 0.0) for thread in after}
-    return used, {name: value - metrics.get(name, 0) for name, value in read_metrics(server).items()}, seen
+    used, in_model, metrics = (
+        {key: value - old.get(key, 0.0) for key, value in new.items()}
+        for old, new in zip(before, read(), strict=True)
+    )
+    return Measured(used, in_model, metrics, seen)
 
 
 def split_wall(metrics: dict[str, float], client_ms: float, cpu_ms: dict[str, float]) -> dict[str, float]:
@@ -252,30 +297,38 @@ def split_wall(metrics: dict[str, float], client_ms: float, cpu_ms: dict[str, fl
     return {**wall, REST: max(0.0, client_ms - sum(wall.values()))}
 
 
-def measure(server: Server, target: Target, connections: int, seconds: float, rounds: int) -> dict:
-    """Return one entry of the file: times in ms per request."""
+def measure(
+    server: Server, calls: Path, target: Target, scenario: Scenario, seconds: float, rounds: int
+) -> dict:
+    """Return one entry of the file: times in ms per request.
+
+    calls: folder in which the server's processes count the CPU time of the model's calls.
+    """
+    connections = scenario.connections
 
     def load(duration: float) -> dict:
         return generators.closed_loop(target, connections, duration, reuse=True)
 
     with server.turn():
         load(2)
-        measured = [measure_cpu(server, load, seconds) for _ in range(rounds)]
-        busy, idle = part_processes(server.pids(), measured[-1][0])
+        measured = [measure_cpu(server, calls, load, seconds) for _ in range(rounds)]
+        busy, idle = part_processes(server.pids(), measured[-1].used)
         python = set().union(*(find_python_threads(pid) for pid in busy))
         samples = sample_stacks(busy, load, max(8, 2 * seconds))
+    if not any(one.in_model.get(thread) for one in measured for thread in one.used):
+        raise RuntimeError("no call of the model was counted: profiling/sitecustomize.py does not know it")
     cpu, outside, wall = [], [], []
-    for used, metrics, seen in measured:
-        n_requests = seen["requests"]
-        split = split_cpu(used, samples, python, idle)
+    for one in measured:
+        n_requests = one.seen["requests"]
+        split = split_cpu(one.used, one.in_model, samples, python, idle)
         cpu.append({stage: 1000 * value / n_requests for stage, value in split.items()})
         outside.append(sum(value for stage, value in cpu[-1].items() if stage != MODEL))
-        wall.append(split_wall(metrics, 1000 * connections * seen["seconds"] / n_requests, cpu[-1]))
+        wall.append(split_wall(one.metrics, 1000 * connections * one.seen["seconds"] / n_requests, cpu[-1]))
     found = {
         "connections": connections,
-        "requests": [seen["requests"] for _, _, seen in measured],
-        "rps": statistics.median(seen["rps"] for _, _, seen in measured),
-        "errors": [seen["errors"] for _, _, seen in measured if seen["errors"]],
+        "requests": [one.seen["requests"] for one in measured],
+        "rps": statistics.median(one.seen["rps"] for one in measured),
+        "errors": [one.seen["errors"] for one in measured if one.seen["errors"]],
         "samples": sum(counts.total() for counts in samples.values()),
         "cpu_ms": median_of(cpu),
         "cpu_ms_outside_model": {
@@ -327,7 +380,11 @@ def main() -> None:
     facts = machine.describe()
     scenarios = {scenario.name: scenario for scenario in read_scenarios()}
     found: dict[str, dict] = {}
-    with hold_work(), contextlib.closing(Bench()) as bench:
+    with contextlib.ExitStack() as held:
+        held.enter_context(hold_work())
+        calls = Path(held.enter_context(TemporaryDirectory()))
+        os.environ |= {"BENCH_MODEL_CPU": str(calls), "PYTHONPATH": str(PROFILING)}
+        bench = held.enter_context(contextlib.closing(Bench()))
         for name in arguments.scenario:
             scenario = scenarios[name]
             for spec in servers.read_specs():
@@ -337,9 +394,7 @@ def main() -> None:
                     server = bench.server_for(scenario, spec)
                     target = learn_answers(server, requests)
                     key = f"{name}, {spec.label}"
-                    found[key] = measure(
-                        server, target, scenario.connections, arguments.seconds, arguments.rounds
-                    )
+                    found[key] = measure(server, calls, target, scenario, arguments.seconds, arguments.rounds)
                     print(describe(key, found[key]), flush=True)
     content = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": []}
     arguments.out.write_text(json.dumps(add_run(content, facts, found), indent=1) + "\n")

@@ -1,9 +1,15 @@
 """The breakdown of a request's time by stage."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
+import onnx
 import pytest
 import stages
+import zero_model
 from stages import DECODE, ENCODE, HAND_OVER, HTTP, MODEL, REST, ROWS, TOKENIZE
 
 SOURCES = {"session": ["outputs = self._session.run(names, feed)", "feed = np.zeros(shape)"]}
@@ -49,12 +55,44 @@ def test_samples_are_counted_by_thread() -> None:
 
 
 def test_cpu_time_is_divided_and_none_is_lost() -> None:
-    """Each thread's time goes to its stages by its samples; threads without Python are the model's or Granian's."""
-    used = {1: 2.0, 2: 0.5, 3: 4.0, 9: 0.25}
-    split = stages.split_cpu(used, {1: Counter({TOKENIZE: 3, ENCODE: 1})}, python_threads={1, 2, 9}, idle={9})
-    wanted = {TOKENIZE: 1.5, ENCODE: 0.5, HTTP: 0.5, MODEL: 4.0, REST: 0.25}
-    assert {stage: value for stage, value in split.items() if value} == wanted
-    assert sum(split.values()) == sum(used.values())
+    """The model's calls are what was counted; the rest of a thread goes to its stages by its other samples."""
+    used = {1: 2.0, 2: 0.5, 3: 4.0, 4: 3.0, 5: 1.0, 9: 0.25}
+    split = stages.split_cpu(
+        used,
+        in_model={4: 2.9, 5: 0.75},
+        samples={1: Counter({TOKENIZE: 3, ENCODE: 1}), 4: Counter({MODEL: 50, HAND_OVER: 40})},
+        python_threads={1, 2, 4, 5, 9},
+        idle={9},
+    )
+    wanted = {TOKENIZE: 1.5, ENCODE: 0.5, HTTP: 0.5, MODEL: 4.0 + 2.9 + 0.75, HAND_OVER: 0.35, REST: 0.25}
+    assert {stage: value for stage, value in split.items() if value} == pytest.approx(wanted)
+    assert sum(split.values()) == pytest.approx(sum(used.values()))
+
+
+def test_calls_of_the_model_are_counted(tmp_path: Path) -> None:
+    """What onnxruntime computes for a thread is counted for it, whichever of its functions is called."""
+    onnx.save(zero_model.make_graph(50, 3, 0), tmp_path / "zero.onnx")
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    code = (
+        "import sys, time, threading, numpy as np, onnxruntime as ort\n"
+        "session = ort.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])\n"
+        "ids = np.zeros((64, 512), np.int64)\n"
+        "start = time.thread_time()\n"
+        "for _ in range(50): session.run(['logits'], {'input_ids': ids})\n"
+        "print(threading.get_native_id(), time.thread_time() - start)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "zero.onnx")],
+        env={**os.environ, "BENCH_MODEL_CPU": str(calls), "PYTHONPATH": str(stages.PROFILING)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    thread, seconds = done.stdout.split()
+    counted = stages.model_cpu_by_thread(calls)
+    assert list(counted) == [int(thread)]
+    assert 0.5 * float(seconds) < counted[int(thread)] <= float(seconds)
 
 
 def test_wall_time_adds_up_to_what_the_client_saw() -> None:
