@@ -228,7 +228,7 @@ class Engine:
         """
         possible = [self._lane] if n_characters <= self._bulk_tokens else [self._lane, self._bulk_lane]
         if all(lane.is_full(n_characters + 2 * n_texts) for lane in possible):
-            raise possible[-1].overloaded()
+            raise possible[-1].refuse()
 
     def _check_pool(self) -> None:
         if self._n_offloaded >= _MAX_OFFLOADED:

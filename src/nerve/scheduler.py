@@ -23,6 +23,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, ParamSpec
 
+from nerve.admission import MOST_WINDOWS_OF_ONE, POOL_WINDOWS, Admission
 from nerve.batching import BatchPolicy, cost, fair_order, take
 from nerve.errors import (
     DeadlineExceeded,
@@ -54,10 +55,6 @@ _RATE_SMOOTHING = 0.1
 # Most that one batch counts for, as a multiple of the time it should have taken: a process that was stopped
 # for a while has not become slow for good.
 _MOST_DELAY = 8.0
-# A few clients that each send the next request when they have an answer are no overload: behind fewer windows
-# than this, and behind so many times its own tokens, a request may wait however long that takes.
-_FEW_WINDOWS = 32
-_PATIENCE = 8
 # Jobs beyond which the wait is told from the sum of their tokens, without a look at each.
 _MANY_JOBS = 128
 _MAX_RETRY_AFTER_SECONDS = 60.0
@@ -114,7 +111,8 @@ class Scheduler:
         nothing else runs or waits here, so that the call may use all cores.
     deliver: told of jobs that finished, all those of one batch together.
     max_queue_tokens: most tokens that wait.
-    max_queue_seconds: longest wait, by the measured rate, with which a job is still admitted.
+    max_queue_seconds: longest wait, by the measured rate, with which a job is still admitted in an overload
+        (`admission`).
     on_batch: told of each model call: windows, tokens, padding, seconds, engine threads that it stands for.
     niceness: how far the engine threads step back behind the other threads of the process, 0 to 19; with
         more than 0 they never spread.
@@ -140,7 +138,7 @@ class Scheduler:
         self._deliver = deliver
         self._policy = policy
         self._max_queue_tokens = max_queue_tokens
-        self._max_queue_seconds = max_queue_seconds
+        self._admission = Admission(max_queue_seconds) if max_queue_seconds < math.inf else None
         self._on_batch = on_batch
         self._niceness = niceness
         self._lock = threading.Lock()
@@ -150,6 +148,7 @@ class Scheduler:
         self._running_tokens = 0
         self._n_running = 0  # windows
         self._n_busy = 0
+        self._last_end = 0.0  # `time.monotonic()` of the last call's end
         self._refusal: PredictError | None = None  # why nothing is admitted any more
         # Smoothed over the batches so far: tokens and seconds of the lane, and the rate of one call.
         self._mean_tokens = 0.0
@@ -189,13 +188,16 @@ class Scheduler:
         with self._lock:
             if self._refusal is not None:
                 raise type(self._refusal)(str(self._refusal))
-            does_fit = not self._jobs or self._queued_tokens + job.n_tokens <= self._max_queue_tokens
-            if not does_fit or self._must_wait_long(job.n_tokens, len(job.windows)):
-                raise self.overloaded(is_full=not does_fit)
             job.submitted_at = time.monotonic()
-            self._jobs.append(job)
-            self._queued_tokens += job.n_tokens
-            self._wake_one()
+            self._note_idle(job.submitted_at)
+            does_fit = not self._jobs or self._queued_tokens + job.n_tokens <= self._max_queue_tokens
+            if does_fit and not self._must_wait_long(job.n_tokens, len(job.windows)):
+                self._jobs.append(job)
+                self._queued_tokens += job.n_tokens
+                self._wake_one()
+                return
+            job.submitted_at = 0.0
+        raise self.refuse() if does_fit else self._overloaded(is_full=True)
 
     def run_here(self, job: Job, limit_seconds: float) -> bool:
         """Run a job of one window on the calling thread, if that is quicker than handing it over.
@@ -207,8 +209,9 @@ class Scheduler:
             is_quick = 0 < job.n_tokens < limit_seconds * self._call_rate
             if not is_quick or self._refusal is not None or self._jobs or self._n_busy:
                 return False
-            self._n_busy += 1
             job.submitted_at = time.monotonic()
+            self._note_idle(job.submitted_at)
+            self._n_busy += 1
             job.queue_seconds = 0.0
             job.waiting.clear()
             job.n_running = 1
@@ -249,13 +252,27 @@ class Scheduler:
         if self._tickets.qsize() < len(self._threads) - self._n_busy:
             self._tickets.put(True)
 
-    def overloaded(self, is_full: bool | None = None) -> Overloaded:
-        """Return the refusal, with the time that the queue needs to drain.
+    def refuse(self) -> Overloaded:
+        """Return what a job that would be refused is to be told: how long the queue needs to drain.
 
-        is_full: the tokens that wait are the reason, and not the time they take; None: find out.
+        The first refusal for a wait is the begin of an overload: the waiting jobs that are no better off are
+        refused with it.
         """
-        if is_full is None:
+        refused: list[Job] = []
+        with self._lock:
             is_full = self._queued_tokens >= self._max_queue_tokens
+            if self._admission is not None and not is_full:
+                refused = self._take_off(self._admission) if not self._admission.is_overload else []
+                self._admission.note_refusal()
+            error = self._overloaded(is_full=is_full)
+        for job in refused:
+            job.error = self._overloaded(is_full=False)
+        if refused:
+            self._report(self._deliver, refused)
+        return error
+
+    def _overloaded(self, *, is_full: bool) -> Overloaded:
+        """Return a refusal; `is_full`: the tokens that wait are the reason, and not the time they take."""
         seconds = self._seconds_for(self._queued_tokens)
         return Overloaded(
             f"the queue is full: {self._queued_tokens} tokens wait, {seconds:.2f} s of work at the present rate; "
@@ -269,23 +286,49 @@ class Scheduler:
         return n_tokens * self._mean_seconds / self._mean_tokens if self._mean_tokens else 0.0
 
     def _must_wait_long(self, n_tokens: int, n_windows: int) -> bool:
-        """Tell whether the work before a job's last window takes too long for it; the lock is held.
+        """Tell whether a job must be refused for its wait; the lock is held.
 
-        Of each waiting job, no more windows come before than the job has itself (`fair_order`).
+        Of each waiting job, no more windows come before a job's last one than the job has itself
+        (`fair_order`).
         """
-        if not self._jobs or self._max_queue_seconds == math.inf:
+        admission = self._admission
+        if not self._jobs or admission is None:
             return False
-        patience = _PATIENCE * n_tokens
-        ahead = self._running_tokens + self._queued_tokens
-        if ahead <= patience or self._seconds_for(ahead) <= self._max_queue_seconds:
+        own = self._seconds_for(n_tokens)
+        seconds = self._seconds_for(self._running_tokens + self._queued_tokens)
+        if not admission.is_long(seconds, own):
             return False
+        if not admission.is_overload:
+            return not admission.is_pool(self._count_windows() + min(n_windows, MOST_WINDOWS_OF_ONE), seconds)
         if len(self._jobs) > _MANY_JOBS:
             return True
-        waiting = [len(job.windows[w].ids) for job in self._jobs for w in islice(job.waiting, n_windows)]
-        if self._n_running + len(waiting) < _FEW_WINDOWS:
-            return False
-        ahead = self._running_tokens + sum(waiting)
-        return ahead > patience and self._seconds_for(ahead) > self._max_queue_seconds
+        waiting = sum(len(job.windows[w].ids) for job in self._jobs for w in islice(job.waiting, n_windows))
+        return admission.is_long(self._seconds_for(self._running_tokens + waiting), own)
+
+    def _count_windows(self) -> int:
+        """Return the windows under way, as `Admission.is_pool` counts them; the lock is held."""
+        if len(self._jobs) > POOL_WINDOWS:
+            return len(self._jobs)
+        return self._n_running + sum(min(len(job.waiting), MOST_WINDOWS_OF_ONE) for job in self._jobs)
+
+    def _take_off(self, admission: Admission) -> list[Job]:
+        """Take the jobs off the queue that would wait too long; those that were begun stay. The lock is held."""
+        taken = []
+        ahead = self._running_tokens
+        for job in list(self._jobs):
+            is_begun = len(job.waiting) < len(job.windows)
+            if is_begun or not admission.is_long(self._seconds_for(ahead), self._seconds_for(job.n_tokens)):
+                ahead += sum(len(job.windows[w].ids) for w in job.waiting)
+            else:
+                self._forget(job)
+                taken.append(job)
+        return taken
+
+    def _note_idle(self, now: float) -> None:
+        """Take note that a job need not wait, if that is so; the lock is held."""
+        admission = self._admission
+        if admission is not None and admission.is_overload and self.is_idle:
+            admission.note_idle(now - self._last_end if not self._n_busy else 0.0)
 
     def _work(self) -> None:
         """Serve until told to end and nothing waits."""
@@ -379,6 +422,7 @@ class Scheduler:
         n_tokens = sum(len(window.ids) for window in windows)
         with self._lock:
             self._n_busy -= 1
+            self._last_end = now
             self._running_tokens -= n_tokens
             self._n_running -= len(batch)
             if failure is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from builders import ServerProcess, start_server, write_config
+from builders import ServerProcess, start_server, write_config, write_troubled_model
 from raw_http import connect, exchange, metric, read_answer, request_bytes, wait_until
 
 SLOW = {"inputs": "Anna x x x", "aggregation_strategy": "simple"}  # 6 tokens, several tenths of a second
@@ -50,37 +50,80 @@ def test_full_queue_refuses_and_answers_what_it_admitted(troubled: ServerProcess
     assert refused >= statuses.count(429)
 
 
-def test_long_wait_is_refused_and_what_was_admitted_is_answered(tmp_path: Path, troubled_model: Path) -> None:
-    """With room for many tokens, `max_queue_ms` alone refuses; the 32 windows that always may wait do."""
-    config = write_config(
-        tmp_path / "config.yaml",
-        troubled_model,
-        batching={"max_queue_ms": 50, "max_batch_size": 1},
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[ServerProcess]:
+    """Run a model that takes about 10 ms for each "x", on one thread, with the shipped limit of waiting."""
+    model = write_troubled_model(tmp_path / "model", slow_turns=30)
+    config = write_config(tmp_path / "config.yaml", model, batching={"max_batch_size": 1}, cpu={"threads": 1})
+    started = start_server(config)
+    for _ in range(10):
+        assert started.predict("Bob x").status_code == 200  # the rate is known from here on
+    yield started
+    started.client.close()
+    assert started.stop() == 0
+
+
+def ask_at_once(server: ServerProcess, names: list[str]) -> list[int]:
+    """Send one slow request for each name, each on a connection of its own; check and count the answers."""
+    connections = [connect(server) for _ in names]
+    for name, connection in zip(names, connections, strict=True):
+        body = {"inputs": f"{name} x", "aggregation_strategy": "simple"}
+        connection.sendall(request_bytes(json.dumps(body).encode()))
+    statuses = []
+    for name, connection in zip(names, connections, strict=True):
+        answer, _ = read_answer(connection)
+        connection.close()
+        statuses.append(answer.status)
+        if answer.status == 200:
+            assert [row["token"] for row in answer.json()[0]] == [name]
+        else:
+            assert answer.status == 429
+            assert answer.json()["error_type"] == "Overloaded"
+            assert 1 <= int(answer.headers["retry-after"]) <= 60
+            assert answer.headers["cache-control"] == "no-store"
+    return statuses
+
+
+def test_pool_of_clients_is_served_and_a_flood_is_cut_short(slow: ServerProcess) -> None:
+    """128 clients that wait for their answers all get them; of 400 requests at once most are refused."""
+    names = ["Anna", "Bob", "Paris", "New York"]
+    for _ in range(2):
+        assert set(ask_at_once(slow, names * 32)) == {200}
+    started = time.perf_counter()
+    statuses = ask_at_once(slow, names * 100)
+    assert time.perf_counter() - started < 5
+    assert (
+        4 <= statuses.count(200) < 100
+    )  # all 400 would have taken about 4 s; those that are not refused 0.04 s
+    assert slow.predict("Anna x").status_code in (200, 429)
+    time.sleep(0.3)
+    assert set(ask_at_once(slow, names * 32)) == {200}
+
+
+def test_retry_after_is_the_time_that_the_queue_takes(
+    serve: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    """A client that comes back after `retry-after` finds the queue drained, and has not waited for much longer."""
+    server = serve(
+        folder=write_troubled_model(tmp_path / "model", slow_turns=30),
+        batching={"max_batch_size": 1, "max_queue_ms": None, "max_queue_tokens": 1000},
         cpu={"threads": 1},
     )
-    patient = start_server(config)
-    try:
-        assert patient.predict("Bob x").status_code == 200  # the rate is known from here on
-        names = ["Anna", "Bob", "Paris", "New York"] * 12
-        with ThreadPoolExecutor(len(names)) as pool:
-            answers = list(
-                pool.map(
-                    lambda n: post(patient, {"inputs": f"{n} x", "aggregation_strategy": "simple"}), names
-                )
-            )
-        for name, answer in zip(names, answers, strict=True):
-            if answer.status_code == 200:
-                assert [row["token"] for row in answer.json()[0]] == [name]
-            else:
-                assert answer.status_code == 429
-                assert 1 <= int(answer.headers["retry-after"]) <= 60
-                assert answer.headers["cache-control"] == "no-store"
-        statuses = [answer.status_code for answer in answers]
-        assert statuses.count(200) >= 32
-        assert statuses.count(429) >= 1
-    finally:
-        patient.client.close()
-        assert patient.stop() == 0
+    for _ in range(20):
+        assert server.predict("Bob x").status_code == 200
+    body = request_bytes(json.dumps({"inputs": "Bob x"}).encode())  # 4 tokens
+    connections = [connect(server) for _ in range(300)]
+    for connection in connections:
+        connection.sendall(body)
+    answers = [read_answer(connection)[0] for connection in connections[-30:]]
+    refused_at = time.perf_counter()
+    told = {int(answer.headers["retry-after"]) for answer in answers if answer.status == 429}
+    wait_until(lambda: metric(server, "nerve_queue_tokens") == 0, "the queue is drained", 30)
+    seconds = time.perf_counter() - refused_at
+    for connection in connections:
+        connection.close()
+    assert told
+    assert seconds - 0.5 <= max(told) <= 2 * seconds + 1
 
 
 def test_request_is_admitted_whole_or_not_at_all(troubled: ServerProcess) -> None:

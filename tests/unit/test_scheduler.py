@@ -228,47 +228,108 @@ def test_one_call_that_was_held_up_does_not_spoil_the_rate(bench: Callable[..., 
     assert b.scheduler._seconds_for(10) < 0.02
 
 
-def test_long_wait_is_refused(bench: Callable[..., Bench]) -> None:
-    """What would have to wait too long at the measured rate is refused; a larger job has more patience."""
-    b = bench(max_queue_seconds=1.0)
+def fill(b: Bench, n_jobs: int, **options: Any) -> list[Job]:
+    """Hold the engine at a rate of 100 tokens a second and submit jobs."""
     b.hold()
     b.scheduler._measure(100, 1.0, 1.0, 1)
-    for tag in range(31):
-        b.submit(tag)
-    assert not b.scheduler.is_full(1000)
-    assert b.scheduler.is_full(4)  # 32 windows and 1.28 s are before it
-    with pytest.raises(Overloaded) as refused:
-        b.submit(50)
-    assert refused.value.retry_after_seconds == pytest.approx(1.24)
-    b.submit(51, length=20)
+    return [b.submit(tag, **options) for tag in range(n_jobs)]
+
+
+def test_pool_of_clients_is_never_refused(bench: Callable[..., Bench]) -> None:
+    """However slow the model, as many clients as 128 that send one text at a time are served."""
+    b = bench(max_queue_seconds=0.001, max_queue_tokens=10_000)
+    fill(b, 127)
     b.release()
-    assert len(b.wait(33)) == 33
+    assert len(b.wait(128)) == 128
+
+
+def test_pool_of_clients_with_many_windows_is_never_refused(bench: Callable[..., Bench]) -> None:
+    """A dozen clients that send many windows at a time are served, whatever that takes."""
+    b = bench(max_queue_seconds=0.001, max_queue_tokens=10_000, max_batch_size=32)
+    fill(b, 12, n_windows=50)
+    b.release()
+    assert len(b.wait(13)) == 13
+
+
+def test_overload_refuses_all_that_would_wait_long(bench: Callable[..., Bench]) -> None:
+    """The request that is too many, and with it the newest ones that wait: each once, each with 429's error."""
+    b = bench(max_queue_seconds=1.0, max_queue_tokens=10_000)
+    jobs = fill(b, 127)
+    assert b.scheduler.is_full(4)
+    with pytest.raises(Overloaded) as error:
+        b.submit(500)
+    refused = b.wait(102)
+    assert set(map(id, refused)) == set(map(id, jobs[25:]))  # 26 x 4 tokens are just above 1 s
+    assert error.value.retry_after_seconds == pytest.approx(1.0)
+    for job in refused:
+        with pytest.raises(Overloaded) as told:
+            job.scores()
+        assert told.value.retry_after_seconds == pytest.approx(1.0)
+    with pytest.raises(Overloaded):
+        b.submit(501)  # the wait is 1.04 s
+    b.submit(502, length=40)  # a larger job has more patience
+    b.release()
+    assert {job.windows[0].ids[0] for job in b.wait(27)} == {999, 502, *range(25)}
     assert b.scheduler.queued_tokens == 0
 
 
-def test_few_windows_ahead_never_refuse(bench: Callable[..., Bench]) -> None:
-    """However slow the model, as many clients as 32 that send one text at a time are served."""
-    b = bench(max_queue_seconds=0.001)
-    b.hold()
-    b.scheduler._measure(1, 10.0, 10.0, 1)
-    for tag in range(31):
+def test_jobs_that_were_begun_outlive_the_overload(bench: Callable[..., Bench]) -> None:
+    """What has cost work already is finished."""
+    b = bench(max_queue_seconds=0.001, max_queue_tokens=10_000, max_batch_size=1)
+    b.runner.gate.clear()
+    begun = b.submit(1, n_windows=5)
+    b.runner.wait_for_call()
+    b.scheduler._measure(1, 1.0, 1.0, 1)
+    for tag in range(2, 125):
         b.submit(tag)
+    with pytest.raises(Overloaded):
+        b.submit(500)
     b.release()
-    assert len(b.wait(32)) == 32
+    finished = b.wait(124)
+    assert [job for job in finished if job.error is None] == [begun]
+    assert len(begun.scores()) == 5
+
+
+def test_pool_may_come_after_an_overload(bench: Callable[..., Bench]) -> None:
+    """After a pause nobody remembers the overload: 128 clients at once are served again."""
+    b = bench(max_queue_seconds=0.001, max_queue_tokens=10_000)
+    fill(b, 127)
+    with pytest.raises(Overloaded):
+        b.submit(500)
+    b.release()
+    b.wait(128)
+    b.scheduler._last_end -= 1.0  # the pause
+    fill(b, 127)
+    b.release()
+    assert all(job.error is None for job in b.wait(128))
 
 
 def test_expected_wait_follows_the_fair_order(bench: Callable[..., Bench]) -> None:
-    """Long requests before a short one delay it by one window each, and one of many windows by all of them."""
-    b = bench(max_queue_seconds=1.0)
-    b.hold()
-    b.scheduler._measure(100, 1.0, 1.0, 1)
-    b.submit(1, n_windows=100)
-    b.submit(2, n_windows=100)
-    b.submit(3, length=1)
+    """In an overload, a long request delays a short one by one window, and one of many windows by all of them."""
+    b = bench(max_queue_seconds=1.0, max_queue_tokens=10_000)
+    fill(b, 127)
     with pytest.raises(Overloaded):
-        b.submit(4, n_windows=33, length=1)
+        b.submit(500)
+    b.wait(102)
+    for job in list(b.scheduler._jobs):
+        b.scheduler.cancel(job)
+    b.submit(1, n_windows=100)
+    b.submit(3, length=1)
+    b.submit(2, n_windows=100)
+    with pytest.raises(Overloaded):
+        b.submit(4, n_windows=24, length=1)
     b.release()
     b.wait(4)
+
+
+def test_full_queue_is_no_overload(bench: Callable[..., Bench]) -> None:
+    """A request that does not fit the queue costs those that wait nothing."""
+    b = bench(max_queue_seconds=0.001, max_queue_tokens=100)
+    fill(b, 2, n_windows=8)
+    with pytest.raises(Overloaded):
+        b.submit(3, n_windows=20)
+    b.release()
+    assert all(job.error is None for job in b.wait(3))
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
