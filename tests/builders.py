@@ -30,7 +30,7 @@ LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 LOOKUP = {"anna": 1, "maria": 2, "bob": 1, "paris": 3, "new": 3, "york": 4, "##ville": 2}
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-WORDS = ("lives", "in", "and", "the", "sees", "a", ".", ",", "x", "y", "##s", "##ing", "é", "😀")
+WORDS = ("lives", "in", "and", "the", "sees", "a", ".", ",", "x", "y", "##s", "##ing", "é", "😀", "canary")
 SURE = 6.0  # logit of the label a token has; the others have 0
 SLOW_SIZE, SLOW_TURNS = 256, 300  # matrix products for each slow word: about 0.1 s
 
@@ -68,8 +68,10 @@ def write_lookup_model(folder: Path, max_length: int = 16, labels: tuple[str, ..
     return folder
 
 
-def write_troubled_model(folder: Path, slow_word: str = "x", slow_turns: int = SLOW_TURNS) -> Path:
-    """Write a lookup model that takes a while for each `slow_word` and fails on each "y".
+def write_troubled_model(
+    folder: Path, slow_word: str = "x", slow_turns: int = SLOW_TURNS, bad_word: str = "y"
+) -> Path:
+    """Write a lookup model that takes a while for each `slow_word` and fails on each `bad_word`.
 
     Both are real: the graph multiplies matrices for the one, and looks up outside its table for the other.
     """
@@ -107,7 +109,7 @@ def write_troubled_model(folder: Path, slow_word: str = "x", slow_turns: int = S
         helper.make_node("Add", ["found", "nothing"], ["logits"]),
     ]
     constants = {
-        "bad_id": np.array(vocabulary["y"]),
+        "bad_id": np.array(vocabulary[bad_word]),
         "slow_id": np.array(vocabulary[slow_word]),
         "outside": np.array(10_000),
         "turns_each": np.array(slow_turns),
@@ -174,7 +176,10 @@ def write_config(path: Path, model_folder: Path, **sections: dict[str, Any]) -> 
     document: dict[str, Any] = {
         "model": {"checkpoint_repository": {"source": "LOCAL", "path": str(model_folder)}, "device": "cpu"},
         "runtime": {"window_stride": 4},
-        "server": {"host": "127.0.0.1", "port": free_port(), "log_format": "json"},
+        "server": {
+            **{"host": "127.0.0.1", "port": free_port(), "log_format": "json"},
+            "canary_interval_ms": None,  # tests count model calls; those of the canary turn it on
+        },
     }
     for name, values in sections.items():
         document.setdefault(name, {}).update(values)
@@ -220,6 +225,16 @@ def wait_until_ready(server: ServerProcess, timeout: float = 60) -> None:
             pass
         time.sleep(0.05)
     raise AssertionError(f"the server is not ready after {timeout} s:\n{server.log()}")
+
+
+def workers_of(server: ServerProcess) -> list[int]:
+    """Return the ids of the processes that serve."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()
+    ]
 
 
 def open_engine(model_folder: Path, **sections: dict[str, Any]) -> Engine:

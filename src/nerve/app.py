@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import nerve
 from nerve import wire
 from nerve.annex import Annex
+from nerve.canary import Canary
 from nerve.engine import INLINE_TOKENS, Engine
 from nerve.errors import (
     ClientGone,
@@ -133,6 +134,8 @@ class App:
         self._annex: Annex | None = None
         self._unready_reason = "starting: the model is loading"
         self._has_failed = False  # the device, for good
+        self._is_well = True
+        self._canary: Canary | None = None
         self._info = b""
         self._openapi = wire.encode_json(build_openapi(config.limits))
         self._is_draining: Callable[[], bool] = lambda: False
@@ -182,6 +185,13 @@ class App:
                 config.limits,
             )
         )
+        if config.server.canary_interval_ms is not None:
+            self._canary = Canary(
+                self._engine,
+                config.server.canary_interval_ms / 1000,
+                config.server.canary_timeout_ms / 1000,
+                self._tell_health,
+            )
         self._info = wire.encode_json(describe(model, config))
         self._is_draining = is_draining
         self._metrics.set_engine_threads(model.n_threads)
@@ -190,6 +200,8 @@ class App:
     def close(self) -> None:
         """Finish what was admitted, then answer 503. Blocks."""
         self._unready_reason = "draining: the server is shutting down"
+        if self._canary is not None:
+            self._canary.stop()
         self._metrics.set_ready(ready=False)
         if self._engine is not None:
             self._engine.close()
@@ -197,6 +209,10 @@ class App:
         if self._annex is not None:
             self._annex.close()
             self._annex = None
+
+    def _tell_health(self, is_well: bool) -> None:
+        self._is_well = is_well
+        self._metrics.set_ready(ready=is_well)
 
     async def handle(self, request: Request) -> Response:
         """Answer one request; never raises for anything the client did."""
@@ -318,6 +334,8 @@ class App:
             raise Unavailable(self._unready_reason)
         if self._has_failed:
             raise Unavailable("the device has failed; this process ends")
+        if not self._is_well:
+            raise Unavailable("the model does not answer; this process ends unless it does so again")
         if self._is_draining():
             raise Unavailable("draining: the server is shutting down")
         return Response(200, headers, wire.encode_json({"status": "ready"}))

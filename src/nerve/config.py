@@ -205,11 +205,15 @@ class ServerConfig(_Section, frozen=True):
     loop: EventLoop = EventLoop.AUTO
     runtime_threads: PositiveInt = 1
     backlog: Annotated[int, Meta(ge=128)] = 1024
+    max_connections: PositiveInt = 4096
+    client_timeout_ms: PositiveInt = 30_000
     log_format: LogFormat = LogFormat.AUTO
     log_level: LogLevel = LogLevel.INFO
     access_log: bool = False
     api_key_file: str | None = None
     tls: TlsConfig | None = None
+    canary_interval_ms: PositiveInt | None = 10_000
+    canary_timeout_ms: PositiveInt = 10_000
     drain_delay_ms: NonNegativeInt = 0
     drain_timeout_ms: PositiveInt = 30_000
 
@@ -242,6 +246,14 @@ def find_config(path: str | None) -> Path:
     raise ConfigError(f"no config file at {tried}; name one with --config FILE or {ENV_CONFIG}")
 
 
+def _in_one_line(error: yaml.YAMLError) -> str:
+    """Return what is wrong and where; PyYAML's own text quotes the place over several lines."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        mark = error.problem_mark
+        return f"{error.problem}, in line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).split())
+
+
 def load_config(path: Path) -> Config:
     """Read, override from the environment, check and freeze the file at `path`.
 
@@ -254,7 +266,7 @@ def load_config(path: Path) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {_in_one_line(error)}") from error
     except RecursionError as error:
         raise ConfigError(f"{path} refers to itself, or is nested too deeply") from error
     if not isinstance(document, dict):

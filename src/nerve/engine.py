@@ -68,7 +68,7 @@ class Engine:
     the fair order of one queue is enough.
 
     on_batch: told of each model call: windows, tokens, padding, seconds, engine threads that it stands for.
-    on_failure: told, on an engine thread, that the device has failed for good; the process must end.
+    on_failure: told, on some thread, that the device has failed for good; the process must end.
     """
 
     def __init__(
@@ -109,6 +109,17 @@ class Engine:
         """Requests of which something waits for the model."""
         bulk = self._bulk_lane.queued_requests if self._bulk_lane is not self._lane else 0
         return self._lane.queued_requests + bulk
+
+    @property
+    def n_calls(self) -> int:
+        """Model calls that have succeeded so far, those of the bulk lane left out."""
+        return self._lane.n_calls
+
+    def fail(self, reason: str) -> None:
+        """Give the device up: what waits gets `DeviceFailed`, nothing more is admitted, `on_failure` is told."""
+        self._tell_failure()
+        for lane in {self._lane, self._bulk_lane}:
+            lane.fail(reason)
 
     def close(self) -> None:
         """Finish what was admitted and end all threads. Blocks."""
@@ -288,9 +299,8 @@ class Engine:
 
     def _deliver(self, jobs: list[Job]) -> None:
         """Wake the waiters of finished jobs; called by engine threads."""
-        if self._on_failure is not None and any(isinstance(job.error, DeviceFailed) for job in jobs):
-            told, self._on_failure = self._on_failure, None
-            told()
+        if any(isinstance(job.error, DeviceFailed) for job in jobs):
+            self._tell_failure()
         futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for job in jobs:
             if isinstance(job.waiter, threading.Event):
@@ -300,6 +310,12 @@ class Engine:
         for loop, waiting in futures.items():
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits on it any more
                 loop.call_soon_threadsafe(_resolve, waiting)
+
+    def _tell_failure(self) -> None:
+        """Call `on_failure`, once."""
+        if self._on_failure is not None:
+            told, self._on_failure = self._on_failure, None
+            told()
 
 
 def _make_job(tokenized: list[TokenizedText], options: PredictOptions, deadline: float) -> Job:

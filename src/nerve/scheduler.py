@@ -149,6 +149,7 @@ class Scheduler:
         self._n_running = 0  # windows
         self._n_busy = 0
         self._last_end = 0.0  # `time.monotonic()` of the last call's end
+        self._n_calls = 0
         self._refusal: PredictError | None = None  # why nothing is admitted any more
         # Smoothed over the batches so far: tokens and seconds of the lane, and the rate of one call.
         self._mean_tokens = 0.0
@@ -167,6 +168,11 @@ class Scheduler:
     def queued_requests(self) -> int:
         """Jobs of which windows wait."""
         return len(self._jobs)
+
+    @property
+    def n_calls(self) -> int:
+        """Model calls that have succeeded so far."""
+        return self._n_calls
 
     @property
     def is_idle(self) -> bool:
@@ -232,6 +238,13 @@ class Scheduler:
         with self._lock:
             if job.submitted_at:
                 self._forget(job)
+
+    def fail(self, reason: str) -> None:
+        """Deliver `DeviceFailed` to all that waits, and admit nothing more. What runs may never end."""
+        with self._lock:
+            finished = self._abandon(reason)
+        if finished:
+            self._report(self._deliver, finished)
 
     def drain(self) -> None:
         """Refuse new jobs, finish the admitted ones, end the threads. Blocks."""
@@ -426,6 +439,7 @@ class Scheduler:
             self._running_tokens -= n_tokens
             self._n_running -= len(batch)
             if failure is None:
+                self._n_calls += 1
                 self._measure(n_tokens, seconds, now - since, 1 if spread else len(self._threads))
             finished = self._settle(batch, results, failure, now)
             if isinstance(failure, DeviceFailed):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
+import resource
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from functools import partial
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
@@ -29,9 +32,23 @@ from nerve.logs import configure_logging, logging_settings
 from nerve.worker import Shared, create_worker_application
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+
     from nerve.config import Config, ServerConfig
 
 log = logging.getLogger(__name__)
+
+# A replacement that could not start is followed by the next one after 0.5, 1, 2, ... s. When so many in a row have
+# ended before they were ready, and no other worker serves, the server ends: whoever runs it must see that.
+_MOST_FAILURES = 5
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 30.0
+
+# Descriptors that a worker needs for other things than connections.
+_OTHER_DESCRIPTORS = 128
+# Longest request head.
+_HEAD_BYTES = 64 * 1024
 
 _ACCESS_LOG = '%(addr)s "%(method)s %(path)s %(protocol)s" %(status)d %(dt_ms).3f ms'
 
@@ -41,6 +58,9 @@ class _DrainingServer(MPServer):
 
     shared: Shared
     drain_delay_seconds: float
+    ready_pipe: Connection
+    ready_pids: set[int]  # of workers that have been ready
+    _n_failures: int = 0  # workers in a row that ended before they were ready
 
     @property
     def respawn_failed_workers(self) -> bool:
@@ -50,6 +70,43 @@ class _DrainingServer(MPServer):
     @respawn_failed_workers.setter
     def respawn_failed_workers(self, value: bool) -> None:
         """Granian's constructor sets it; the property decides."""
+
+    def _respawn_workers(
+        self,
+        workers: list[int],
+        spawn_target: Callable[..., None],
+        target_loader: Callable[..., object],
+        delay: float = 0,
+    ) -> None:
+        """Replace workers that died; slowly, and not for ever, when they cannot even start."""
+        shared = self.shared
+        while self.ready_pipe.poll():
+            self.ready_pids.add(self.ready_pipe.recv())
+        processes = [worker.inner for worker in self.wrks]
+        if any(processes[index].pid in self.ready_pids for index in workers):
+            self._n_failures = 0
+        else:
+            self._n_failures += 1
+            is_served = any(one.is_alive() and one.pid in self.ready_pids for one in processes)
+            if self._n_failures >= _MOST_FAILURES and not is_served:
+                log.critical("%d workers in a row could not start; the server ends", self._n_failures)
+                shared.failed.set()
+                self.interrupt_signal = True
+                self.main_loop_interrupt.set()
+                return
+            pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self._n_failures - 1))
+            log.warning("a worker ended before it was ready; the next one is started in %.1f s", pause)
+            if self._is_interrupted_within(pause):
+                return
+        super()._respawn_workers(workers, spawn_target, target_loader, delay)
+        self.respawned_wrks.clear()  # Granian would end the server when a worker dies twice in a few seconds
+
+    def _is_interrupted_within(self, seconds: float) -> bool:
+        """Wait; returns True at once when the server is told to stop."""
+        until = time.monotonic() + seconds
+        while not self.interrupt_signal and (left := until - time.monotonic()) > 0:
+            time.sleep(min(0.1, left))
+        return self.interrupt_signal
 
     def shutdown(self, exit_code: int = 0) -> None:
         """Announce the end, wait, then stop the workers; they finish what they have."""
@@ -85,7 +142,17 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     )
     multiprocessing.set_start_method("spawn", force=True)
     metrics_dir = Path(tempfile.mkdtemp(prefix="nerve-metrics-")) if config.server.workers > 1 else None
-    shared = Shared(multiprocessing.Event(), multiprocessing.Event(), multiprocessing.Event(), metrics_dir)
+    ready_pipe, ready = multiprocessing.Pipe(duplex=False)
+    try:
+        shared = Shared(
+            was_ready=multiprocessing.Event(),
+            failed=multiprocessing.Event(),
+            draining=multiprocessing.Event(),
+            ready=ready,
+            metrics_dir=metrics_dir,
+        )
+    except OSError as error:  # no shared memory, or a Python that this user may not start again
+        raise StartupError(f"cannot start worker processes with {sys.executable}: {error}") from error
     if api_key is None and not _is_loopback(config.server):
         log.warning("listening on a public address without an API key; set NERVE_API_KEY to require one")
     try:
@@ -93,6 +160,8 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     except OSError as error:  # `ssl.SSLError` is one, too
         raise StartupError(f"server.tls: the certificate or the key cannot be loaded: {error}") from error
     server.shared = shared
+    server.ready_pipe = ready_pipe
+    server.ready_pids = set()
     server.drain_delay_seconds = config.server.drain_delay_ms / 1000
     try:
         server.serve(
@@ -119,6 +188,10 @@ def _create_server(server: ServerConfig) -> _DrainingServer:
         http=HTTPModes.auto,
         websockets=False,
         backlog=server.backlog,
+        backpressure=_allow_connections(server.max_connections),
+        http1_settings=HTTP1Settings(
+            header_read_timeout=server.client_timeout_ms, max_buffer_size=_HEAD_BYTES
+        ),
         log_level=LogLevels(server.log_level.value),
         log_dictconfig=logging_settings(server),
         log_access=server.access_log,
@@ -130,6 +203,22 @@ def _create_server(server: ServerConfig) -> _DrainingServer:
         respawn_interval=0.1,
         workers_kill_timeout=math.ceil(server.drain_timeout_ms / 1000),
     )
+
+
+def _allow_connections(wanted: int) -> int:
+    """Raise this process's limit of open files, which workers inherit; returns the connections that fit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    allowed = max(1, soft - _OTHER_DESCRIPTORS)
+    log.warning(
+        "server.max_connections is %d, but the limit of open files leaves room for %d", wanted, allowed
+    )
+    return allowed
 
 
 def _check_port(host: str, port: int) -> None:

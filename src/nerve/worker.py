@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from nerve.app import ROUTES, App
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
 from nerve.config import cache_dir_of, find_config, load_api_key, load_config
+from nerve.connections import watch_connections
 from nerve.errors import REASONS, StartupError
 from nerve.graph import is_buildable
 from nerve.interfaces import Application
@@ -30,6 +31,7 @@ from nerve.model import load_model
 
 if TYPE_CHECKING:
     import asyncio
+    from multiprocessing.connection import Connection
     from multiprocessing.synchronize import Event
 
     from nerve.config import Config
@@ -51,12 +53,15 @@ class Shared:
     was_ready: some worker has been ready once.
     failed: a worker could not start, and the server must end.
     draining: the server is about to stop.
+    ready: a pipe into which each worker writes its process id when it has become ready; without a lock, which a
+        worker that is killed would keep.
     metrics_dir: folder in which the workers keep their metrics; None for one worker.
     """
 
     was_ready: Event
     failed: Event
     draining: Event
+    ready: Connection
     metrics_dir: Path | None
 
 
@@ -110,6 +115,7 @@ class Worker:
         sys.setswitchinterval(_SWITCH_SECONDS)
         if shared is not None:
             shared.was_ready.set()
+            shared.ready.send(os.getpid())
         log.info("ready")
 
     def _end_soon(self) -> None:
@@ -139,6 +145,9 @@ def create_worker_application(
     """Build the application inside a worker process that `server` started."""
     threading.Thread(target=_end_with_server, name="nerve-orphan", daemon=True).start()
     configure_logging(config.server)
+    if config.server.uds is None:
+        client_seconds = config.server.client_timeout_ms / 1000
+        watch_connections(config.limits.request_timeout_ms / 1000 + client_seconds, client_seconds)
     return _application(Worker(config, api_key, folder, shared))
 
 

@@ -27,9 +27,15 @@ import httpx
 import msgspec
 import pytest
 import yaml
-from granian.http import HTTP1Settings
 
-from builders import ServerProcess, free_port, start_server, write_config, write_lookup_model
+from builders import (
+    ServerProcess,
+    free_port,
+    start_server,
+    workers_of,
+    write_config,
+    write_lookup_model,
+)
 
 REPOSITORY = Path(__file__).parent.parent.parent
 SHIPPED = (REPOSITORY / "deploy" / "nginx.conf").read_text()
@@ -242,7 +248,9 @@ def test_numbers_are_the_servers() -> None:
     assert seconds(*setting("worker_shutdown_timeout")) == CONFIG["server"]["drain_timeout_ms"] / 1000
     upstream, clients = (seconds(value) for value in setting("keepalive_timeout"))
     assert clients > 30
-    assert upstream < HTTP1Settings().header_read_timeout / 1000  # else Nginx reuses what Granian just closed
+    assert (
+        upstream < CONFIG["server"]["client_timeout_ms"] / 1000
+    )  # else Nginx reuses what Granian just closed
 
 
 @pytest.mark.parametrize(
@@ -578,3 +586,60 @@ def test_rolling_restart_loses_nothing(
         server.stop()
     assert len(answers) > 100
     assert set(answers) == {(200, True)}
+
+
+def test_killed_worker_costs_a_client_one_retry_at_most(
+    proxy: Callable[..., Proxy], socket_folder: Path, lookup_model: Path
+) -> None:
+    """One of two workers gets SIGKILL under load: only what it had fails, and the second try is answered."""
+    uds = {"uds": str(socket_folder / "pair.sock"), "uds_permissions": "666", "workers": 2}
+    running = start_server(write_config(socket_folder / "pair.yaml", lookup_model, server=uds))
+    try:
+        while running.client.get("/metrics").text.count("nerve_ready_workers 2.0") == 0:
+            time.sleep(0.05)
+        one = proxy(f"unix:{socket_folder}/pair.sock")
+        expected = one.predict(TEXT).content
+        done = threading.Event()
+
+        def load() -> list[list[int]]:
+            answers = []
+            with httpx.Client(base_url=f"http://127.0.0.1:{one.port}", timeout=30) as client:
+                while not done.is_set():
+                    tries = []
+                    while not tries or (tries[-1] != 200 and len(tries) < 2):
+                        answer = client.post("/predict_tokens", json={"inputs": TEXT})
+                        tries.append(answer.status_code)
+                        assert answer.status_code != 200 or answer.content == expected
+                    answers.append(tries)
+            return answers
+
+        with ThreadPoolExecutor(4) as pool:
+            loads = [pool.submit(load) for _ in range(4)]
+            try:
+                for _ in range(3):
+                    time.sleep(0.5)
+                    victim = max(workers_of(running))
+                    os.kill(victim, signal.SIGKILL)
+                    deadline = time.monotonic() + 30
+                    while len(alive := set(workers_of(running)) - {victim}) < 2 or not _serves(running, 2):
+                        assert time.monotonic() < deadline, alive
+                        time.sleep(0.05)
+            finally:
+                done.set()
+            answers = [tries for each in loads for tries in each.result()]
+    finally:
+        running.client.close()
+        assert running.stop() == 0
+    assert len(answers) > 100
+    assert {tries[-1] for tries in answers} == {200}
+    first_tries = [tries[0] for tries in answers if tries[0] != 200]
+    assert set(first_tries) <= {503}
+    assert len(first_tries) <= 3 * 4  # four clients, three kills
+
+
+def _serves(server: ServerProcess, n_workers: int) -> bool:
+    """Tell whether that many workers are ready; the one that is asked may be the one that was killed."""
+    try:
+        return f"nerve_ready_workers {n_workers}.0" in server.client.get("/metrics").text
+    except httpx.TransportError:
+        return False

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -9,19 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
-from builders import ServerProcess
+from builders import ServerProcess, workers_of, write_troubled_model
 from raw_http import connect, metric, read_answer, request_bytes, wait_until
-
-
-def workers_of(server: ServerProcess) -> list[int]:
-    """Return the ids of the processes that serve."""
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    return [
-        int(child)
-        for child in children
-        if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()
-    ]
 
 
 def is_ready(server: ServerProcess) -> bool:
@@ -127,3 +119,86 @@ def test_sigterm_while_a_body_arrives(serve: Callable[..., ServerProcess]) -> No
     started = time.monotonic()
     assert server.process.wait(20) == 0
     assert time.monotonic() - started < 10
+
+
+def test_workers_that_die_in_a_row_are_replaced(serve: Callable[..., ServerProcess]) -> None:
+    """A worker that has been ready is replaced at once, however often; that is no crash loop."""
+    server = serve()
+    for _ in range(3):
+        (victim,) = workers_of(server)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(
+            lambda gone=victim: gone not in workers_of(server) and is_ready(server), "a new one serves"
+        )  # type: ignore[misc]
+    server.client.close()
+    assert server.stop() == 0
+
+
+def test_worker_that_cannot_be_replaced_ends_the_server(
+    serve: Callable[..., ServerProcess], lookup_model: Path, tmp_path: Path
+) -> None:
+    """With nobody left to serve, five failed starts are enough: the reasons, one last line, a failing status."""
+    folder = Path(shutil.copytree(lookup_model, tmp_path / "model"))
+    server = serve(folder=folder)
+    (folder / "model.onnx").write_bytes(b"not a graph")
+    os.kill(workers_of(server)[0], signal.SIGKILL)
+    assert server.process.wait(60) == 1
+    messages = [json.loads(line)["message"] for line in server.log().splitlines() if line.startswith("{")]
+    assert messages.count("5 workers in a row could not start; the server ends") == 1
+    assert sum("cannot start: " in message and "model.onnx" in message for message in messages) == 5
+
+
+def test_second_worker_serves_until_the_first_can_be_replaced(
+    serve: Callable[..., ServerProcess], lookup_model: Path, tmp_path: Path
+) -> None:
+    """While another worker serves, replacing goes on, slower and slower, until it succeeds."""
+    folder = Path(shutil.copytree(lookup_model, tmp_path / "model"))
+    server = serve(folder=folder, server={"workers": 2})
+    wait_until(lambda: metric(server, "nerve_ready_workers") == 2, "both workers are ready")
+    whole = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(b"not a graph")
+    os.kill(workers_of(server)[0], signal.SIGKILL)
+    wait_until(lambda: server.log().count("the next one is started in") == 2, "two have failed", timeout=30)
+    with httpx.Client(base_url=server.url) as client:
+        assert client.post("/predict_tokens", json={"inputs": "Anna"}).status_code == 200
+    (folder / "model.onnx").write_bytes(whole)
+    wait_until(lambda: metric(server, "nerve_ready_workers") == 2, "both serve again", timeout=30)
+    server.client.close()
+    assert server.stop() == 0
+
+
+def test_sigterm_ends_a_server_whose_worker_cannot_be_replaced(
+    serve: Callable[..., ServerProcess], lookup_model: Path, tmp_path: Path
+) -> None:
+    """The pause before the next start is cut short."""
+    folder = Path(shutil.copytree(lookup_model, tmp_path / "model"))
+    server = serve(folder=folder)
+    (folder / "model.onnx").write_bytes(b"not a graph")
+    os.kill(workers_of(server)[0], signal.SIGKILL)
+    wait_until(lambda: "started in 2.0 s" in server.log(), "the third has failed", timeout=30)
+    started = time.monotonic()
+    server.stop()
+    assert time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize("trouble", ["fails", "hangs"])
+def test_model_that_stops_to_compute_ends_its_worker(
+    serve: Callable[..., ServerProcess], tmp_path: Path, trouble: str
+) -> None:
+    """Without any request: readiness turns off, says why, and after the grace time the worker is replaced."""
+    words = {"bad_word": "canary"} if trouble == "fails" else {"slow_word": "canary", "slow_turns": 10**6}
+    folder = write_troubled_model(tmp_path / "model", **words)  # type: ignore[arg-type]
+    server = serve(
+        folder=folder, server={"canary_interval_ms": 300, "canary_timeout_ms": 1000}, cpu={"threads": 1}
+    )
+    (worker,) = workers_of(server)
+    wait_until(lambda: server.client.get("/health/ready").status_code == 503, "readiness is off")
+    assert "does not answer" in server.client.get("/health/ready").json()["error"]
+    assert server.client.get("/health/live").status_code == 200
+    server.client.close()
+    wait_until(lambda: worker not in workers_of(server), "the worker has ended", timeout=20)
+    wait_until(lambda: is_ready(server), "the next one is ready", timeout=20)
+    log = server.log()
+    assert "the model does not compute" in log
+    assert "this worker ends" in log
+    assert "canary" not in log.replace("nerve.canary", "")

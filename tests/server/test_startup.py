@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,30 @@ import pytest
 
 from builders import ServerProcess, write_config
 
+NOBODY = 65534
+SYSTEM_PYTHON = "/usr/bin/python3"
+REPOSITORY = Path(__file__).parents[2]
 
-def refused(config: Path, environment: dict[str, str] | None = None) -> str:
+
+def refused(config: Path, environment: dict[str, str] | None = None, python: str = sys.executable) -> str:
     """Start a server that must not start; returns the one line that says why."""
     done = subprocess.run(
-        [sys.executable, "-m", "nerve", "serve", "--config", str(config)],
+        [python, "-m", "nerve", "serve", "--config", str(config)],
         capture_output=True,
         text=True,
         timeout=60,
         env={**os.environ, **(environment or {})},
         check=False,
+        user=None if python == sys.executable else NOBODY,
     )
     output = done.stdout + done.stderr
     assert done.returncode == 1, output
     assert "Traceback" not in output
     lines = [line for line in output.splitlines() if line.startswith("nerve: ") or "cannot start: " in line]
     assert len(lines) == 1, output
+    assert all(line in lines or line.startswith("{") for line in output.splitlines()), (
+        output
+    )  # the rest is the log
     return lines[0]
 
 
@@ -76,6 +85,52 @@ def test_empty_key(lookup_model: Path, tmp_path: Path) -> None:
     """An API key that is set but empty would leave the server open: refused."""
     config = write_config(tmp_path / "config.yaml", lookup_model)
     assert "API key is empty" in refused(config, {"NERVE_API_KEY": ""})
+
+
+@pytest.mark.parametrize("text", ["model: [", "model: {a: b", "\tmodel: x", "a: b: c"])
+def test_file_that_is_no_yaml(tmp_path: Path, text: str) -> None:
+    """What PyYAML says over several lines is said in one, with the place."""
+    (tmp_path / "config.yaml").write_text(text)
+    assert "is not valid YAML: " in (line := refused(tmp_path / "config.yaml"))
+    assert ", in line " in line
+
+
+def test_cache_that_is_no_folder(tmp_path: Path) -> None:
+    """A checkpoint that has to be fetched, and nowhere to put it."""
+    (tmp_path / "cache").touch()
+    line = refused(REPOSITORY / "config.yaml", {"NERVE_MODEL__CACHE_DIR": str(tmp_path / "cache")})
+    assert f"cannot write to {tmp_path}/cache" in line
+    assert "model.cache_dir" in line
+
+
+def test_cache_that_may_not_be_written() -> None:
+    """The same for a folder of somebody else; root, who may write everywhere, becomes nobody for this."""
+    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    python = sys.executable
+    if os.geteuid() == 0:
+        python = SYSTEM_PYTHON
+        probe = [python, "-c", "import sys, nerve.server; print(sys.version_info[:2])"]
+        if (
+            not Path(python).exists()
+            or str(sys.version_info[:2])
+            not in subprocess.run(
+                probe,
+                capture_output=True,
+                text=True,
+                check=False,
+                env={**os.environ, **environment},
+                user=NOBODY,
+            ).stdout
+        ):
+            pytest.skip("there is no Python of this version that another user may start with nerve")
+    with tempfile.TemporaryDirectory() as parent:  # not tmp_path: that is closed to other users
+        Path(parent).chmod(0o755)
+        cache = Path(parent) / "cache"
+        cache.mkdir(mode=0o555)
+        config = shutil.copy(REPOSITORY / "config.yaml", parent)
+        environment["NERVE_MODEL__CACHE_DIR"] = str(cache)
+        line = refused(Path(config), environment, python)
+    assert f"cannot write to {cache}" in line
 
 
 def test_broken_graph(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""Closes connections whose client has stopped: one that sends nothing, or does not read its answer.
+
+Granian ends a request head after 30 s and an idle HTTP/1.1 connection likewise, `app` ends a body at the request's
+deadline. Nothing there ends a connection that has sent less than a request line, an HTTP/2 connection without a
+request, or one whose client leaves the answer unread: each holds a descriptor, and one of the worker's
+connections, for as long as it likes. The kernel knows of each connection when its last byte came and went.
+
+Linux and TCP only; behind a Unix socket stands a proxy on the same machine, which does this itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import stat
+import struct
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
+
+_SCAN_SECONDS = 5.0
+# Sockets looked at in one go, about 0.3 ms, before other threads get the interpreter.
+_SLICE = 20
+_SLICE_PAUSE_SECONDS = 0.002
+# linux/tcp.h, struct tcp_info: offsets of tcpi_last_data_sent, tcpi_last_data_recv (ms ago), tcpi_notsent_bytes.
+_LAST_SENT, _LAST_RECEIVED, _NOT_SENT = 44, 52, 144
+_INFO_BYTES = 148
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: what was not sent is thrown away
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the kernel tells of one connection.
+
+    sent_seconds, received_seconds: since data last went out and came in; since it was opened, at first.
+    n_unsent: bytes of answers that the client has no room for.
+    """
+
+    sent_seconds: float
+    received_seconds: float
+    n_unsent: int
+
+    def has_stopped(self, idle_seconds: float, stall_seconds: float) -> bool:
+        """Tell whether nothing came or went for `idle_seconds`, or an answer was not taken for `stall_seconds`."""
+        if self.n_unsent and self.sent_seconds >= stall_seconds:
+            return True
+        return min(self.sent_seconds, self.received_seconds) >= idle_seconds
+
+
+def watch_connections(idle_seconds: float, stall_seconds: float) -> None:
+    """Start a thread that closes this process's server connections that have stopped; for ever.
+
+    idle_seconds: longer than a request may take.
+    """
+    if sys.platform != "linux":
+        return
+
+    def watch() -> None:
+        pause = threading.Event()
+        ports: set[int] = set()
+        while not pause.wait(min(_SCAN_SECONDS, stall_seconds / 4)):
+            ports = ports or listening_ports(pause)
+            n_closed = close_stopped(ports, idle_seconds, stall_seconds, pause)
+            if n_closed:
+                log.info("closed %d connections whose clients had stopped", n_closed)
+
+    threading.Thread(target=watch, name="nerve-connections", daemon=True).start()
+
+
+def listening_ports(pause: threading.Event) -> set[int]:
+    """Return the TCP ports that this process listens on."""
+    return {port for one in _sockets(pause) if (port := _listening_port(one))}
+
+
+def close_stopped(ports: set[int], idle_seconds: float, stall_seconds: float, pause: threading.Event) -> int:
+    """Close the connections to these ports of this process that have stopped; returns how many."""
+    n_closed = 0
+    for one in _sockets(pause):
+        with contextlib.suppress(OSError):  # it may end at any moment
+            if one.getsockname()[1] not in ports or _listening_port(one):
+                continue
+            progress = _progress_of(one)
+            if progress.has_stopped(idle_seconds, stall_seconds):
+                if progress.n_unsent:
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                one.shutdown(socket.SHUT_RDWR)
+                n_closed += 1
+    return n_closed
+
+
+def _sockets(pause: threading.Event) -> Iterator[socket.socket]:
+    """Yield this process's TCP sockets, each as a duplicate, so that its number cannot come to mean another."""
+    for position, name in enumerate(os.listdir("/proc/self/fd")):
+        if position % _SLICE == _SLICE - 1:
+            pause.wait(_SLICE_PAUSE_SECONDS)
+        try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            duplicate = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        with duplicate:
+            if duplicate.family in (socket.AF_INET, socket.AF_INET6) and duplicate.type == socket.SOCK_STREAM:
+                yield duplicate
+
+
+def _listening_port(one: socket.socket) -> int:
+    """Return the port that a socket listens on; 0 for a connection."""
+    with contextlib.suppress(OSError):
+        if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            port: int = one.getsockname()[1]
+            return port
+    return 0
+
+
+def _progress_of(one: socket.socket) -> Progress:
+    info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+    sent, received, unsent = (
+        struct.unpack_from("I", info, at)[0] for at in (_LAST_SENT, _LAST_RECEIVED, _NOT_SENT)
+    )
+    return Progress(sent / 1000, received / 1000, unsent)
