@@ -1,22 +1,27 @@
 """Overload: what admitted requests take at 3 times the sustainable rate, against 70 % of it.
 
-    python bench/overload.py http://127.0.0.1:8000 --pid PID_OF_NERVE [--seconds 60] [--texts 1]
+    python bench/overload.py http://127.0.0.1:8000 --pid PID_OF_NERVE [--seconds 60] [--texts 1] [--report FILE]
 
-The sustainable rate is what 8 connections in a closed loop get answered. Prints one JSON object a phase: latency of
-admitted and of refused requests in ms, what came back, `retry-after` in s, and the server's memory before and after.
+Before that, pools of 8, 32 and 128 connections that each wait for their answers, of which nobody must be refused; the
+sustainable rate is what 8 of them get answered. Prints one JSON object a phase: latency of admitted and of refused
+requests in ms, what came back, `retry-after` in s, and the server's memory before and after. Ends with status 1 when
+a pool was refused, an answer was wrong or missing, or the 99th percentile is above 3 times that of 70 %.
 """
 
 import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import urllib.request
 from pathlib import Path
 
+import machine
 from workload import CITY, FIRST, LAST, STREET
 
 HERE = Path(__file__).parent
+POOLS = (8, 32, 128)
 SCRIPT = HERE / "load" / "overload.js"
 
 
@@ -85,34 +90,58 @@ def run(k6: str, plan: dict, pid: int) -> dict:
     }
 
 
-def main() -> None:
-    """Measure the three phases."""
+def main() -> int:
+    """Measure all phases."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("url")
     parser.add_argument("--pid", type=int, required=True)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--texts", type=int, default=1)
     parser.add_argument("--k6", default="k6")
+    parser.add_argument("--report", type=Path)
     options = parser.parse_args()
     bodies = make_bodies(options.texts)
     plan = {"url": f"{options.url}/predict_tokens", "bodies": bodies}
     plan["names"] = [ask(options.url, body) for body in bodies]
-    closed = {"executor": "constant-vus", "vus": 8, "duration": "8s"}
-    figures = run(options.k6, {**plan, "scenario": closed}, options.pid)
-    sustainable = figures["right_per_second"]
-    print(json.dumps({"phase": "closed", **figures}), flush=True)
-    for share in (0.7, 3.0):
-        scenario = {
-            "executor": "constant-arrival-rate",
-            "rate": max(1, round(share * sustainable)),
-            "timeUnit": "1s",
-            "duration": f"{options.seconds}s",
-            "preAllocatedVUs": 400,
-            "maxVUs": 400,
-        }
-        figures = run(options.k6, {**plan, "scenario": scenario}, options.pid)
-        print(json.dumps({"phase": f"{share} x {sustainable}/s", **figures}), flush=True)
+    phases = []
+
+    def measure(name: str, scenario: dict) -> dict:
+        figures = {"phase": name, **run(options.k6, {**plan, "scenario": scenario}, options.pid)}
+        print(json.dumps(figures), flush=True)
+        phases.append(figures)
+        return figures
+
+    pools = [
+        measure(f"{n} connections", {"executor": "constant-vus", "vus": n, "duration": "8s"}) for n in POOLS
+    ]
+    sustainable = pools[0]["right_per_second"]
+    streams = [
+        measure(
+            f"{share} x {sustainable}/s",
+            {
+                "executor": "constant-arrival-rate",
+                "rate": max(1, round(share * sustainable)),
+                "timeUnit": "1s",
+                "duration": f"{options.seconds}s",
+                "preAllocatedVUs": 400,
+                "maxVUs": 400,
+            },
+        )
+        for share in (0.7, 3.0)
+    ]
+    usual, flooded = (stream["admitted_ms"]["p(99)"] for stream in streams)
+    ratio = round(flooded / usual, 2)
+    print(json.dumps({"p99_ratio": ratio}))
+    if options.report:
+        content = {**machine.describe(), "seconds": options.seconds, "p99_ratio": ratio, "phases": phases}
+        options.report.write_text(json.dumps(content, indent=1) + "\n")
+    is_good = (
+        ratio <= 3
+        and not any(pool["answers"]["refused"] for pool in pools)
+        and not any(phase["answers"][name] for phase in phases for name in ("wrong", "other"))
+    )
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

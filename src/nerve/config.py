@@ -165,7 +165,7 @@ class BatchingConfig(_Section, frozen=True):
     max_batch_tokens: PositiveInt | None = None
     max_batch_size: PositiveInt = 32
     max_queue_tokens: PositiveInt = 131072
-    max_queue_ms: PositiveInt | None = 40
+    max_queue_ms: PositiveInt | None = 25
     max_padding: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 

@@ -94,7 +94,7 @@ def test_pool_of_clients_is_served_and_a_flood_is_cut_short(slow: ServerProcess)
     assert time.perf_counter() - started < 5
     assert (
         4 <= statuses.count(200) < 100
-    )  # all 400 would have taken about 4 s; those that are not refused 0.04 s
+    )  # all 400 would have taken about 4 s; those that are not refused 0.1 s
     assert slow.predict("Anna x").status_code in (200, 429)
     time.sleep(0.3)
     assert set(ask_at_once(slow, names * 32)) == {200}
@@ -123,7 +123,7 @@ def test_retry_after_is_the_time_that_the_queue_takes(
     for connection in connections:
         connection.close()
     assert told
-    assert seconds - 0.5 <= max(told) <= 2 * seconds + 1
+    assert 0.5 * seconds - 0.5 <= max(told) <= 2 * seconds + 1
 
 
 def test_request_is_admitted_whole_or_not_at_all(troubled: ServerProcess) -> None:
