@@ -55,9 +55,9 @@ class Canary:
     def _watch(self) -> None:
         n_calls = -1
         while not self._stopped.wait(self._interval):
-            seen, n_calls = n_calls, self._engine.n_calls
-            if seen == n_calls and not self._is_alive() and not self._recovers():
+            if n_calls == self._engine.n_calls and not self._is_alive() and not self._recovers():
                 return
+            n_calls = self._engine.n_calls
 
     def _recovers(self) -> bool:
         """Wait until calls end again; False when they do not and the engine was declared dead."""
