@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import machine
 from workload import CITY, FIRST, LAST, PLAIN
 
 HERE = Path(__file__).parent
@@ -217,6 +218,7 @@ def main() -> int:
         status = process.wait(60)
     after = [sample for sample in samples if sample[0] > options.minutes / 3]
     report = {
+        **machine.describe(),
         "minutes": options.minutes,
         "rss_mb_per_minute": round(slope(after), 3),
         "rss_mb": {
