@@ -213,6 +213,23 @@ def test_bytes_that_are_not_http(server: ServerProcess) -> None:
             assert connection.recv(65536)[9:10] in (b"4", b"")
 
 
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ([b"x: " + b"a" * 30_000], b"200"),
+        ([b"x: " + b"a" * 70_000], b"431"),
+        ([b"a: b"] * 90, b"200"),
+        ([b"a: b"] * 110, b"431"),
+    ],
+    ids=["30 kB", "70 kB", "90 lines", "110 lines"],
+)
+def test_request_heads_are_limited(server: ServerProcess, lines: list[bytes], status: bytes) -> None:
+    """A head of more than 64 KB or 100 lines is refused, a usual large one is not."""
+    with connect(server) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n" + b"\r\n".join(lines) + b"\r\n\r\n")
+        assert connection.recv(100)[9:12] == status
+
+
 def test_header_bytes_that_are_not_ascii(server: ServerProcess) -> None:
     """Header values in Latin-1 or garbage do not disturb a request."""
     headers = [f"{name}: \xff\xe9" for name in ("accept", "authorization", "x-request-id", "x-other")]
