@@ -102,13 +102,13 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         **read_json(folder.path / "special_tokens_map.json", optional=True),
         **read_json(folder.path / "tokenizer_config.json", optional=True),
     }
-    max_length = find_max_length(settings, tokenizer_settings, config.model.max_length)
+    device = choose_device(config.model.device)
+    graph = load_graph(folder.path, config.model.precision, cache_dir, config.model.graph, device)
+    max_length = find_max_length(settings, tokenizer_settings, config.model.max_length, graph.n_positions)
     tokenizer = TextTokenizer(
         raw_tokenizer, max_length, config.runtime.window_stride, config.limits.max_input_tokens
     )
-    device = choose_device(config.model.device)
     policy = make_policy(config.batching, device, max_length)
-    graph = load_graph(folder.path, config.model.precision, cache_dir, config.model.graph, device)
     n_threads = config.cpu.threads or max(1, usable_cores() // config.server.workers)
 
     def open_model(thread: EngineThread | None) -> Model:
@@ -183,18 +183,24 @@ def _open_packed(
     return session, replace(policy, token_budget=budget, is_packed=True)
 
 
-def find_max_length(settings: dict[str, Any], tokenizer_settings: dict[str, Any], asked: int | None) -> int:
+def find_max_length(
+    settings: dict[str, Any],
+    tokenizer_settings: dict[str, Any],
+    asked: int | None,
+    n_positions: int | None = None,
+) -> int:
     """Return the most tokens of a window: the smallest of the config's, the tokenizer's and the position table's.
 
+    n_positions: rows of the table in the weights, where they are known.
     Raises `ModelError` when `asked` is above what the model allows, or nothing states a length.
     """
     limits: dict[str, int] = {}
+    unused = _padding_id(settings) + 1 if settings.get("model_type") in _POSITIONS_AFTER_PADDING else 0
     positions = settings.get("max_position_embeddings")
     if isinstance(positions, int) and positions > 0:
-        unused = 0
-        if settings.get("model_type") in _POSITIONS_AFTER_PADDING:
-            unused = _padding_id(settings) + 1
-        limits["the position table of config.json"] = positions - unused
+        limits["max_position_embeddings of config.json"] = positions - unused
+    if n_positions is not None:
+        limits["the position table in the weights"] = n_positions - unused
     stated = tokenizer_settings.get("model_max_length")
     if isinstance(stated, int) and 0 < stated < 10**9:  # transformers writes 10**30 for "no limit"
         limits["model_max_length of tokenizer_config.json"] = stated

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
@@ -17,6 +20,7 @@ from nerve.config import BatchingConfig, Device, parse_config
 from nerve.errors import ModelError, StartupError
 from nerve.model import Model, find_max_length, load_model, make_policy, read_vocabulary
 
+tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
@@ -122,7 +126,7 @@ def test_broken_model_is_refused_with_what_to_change(
         ({"runtime": {"window_stride": 14}}, "runtime.window_stride is 14, but a window holds 14 tokens"),
         (
             {"model": {"max_length": 17}},
-            "model.max_length is 17, but the position table of config.json allows 16",
+            "model.max_length is 17, but max_position_embeddings of config.json allows 16",
         ),
         ({"model": {"precision": "float16"}}, "precision"),
         ({"model": {"graph": "other.onnx"}}, "other.onnx"),
@@ -174,6 +178,30 @@ def test_unknown_token_of_the_special_tokens_map(folder: Path) -> None:
     assert load(folder).vocabulary.unk_id == 1
     (folder / "tokenizer_config.json").unlink()
     assert load(folder).vocabulary.unk_id == 0
+
+
+@pytest.mark.parametrize(
+    ("case", "rows", "expected"), [("bert", 20, 20), ("roberta", 20, 18), ("bert", 64, 48)]
+)
+def test_the_position_table_limits_the_window(
+    tmp_path: Path, case: str, rows: int, expected: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A table shorter than config.json says decides; the log names it, and more cannot be asked for."""
+    folder = tiny.write_checkpoint(tmp_path / "model", case)
+    tokenizer = write_lookup_model(tmp_path / "lookup") / "tokenizer.json"
+    (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
+    tensors = tiny.make_tensors(case)
+    name = f"{case}.embeddings.position_embeddings.weight"
+    tensors[name] = np.resize(tensors[name], (rows, tensors[name].shape[1]))
+    save_file(tensors, folder / "model.safetensors")
+    caplog.set_level("INFO")
+    for _ in range(2):  # the second time the graph comes from the cache
+        assert load(folder).max_length == expected
+    is_shorter = rows < tiny.N_POSITIONS
+    named = "the position table in the weights" if is_shorter else "max_position_embeddings of config.json"
+    assert f"max length {expected} tokens, from {named}" in caplog.text
+    with pytest.raises(ModelError, match=f"model.max_length is 47, but {named}" if is_shorter else "is 49"):
+        load(folder, model={"max_length": 47 if is_shorter else 49})
 
 
 def test_smallest_window_serves(folder: Path) -> None:

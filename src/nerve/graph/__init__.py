@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.graph import architectures, builder, cache, int8, packed, ready, weights
@@ -47,12 +49,16 @@ class Graph:
 
     source: the graph itself, or the file that holds it.
     precision: what it really computes in.
+    n_positions: rows of the position table in the weights it was built from; None for a ready graph.
     """
 
     source: bytes | Path
     kind: GraphKind
     precision: Precision
+    n_positions: int | None = None
 
+
+_ZERO = np.zeros((), np.float32)
 
 # What `auto` means, and what else can be asked for.
 _PRECISIONS = {
@@ -61,13 +67,19 @@ _PRECISIONS = {
 }
 
 
-def is_buildable(config: Mapping[str, Any]) -> bool:
-    """Return whether the guards let this `config.json` pass; log the reason if they do not.
+def is_buildable(config: Mapping[str, Any], folder: Path | None = None) -> bool:
+    """Return whether the guards let a checkpoint pass; log the reason if they do not.
 
-    The weights can still be refused: `load_graph` looks at those.
+    config: its decoded `config.json`. folder: where its safetensors lie; then the names and shapes of the tensors
+    are looked at, too. A file that is damaged passes here: `load_graph` has the better word for it.
     """
     try:
         architectures.check_config(config)
+        if folder is not None:
+            shapes = weights.read_shapes(weights.find_safetensors(folder), architectures.is_needed)
+            architectures.describe(config, {name: np.broadcast_to(_ZERO, shapes[name]) for name in shapes})
+    except ModelError:
+        return True
     except NotBuildable as reason:
         log.info("no graph can be built from the weights: %s", reason)
         return False
@@ -123,7 +135,20 @@ def _built_graph(folder: Path, computed: Precision, cache_dir: Path, device: Dev
     ]
     facts = json.dumps([config, kind.value], sort_keys=True).encode()
     key = cache.make_key(files, facts, computed)
-    return Graph(cache.load_or_build(cache_dir, key, build), kind, computed)
+    source = cache.load_or_build(cache_dir, key, build)
+    return Graph(source, kind, computed, _count_positions(folder, config))
+
+
+def _count_positions(folder: Path, config: Mapping[str, Any]) -> int | None:
+    """Return the rows of the position table; it can be shorter than `config.json` says."""
+    name = architectures.position_table(config)
+    stored = weights.find_safetensors(folder)
+    if stored:
+        shapes = [weights.read_shapes(stored, lambda found: found == name)]
+    else:
+        files = ready.find_onnx(folder, Precision.FLOAT32)
+        shapes = [weights.read_onnx_shapes(file) for file in files]
+    return next((found[name][0] for found in shapes if name in found), None)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

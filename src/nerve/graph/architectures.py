@@ -179,9 +179,17 @@ _IGNORED = re.compile(
 )
 
 
+_POSITIONS = "embeddings.position_embeddings.weight"
+
+
 def is_needed(name: str) -> bool:
     """Return False for tensors that a token classifier does not use."""
     return _IGNORED.match(name) is None
+
+
+def position_table(config: Mapping[str, Any]) -> str:
+    """Return the name of the tensor that holds a row for each position. Raises `NotBuildable`."""
+    return check_config(config).prefix + _POSITIONS
 
 
 def check_config(config: Mapping[str, Any]) -> Architecture:
@@ -218,7 +226,7 @@ def describe(config: Mapping[str, Any], weights: dict[str, FloatArray]) -> Encod
     embeddings = architecture.prefix + "embeddings."
     words = tensors.take(embeddings + "word_embeddings.weight", None, None)
     size = words.shape[1]
-    positions = tensors.take(embeddings + "position_embeddings.weight", None, size)
+    positions = tensors.take(architecture.prefix + _POSITIONS, None, size)
     if architecture.has_token_types:
         positions = positions + tensors.take(embeddings + "token_type_embeddings.weight", None, size)[0]
     embedding_norm = tensors.norm(embeddings + "LayerNorm", size)

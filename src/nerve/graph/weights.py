@@ -73,10 +73,32 @@ def read_safetensors(files: Iterable[Path], wanted: Callable[[str], bool]) -> We
                         )
                     weights[name] = tensors.get_tensor(name).astype(np.float32, copy=False)
         except (OSError, safetensors.SafetensorError) as error:
-            raise ModelError(
-                f"{file} cannot be read as safetensors ({error}); fetch the checkpoint again"
-            ) from error
+            raise ModelError(_damaged(file, error)) from error
     return weights
+
+
+def _damaged(file: Path, error: Exception) -> str:
+    return f"{file} cannot be read as safetensors ({error}); fetch the checkpoint again"
+
+
+def read_shapes(files: Iterable[Path], wanted: Callable[[str], bool]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors whose name is `wanted`. Raises `ModelError` for a damaged file."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        try:
+            with safetensors.safe_open(file, framework="np") as tensors:
+                for name in filter(wanted, tensors.keys()):
+                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ModelError(_damaged(file, error)) from error
+    return shapes
+
+
+def read_onnx_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors of an ONNX graph by the names of its initializers; empty when it is damaged."""
+    model = load_onnx(file, with_weights=False)
+    tensors = model.graph.initializer if model is not None else []
+    return {tensor.name.removesuffix("_quantized"): tuple(tensor.dims) for tensor in tensors}
 
 
 def read_onnx(file: Path) -> Weights | None:
