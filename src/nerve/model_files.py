@@ -8,8 +8,9 @@ docs/checkpoints.md; keep the two in step.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 from nerve.config import ModelConfig, Precision
 from nerve.errors import CheckpointError
@@ -33,6 +34,13 @@ _PREFERENCE = {
     Precision.BFLOAT16: ("bfloat16", "float32", "float16", "int8", "4bit"),
     Precision.INT8: ("int8", "float32", "float16", "bfloat16", "4bit"),
 }
+
+
+class BuildCheck(Protocol):
+    """Tells whether a graph can be built straight from the weights of a checkpoint."""
+
+    def __call__(self, config: Mapping[str, Any], folder: Path | None = None, /) -> bool:
+        """Look at the decoded `config.json`, and at the tensors in `folder` once they are there."""
 
 
 def choose_graph(files: Collection[str], precision: Precision, explicit: str | None) -> str | None:
@@ -71,7 +79,7 @@ def choose_main_file(
     files: Collection[str],
     config: Mapping[str, Any],
     model: ModelConfig,
-    is_buildable: Callable[[Mapping[str, Any]], bool],
+    is_buildable: BuildCheck,
     origin: str,
 ) -> str:
     """Return the one file the model comes from: weights, the index of sharded weights, or an ONNX graph.

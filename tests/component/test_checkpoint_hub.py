@@ -4,13 +4,15 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,12 +21,16 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
+from safetensors.numpy import save
 
 from nerve.checkpoint import ModelFolder
 from nerve.checkpoint.hub import fetch_hub
-from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig
+from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig, Precision
 from nerve.errors import CheckpointError
-from nerve.graph import is_buildable
+from nerve.graph import GraphKind, is_buildable, load_graph
+from nerve.model_files import BuildCheck
+
+tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 
 REPO = "owner/tiny-ner"
 COMMIT = "a" * 40
@@ -209,13 +215,13 @@ def fetch(
     hub: Hub,
     cache: Path,
     model: ModelConfig | None = None,
-    is_buildable: Callable[[Mapping[str, Any]], bool] = is_buildable,
+    is_buildable: BuildCheck = is_buildable,
 ) -> ModelFolder:
     """Fetch in this process; the address is an argument because HF_ENDPOINT is read at import only."""
     return fetch_hub(model or model_of(), cache, is_buildable=is_buildable, endpoint=hub.url)
 
 
-def never(config: Mapping[str, Any]) -> bool:
+def never(config: Mapping[str, Any], folder: Path | None = None, /) -> bool:
     """Stand in for a builder that knows no architecture."""
     return False
 
@@ -269,7 +275,7 @@ def test_one_graph_is_fetched_where_none_is_built(
     hub: Hub,
     tmp_path: Path,
     model: ModelConfig,
-    is_buildable: Callable[[Mapping[str, Any]], bool],
+    is_buildable: BuildCheck,
     expected: str,
 ) -> None:
     """The chosen graph comes alone: no weights, no other graph."""
@@ -284,6 +290,59 @@ def test_graph_is_fetched_where_the_config_cannot_be_built(hub: Hub, tmp_path: P
     found = fetch(hub, tmp_path)
     assert {name for name in hub.downloaded if "model" in name} == {"onnx/model.onnx"}
     assert (found.path / "onnx" / "model.onnx").read_bytes() == b"graph"
+
+
+def tiny_weights(**more: tuple[int, ...]) -> bytes:
+    """Return the safetensors file of a tiny BERT, with more tensors of the given shapes."""
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in tiny.tensor_shapes("bert").items()}
+    return bytes(save({**tensors, **{name: np.zeros(shape, np.float32) for name, shape in more.items()}}))
+
+
+@pytest.mark.parametrize("revision", [None, COMMIT])
+def test_graph_is_fetched_where_the_tensors_cannot_be_built(
+    hub: Hub, tmp_path: Path, revision: str | None
+) -> None:
+    """Weights with a tensor that has no place are followed by the graph, which then runs; also when offline."""
+    hub.files["config.json"] = json.dumps(tiny.make_config("bert")).encode()
+    hub.files["model.safetensors"] = tiny_weights(**{"crf.transitions": (5, 5)})
+    hub.files["onnx/model.onnx"] = ready_graph("model.onnx_data")
+    hub.files["onnx/model.onnx_data"] = np.zeros((100, tiny.N_LABELS), np.float32).tobytes()
+    found = fetch(hub, tmp_path, model_of(revision))
+    assert {name for name in hub.downloaded if "model" in name} == {
+        "model.safetensors",
+        "onnx/model.onnx",
+        "onnx/model.onnx_data",
+    }
+    graph = load_graph(found.path, Precision.AUTO, tmp_path / "graphs")
+    assert (graph.kind, graph.source) == (GraphKind.READY, found.path / "onnx" / "model.onnx")
+    hub.close()
+    assert fetch(hub, tmp_path, model_of(revision)) == found
+
+
+def test_no_graph_is_fetched_where_the_tensors_fit(hub: Hub, tmp_path: Path) -> None:
+    """Weights that a graph can be built from come alone."""
+    hub.files["config.json"] = json.dumps(tiny.make_config("bert")).encode()
+    hub.files["model.safetensors"] = tiny_weights()
+    found = fetch(hub, tmp_path)
+    assert {name for name in hub.downloaded if "model" in name} == {"model.safetensors"}
+    graph = load_graph(found.path, Precision.AUTO, tmp_path / "graphs")
+    assert (graph.kind, graph.n_positions) == (GraphKind.BUILT, tiny.N_POSITIONS)
+
+
+def ready_graph(location: str) -> bytes:
+    """Return a token classifier whose table of logits lies in the file `location`."""
+    table = onnx.numpy_helper.from_array(np.zeros((100, tiny.N_LABELS), np.float32), "table")
+    onnx.external_data_helper.set_external_data(table, location)
+    table.ClearField("raw_data")
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gather", ["table", "input_ids"], ["logits"])],
+        "lookup",
+        [info("input_ids", onnx.TensorProto.INT64, ["batch", "token"])],
+        [info("logits", onnx.TensorProto.FLOAT, ["batch", "token", tiny.N_LABELS])],
+        [table],
+    )
+    return bytes(onnx.helper.make_model(graph).SerializeToString())
 
 
 def test_shards_are_fetched_with_their_index(hub: Hub, tmp_path: Path) -> None:

