@@ -69,6 +69,8 @@ _MAX_REQUEST_ID_LENGTH = 128
 _AUTH_SCHEMES = ("bearer", "api-key")
 # Bytes of a body above which the annex decodes, tokenizes and answers it (docs/design.md, "The annex").
 _LARGE_BYTES = 16 * 1024
+# The same where every label's score is asked for: a row has as many numbers as there are labels.
+_LARGE_BYTES_RAW = 2 * 1024
 _PREDICT = "/predict_tokens"
 _UNKNOWN = "unknown"
 # What requests are counted by.
@@ -265,12 +267,15 @@ class App:
         if msgpack_out:
             headers[0] = ("content-type", wire.MSGPACK_TYPE)
         summary: Summary
-        if len(body) > _LARGE_BYTES:
+        is_large = len(body) > _LARGE_BYTES
+        if not is_large:
+            decoded = wire.decode_request(body, msgpack=msgpack_in)
+            texts, options = wire.resolve_request(decoded, self._runtime, self._limits)
+            is_large = options.raw_scores and len(body) > _LARGE_BYTES_RAW
+        if is_large:
             call = _LargeCall(body, msgpack_in, msgpack_out, deadline, request.gone)
             summary, encoded = await self._predict_large(engine, call)
         else:
-            decoded = wire.decode_request(body, msgpack=msgpack_in)
-            texts, options = wire.resolve_request(decoded, self._runtime, self._limits)
             summary = prediction = await engine.predict(texts, options, deadline, request.gone)
             if prediction.n_tokens <= INLINE_TOKENS:
                 encoded = wire.encode_rows(prediction.rows, msgpack=msgpack_out)

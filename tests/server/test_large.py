@@ -69,6 +69,18 @@ def test_large_answers_are_those_of_small_ones(server: ServerProcess) -> None:
     assert "error" not in server.log().lower()
 
 
+def test_all_scores_of_a_longer_text_are_large(serve: Callable[..., ServerProcess]) -> None:
+    """A body that is small by itself counts as large when every label's score is asked for."""
+    server = serve()
+    text = SMALL * 200
+    assert server.predict(text).status_code == 200
+    assert annex_of(server) is None
+    rows = server.predict(text, raw_scores=True).json()[0]
+    assert annex_of(server) is not None
+    assert [row["token"] for row in rows] == [row["token"] for row in server.predict(text).json()[0]]
+    assert all(len(row["results"]) == 5 for row in rows)
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
