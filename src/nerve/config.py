@@ -142,6 +142,7 @@ class ModelConfig(_Section, frozen=True):
     device: Device = Device.AUTO
     device_id: NonNegativeInt = 0
     precision: Precision = Precision.AUTO
+    min_agreement: Annotated[float, Meta(ge=0, le=1)] = 0.995
     max_length: PositiveInt | None = None
     graph: str | None = None
     cache_dir: str | None = None

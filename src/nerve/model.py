@@ -17,9 +17,10 @@ import numpy as np
 
 from nerve.aggregation import Vocabulary
 from nerve.batching import BatchPolicy
-from nerve.config import CpuMode, Device
+from nerve.config import CpuMode, Device, Precision
 from nerve.cores import usable_cores
 from nerve.errors import ModelError
+from nerve.gate import Judge, check_agreement
 from nerve.graph import GraphKind, load_graph
 from nerve.labels import LabelSet, parse_labels
 from nerve.packed_session import PackedSession
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from nerve.checkpoint import ModelFolder
-    from nerve.config import BatchingConfig, Config, Precision
+    from nerve.config import BatchingConfig, Config
     from nerve.graph import Graph
     from nerve.types import TokenScores
 
@@ -111,6 +112,10 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     policy = make_policy(config.batching, device, max_length)
     n_threads = config.cpu.threads or max(1, usable_cores() // config.server.workers)
 
+    def open_float32() -> Session:
+        exact = load_graph(folder.path, Precision.FLOAT32, cache_dir, device=device)
+        return _open_padded(exact, config, device, _padding_id(settings), n_threads)
+
     def open_model(thread: EngineThread | None) -> Model:
         opened: tuple[Session | PackedSession, BatchPolicy]
         if thread is not None:
@@ -123,12 +128,23 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
                 f"config.json names {len(labels.names)} labels in id2label, but the graph gives "
                 f"{session.n_labels}; they belong to different models"
             )
+        vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
+        if graph.entry is not None and graph.precision is Precision.INT8 and isinstance(session, Session):
+            judge = Judge(tokenizer, labels, vocabulary)
+            check_agreement(
+                judge,
+                session,
+                open_float32,
+                config.model.min_agreement,
+                graph.entry,
+                folder.path / "tokenizer.json",
+            )
         model = Model(
             model_id=folder.model_id,
             revision=folder.revision,
             folder=folder.path,
             labels=labels,
-            vocabulary=read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens),
+            vocabulary=vocabulary,
             tokenizer=tokenizer,
             session=session,
             precision=graph.precision,

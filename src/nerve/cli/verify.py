@@ -46,9 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-agreement",
         type=_share,
-        default=0.995,
         metavar="X",
-        help="least token agreement, 0 to 1; below it the exit status is 1 (default: 0.995)",
+        help="least token agreement, 0 to 1; below it the exit status is 1 (default: model.min_agreement, 0.995)",
     )
     parser.add_argument(
         "--worst", type=_count, default=5, metavar="N", help="worst texts to print (default: 5)"
@@ -59,14 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare and print; returns 1 below --min-agreement. Raises `NerveError`s."""
-    from nerve.api import resolve_config
+    from nerve.api import override, resolve_config
 
     texts = _read_texts(options.texts)
     config = resolve_config(options.config)
+    minimum = config.model.min_agreement if options.min_agreement is None else options.min_agreement
+    config = override(config, {"model": {"min_agreement": 0.0}})  # judged here, not when it is loaded
     with ExitStack() as stack:
         served, reference, sides = _open(config, options.url, stack)
         comparison = summarize(compare(served, reference, texts, _strategy(config)), options.worst)
-    report = make_report(comparison, sides, options.min_agreement, texts if options.show_text else None)
+    report = make_report(comparison, sides, minimum, texts if options.show_text else None)
     if options.json:
         import msgspec
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +50,14 @@ class Graph:
     source: the graph itself, or the file that holds it.
     precision: what it really computes in.
     n_positions: rows of the position table in the weights it was built from; None for a ready graph.
+    entry: folder of the cache that keeps a graph that was built; it may be absent where none can be written.
     """
 
     source: bytes | Path
     kind: GraphKind
     precision: Precision
     n_positions: int | None = None
+    entry: Path | None = field(default=None, compare=False)
 
 
 _ZERO = np.zeros((), np.float32)
@@ -136,7 +138,7 @@ def _built_graph(folder: Path, computed: Precision, cache_dir: Path, device: Dev
     facts = json.dumps([config, kind.value], sort_keys=True).encode()
     key = cache.make_key(files, facts, computed)
     source = cache.load_or_build(cache_dir, key, build)
-    return Graph(source, kind, computed, _count_positions(folder, config))
+    return Graph(source, kind, computed, _count_positions(folder, config), cache.entry_of(cache_dir, key))
 
 
 def _count_positions(folder: Path, config: Mapping[str, Any]) -> int | None:

@@ -50,6 +50,11 @@ def make_key(files: Iterable[Path], config: bytes, precision: Precision) -> str:
     return state.hexdigest()[:40]
 
 
+def entry_of(cache_dir: Path, key: str) -> Path:
+    """Return the folder of an entry, which need not exist."""
+    return cache_dir / "graphs" / key
+
+
 def load_or_build(
     cache_dir: Path, key: str, build: Callable[[], onnx.ModelProto], limit: int = MESSAGE_LIMIT
 ) -> bytes | Path:
@@ -58,7 +63,7 @@ def load_or_build(
     A graph of `limit` bytes or more is returned as the path of its file, smaller ones as bytes. A cache that
     cannot be written costs a warning, or for a graph that must be a file, a `ModelError`.
     """
-    entry = cache_dir / "graphs" / key
+    entry = entry_of(cache_dir, key)
     found = _load(entry)
     if found is not None:
         return found
