@@ -1,9 +1,9 @@
 """Turns one YAML file, plus the environment, into one frozen and checked `Config`.
 
-The only module that reads the environment or YAML. Three layers, later ones win: the defaults below,
-the file, and variables such as `NERVE_SERVER__PORT=9000` (for `server.port`). Secrets never stand in
-the file: the API key comes from `NERVE_API_KEY` or the file named by `server.api_key_file`, the hub
-token from `HF_TOKEN` as `huggingface_hub` defines it.
+The only module that reads the environment, or YAML (`cli.config_edit` changes a file in place). Three layers,
+later ones win: the defaults below, the file, and variables such as `NERVE_SERVER__PORT=9000` (for
+`server.port`). Secrets never stand in the file: the API key comes from `NERVE_API_KEY` or the file named by
+`server.api_key_file`, the hub token from `HF_TOKEN` as `huggingface_hub` defines it.
 
 `config.yaml` at the top of the repository documents every key; a test keeps the two equal.
 Rules that need the model (token budget against max length, stride against max length) are in `model`.
@@ -305,6 +305,22 @@ def load_api_key(server: ServerConfig) -> str | None:
     return key
 
 
+def environment_without_overrides() -> dict[str, str]:
+    """Return the environment for a server that takes its settings from its file alone, and needs no API key."""
+    own = (ENV_CONFIG, ENV_API_KEY)
+    return {k: v for k, v in os.environ.items() if k not in own and not _is_override(k)}
+
+
+def overridden_keys() -> list[str]:
+    """Return the keys, as `cpu.threads`, that the environment overrides."""
+    names = sorted(name for name in os.environ if _is_override(name))
+    return [name.removeprefix(ENV_PREFIX).lower().replace("__", ".") for name in names]
+
+
+def _is_override(name: str) -> bool:
+    return name.startswith(ENV_PREFIX) and "__" in name
+
+
 def default_cache_dir() -> Path:
     """Return the folder for checkpoints and graphs when `model.cache_dir` is null."""
     base = os.environ.get("XDG_CACHE_HOME")
@@ -344,7 +360,7 @@ def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str
     """Return a copy of `document` with `NERVE_A__B=value` written at `a.b`; values are YAML."""
     merged: dict[str, Any] = _deep_copy(document)
     for name, text in sorted(environment.items()):
-        if not name.startswith(ENV_PREFIX) or "__" not in name:
+        if not _is_override(name):
             continue
         *sections, key = name.removeprefix(ENV_PREFIX).lower().split("__")
         target = merged

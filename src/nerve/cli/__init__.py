@@ -1,4 +1,4 @@
-"""The command line: `nerve serve | pull | predict | verify | export`. User's view: docs/cli.md.
+"""The command line: `nerve serve | pull | predict | verify | tune | export`. User's view: docs/cli.md.
 
 One module per command, each with `add_arguments(parser)` and `run(options) -> exit status`; they import
 what they need when they run, so that `nerve --help` is quick.
@@ -16,13 +16,20 @@ import sys
 from typing import TYPE_CHECKING
 
 import nerve
-from nerve.cli import export, predict, pull, serve, verify
+from nerve.cli import export, predict, pull, serve, tune, verify
 from nerve.errors import NerveError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = {"serve": serve, "pull": pull, "predict": predict, "verify": verify, "export": export}
+_COMMANDS = {
+    "serve": serve,
+    "pull": pull,
+    "predict": predict,
+    "verify": verify,
+    "tune": tune,
+    "export": export,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
