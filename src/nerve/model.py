@@ -25,6 +25,7 @@ from nerve.graph import GraphKind, load_graph
 from nerve.labels import LabelSet, parse_labels
 from nerve.packed_session import PackedSession
 from nerve.packing import StepLimits, choose_budget
+from nerve.samples import calibration_texts
 from nerve.session import Session, choose_device
 from nerve.threads import EngineThread
 from nerve.tokenizer import TextTokenizer, load_tokenizer
@@ -104,7 +105,12 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         **read_json(folder.path / "tokenizer_config.json", optional=True),
     }
     device = choose_device(config.model.device)
-    graph = load_graph(folder.path, config.model.precision, cache_dir, config.model.graph, device)
+    calibration: list[list[int]] = []
+    if config.model.precision is Precision.INT8:
+        calibration = [found.ids for found in raw_tokenizer.encode_batch(calibration_texts())]
+    graph = load_graph(
+        folder.path, config.model.precision, cache_dir, config.model.graph, device, calibration
+    )
     max_length = find_max_length(settings, tokenizer_settings, config.model.max_length, graph.n_positions)
     tokenizer = TextTokenizer(
         raw_tokenizer, max_length, config.runtime.window_stride, config.limits.max_input_tokens

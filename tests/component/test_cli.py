@@ -273,6 +273,9 @@ def test_folder_instead_of_a_config_file(lookup_model: Path, tmp_path: Path) -> 
         ("predict", "--config", "a", "--model", "b", "x"),
         ("verify", "--min-agreement", "1.5"),
         ("verify", "--worst", "-1"),
+        ("tune",),
+        ("tune", "--target-p99-ms", "0"),
+        ("tune", "--target-p99-ms", "10", "--precision", "float31"),
         ("fly",),
         (),
     ],
@@ -309,4 +312,4 @@ def test_help_is_light(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("serve", "pull", "predict", "verify"))
+    assert all(name in shown for name in ("serve", "pull", "predict", "verify", "tune"))

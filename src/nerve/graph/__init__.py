@@ -22,7 +22,7 @@ from nerve.graph import architectures, builder, cache, int8, packed, ready, weig
 from nerve.graph.architectures import NotBuildable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import onnx
 
@@ -94,8 +94,11 @@ def load_graph(
     cache_dir: Path,
     graph_file: str | None = None,
     device: Device = Device.CPU,
+    calibration: Sequence[Sequence[int]] = (),
 ) -> Graph:
     """Return the graph of the model in `folder` for `device`, which is not `auto` any more.
+
+    calibration: token ids of typical texts, for int8; without them random ids have to do.
 
     The first of these that applies: the named `graph_file`, as it is; a graph built from safetensors; one
     built from the weights inside an ONNX file; the ONNX file as it is. Raises `ModelError` with the
@@ -111,7 +114,7 @@ def load_graph(
         return _ready_graph(folder / graph_file, precision)
     computed = known[0] if precision is Precision.AUTO else precision
     try:
-        return _built_graph(folder, computed, cache_dir, device)
+        return _built_graph(folder, computed, cache_dir, device, calibration)
     except NotBuildable as reason:
         files = ready.find_onnx(folder, precision)
         if not files:
@@ -120,7 +123,13 @@ def load_graph(
         return _ready_graph(files[0], precision)
 
 
-def _built_graph(folder: Path, computed: Precision, cache_dir: Path, device: Device) -> Graph:
+def _built_graph(
+    folder: Path,
+    computed: Precision,
+    cache_dir: Path,
+    device: Device,
+    calibration: Sequence[Sequence[int]],
+) -> Graph:
     """Build the graph, or find it in the cache. Raises `NotBuildable`."""
     config = _read_config(folder)
     architectures.check_config(config)
@@ -130,12 +139,15 @@ def _built_graph(folder: Path, computed: Precision, cache_dir: Path, device: Dev
         encoder = _read_encoder(folder, config)
         if kind is GraphKind.PACKED:
             return packed.build(encoder, half=computed is Precision.FLOAT16)
-        return int8.build(encoder) if computed is Precision.INT8 else builder.build(encoder)
+        if computed is Precision.INT8:
+            return int8.build(encoder, calibration)
+        return builder.build(encoder)
 
     files = weights.find_safetensors(folder) or [
         part for file in ready.find_onnx(folder, Precision.FLOAT32) for part in weights.onnx_parts(file)
     ]
-    facts = json.dumps([config, kind.value], sort_keys=True).encode()
+    used = [list(ids) for ids in calibration] if computed is Precision.INT8 else []
+    facts = json.dumps([config, kind.value, used], sort_keys=True).encode()
     key = cache.make_key(files, facts, computed)
     source = cache.load_or_build(cache_dir, key, build)
     return Graph(source, kind, computed, _count_positions(folder, config), cache.entry_of(cache_dir, key))

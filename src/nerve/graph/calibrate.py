@@ -1,9 +1,9 @@
-"""Measures the range of every channel that the int8 graph quantises, by running the encoder in numpy.
+"""Measures the channels that the int8 graph quantises, by running the encoder in numpy on calibration texts.
 
-The inputs are random token ids from a fixed seed: which channels are outliers is a property of the weights,
-and no text has to be shipped, fetched or tokenised. The result is the same at every start.
+The texts are `nerve.samples.calibration_texts`, tokenized by the model's own tokenizer; where a graph is built
+without one, random token ids from a fixed seed. The result is the same at every start.
 
-S = calibration sequences, T = their length; the other letters as in `builder`.
+S = calibration sequences, T = the length of one, R = their tokens together; the other letters as in `builder`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from nerve.graph.architectures import Activation
 from nerve.graph.builder import distance_buckets
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from nerve.graph.architectures import Encoder, Layer, Linear, Norm
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 N_SEQUENCES = 16
 LENGTH = 48
 _SEED = 20240229
+# Sequences that are computed together.
+_GROUP = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,40 +46,68 @@ class LayerRanges:
     hidden: Range  # into query, key and value
     context: Range  # into the attention output
     attended: Range  # into the first layer of the feed-forward block
+    inner: FloatArray  # mean of what enters its second layer, float32 (F,)
 
 
-def calibrate(encoder: Encoder) -> list[LayerRanges]:
-    """Return the ranges of every layer."""
-    ids = np.random.default_rng(_SEED).integers(0, len(encoder.words), (N_SEQUENCES, LENGTH))  # (S, T)
-    return measure(encoder, ids)
+def calibrate(encoder: Encoder, sequences: Sequence[Sequence[int]] = ()) -> list[LayerRanges]:
+    """Return the ranges of every layer over `sequences` of token ids, or over random ones where there are none."""
+    if sequences:
+        return measure(encoder, _batches(sequences))
+    random = np.random.default_rng(_SEED).integers(0, len(encoder.words), (N_SEQUENCES, LENGTH))  # (S, T)
+    return measure(encoder, [random])
 
 
-def measure(encoder: Encoder, ids: npt.NDArray[np.int64]) -> list[LayerRanges]:
-    """Return the ranges of every layer over the sequences `ids` (S, T)."""
+def _batches(sequences: Sequence[Sequence[int]]) -> list[npt.NDArray[np.int64]]:
+    """Group sequences of about equal length, each group cut to its shortest: few large products, and no padding."""
+    ordered = sorted(sequences, key=len)
+    groups = [ordered[at : at + _GROUP] for at in range(0, len(ordered), _GROUP)]
+    return [np.array([ids[: len(group[0])] for ids in group], np.int64) for group in groups]
+
+
+def measure(encoder: Encoder, batches: Sequence[npt.NDArray[np.int64]]) -> list[LayerRanges]:
+    """Return the ranges of every layer over batches of sequences, each (S, T), layer after layer."""
+    hidden = [_embed(encoder, ids) for ids in batches]  # each (S, T, H)
+    ranges = []
+    for layer in encoder.layers:
+        context = [_attend(part, layer, encoder.heads, _bias(encoder, part.shape[1])) for part in hidden]
+        attended = [
+            _normalise(part + _linear(mixed, layer.attention_output), layer.attention_norm, encoder.epsilon)
+            for part, mixed in zip(hidden, context, strict=True)
+        ]
+        inner = [_activate(_linear(part, layer.up), encoder.activation) for part in attended]  # (S, T, F)
+        ranges.append(
+            LayerRanges(_range(hidden), _range(context), _range(attended), _rows(inner).mean(axis=0))
+        )
+        hidden = [
+            _normalise(part + _linear(wide, layer.down), layer.output_norm, encoder.epsilon)
+            for part, wide in zip(attended, inner, strict=True)
+        ]
+    return ranges
+
+
+def _embed(encoder: Encoder, ids: npt.NDArray[np.int64]) -> FloatArray:
     first = 0 if encoder.padding_id is None else encoder.padding_id + 1
     width = min(ids.shape[1], len(encoder.positions) - first)
     ids = ids[:, :width]
     hidden = encoder.words[ids] + encoder.positions[first : first + width]  # (S, T, E)
     hidden = _normalise(hidden, encoder.embedding_norm, encoder.epsilon)
-    if encoder.projection is not None:
-        hidden = _linear(hidden, encoder.projection)  # (S, T, H)
-    bias: FloatArray | None = None
-    if encoder.relative_bias is not None:
-        buckets = distance_buckets(width, len(encoder.relative_bias))
-        bias = encoder.relative_bias.T[:, buckets]  # (heads, T, T)
-    ranges = []
-    for layer in encoder.layers:
-        context = _attend(hidden, layer, encoder.heads, bias)  # (S, T, H)
-        attended = hidden + _linear(context, layer.attention_output)
-        attended = _normalise(attended, layer.attention_norm, encoder.epsilon)
-        ranges.append(LayerRanges(_range(hidden), _range(context), _range(attended)))
-        wide = _activate(_linear(attended, layer.up), encoder.activation)  # (S, T, F)
-        hidden = _normalise(attended + _linear(wide, layer.down), layer.output_norm, encoder.epsilon)
-    return ranges
+    return hidden if encoder.projection is None else _linear(hidden, encoder.projection)
 
 
-def _range(value: FloatArray) -> Range:
-    rows = value.reshape(-1, value.shape[-1])  # (S * T, K)
+def _bias(encoder: Encoder, width: int) -> FloatArray | None:
+    """Return MPNet's bias by distance, (heads, T, T)."""
+    if encoder.relative_bias is None:
+        return None
+    found: FloatArray = encoder.relative_bias.T[:, distance_buckets(width, len(encoder.relative_bias))]
+    return found
+
+
+def _rows(parts: Sequence[FloatArray]) -> FloatArray:
+    return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])  # (R, K)
+
+
+def _range(parts: Sequence[FloatArray]) -> Range:
+    rows = _rows(parts)
     centre: FloatArray = rows.mean(axis=0)
     reach: FloatArray = np.abs(rows - centre).max(axis=0)
     return Range(centre, reach)

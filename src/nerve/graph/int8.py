@@ -23,6 +23,8 @@ from nerve.graph.builder import GraphWriter
 from nerve.graph.calibrate import LayerRanges, Range, calibrate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from nerve.graph.architectures import Encoder, Layer
@@ -34,10 +36,13 @@ ALPHA = 0.65
 # gelu(x) >= -0.16998 for both forms, so its quantised range needs little room below zero.
 _GELU_FLOOR = 0.171
 
+# Zero points: of what lies on both sides of zero, of a GELU's output, of a ReLU's.
+_ZERO, _ZERO_GELU, _ZERO_RELU = 128, 32, 0
 
-def build(encoder: Encoder) -> onnx.ModelProto:
-    """Return the int8 graph of `encoder`."""
-    return write(smooth(encoder, calibrate(encoder)))
+
+def build(encoder: Encoder, calibration: Sequence[Sequence[int]] = ()) -> onnx.ModelProto:
+    """Return the int8 graph of `encoder`; calibration: token ids of texts, see `calibrate`."""
+    return write(smooth(encoder, calibrate(encoder, calibration)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,10 @@ def smooth(encoder: Encoder, ranges: list[LayerRanges]) -> Smoothed:
                 attention_output=Linear(output.weight, output.bias + found.hidden.centre),
                 attention_norm=_fold_norm(layer.attention_norm, found.attended, s_attended),
                 up=_fold_before(layer.up, found.attended, s_attended),
-                down=Linear(layer.down.weight, layer.down.bias + found.attended.centre),
+                down=Linear(
+                    layer.down.weight,
+                    layer.down.bias + found.attended.centre - _rounding(layer.down) @ found.inner,
+                ),
             )
         )
         hidden.append(s_hidden)
@@ -125,8 +133,9 @@ def write(smoothed: Smoothed) -> onnx.ModelProto:
     grid = graph.node("Concat", [shape, width], "grid_shape", axis=0)  # (B, T, H)
     hidden = graph.node("Reshape", [builder.embed(graph, encoder), rows], "rows")  # (N, H)
     bias = builder.relative_bias(graph, encoder)
+    points = _zero_points(graph, hidden, encoder.activation)
     for index in range(len(encoder.layers)):
-        hidden = _LayerWriter(graph, smoothed, index, grid, rows).write(hidden, bias)
+        hidden = _LayerWriter(graph, smoothed, index, grid, rows, points).write(hidden, bias)
     logits = builder.linear(graph, hidden, encoder.classifier, "classifier")  # (N, L)
     labels = graph.constant("labels", np.array([len(encoder.classifier.bias)], np.int64))
     shape = graph.node("Concat", [shape, labels], "logits_shape", axis=0)
@@ -140,10 +149,42 @@ def quantize_columns(weight: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArr
     return np.rint(weight / scale[:, None]).astype(np.int8).T, scale.astype(np.float32)
 
 
-class _LayerWriter:
-    """Adds one layer to a graph; `grid` and `rows` name the shapes (B, T, H) and (N, H)."""
+def _zero_points(graph: GraphWriter, rows: str, activation: Activation) -> dict[int, str]:
+    """Add the zero point of every row, uint8 (N,), for each that is in use: `QuantizeLinear` wants one a row."""
+    shape = graph.node("Shape", [rows], "n_rows", start=0, end=1)  # (1,)
+    return {
+        zero: graph.node(
+            "ConstantOfShape",
+            [shape],
+            f"zero_{zero}_of_rows",
+            value=onnx.helper.make_tensor("v", TensorProto.UINT8, [1], [zero]),
+        )
+        for zero in (_ZERO, _ZERO_RELU if activation is Activation.RELU else _ZERO_GELU)
+    }
 
-    def __init__(self, graph: GraphWriter, smoothed: Smoothed, index: int, grid: str, rows: str) -> None:
+
+def _rounding(layer: Linear) -> FloatArray:
+    """Return what rounding adds to the weights, (out, in)."""
+    values, scale = quantize_columns(layer.weight)
+    error: FloatArray = values.T * scale[:, None] - layer.weight
+    return error
+
+
+class _LayerWriter:
+    """Adds one layer to a graph.
+
+    grid, rows: names of the shapes (B, T, H) and (N, H). points: of the zero points of all rows.
+    """
+
+    def __init__(
+        self,
+        graph: GraphWriter,
+        smoothed: Smoothed,
+        index: int,
+        grid: str,
+        rows: str,
+        points: dict[int, str],
+    ) -> None:
         self._graph = graph
         self._encoder = smoothed.encoder
         self._layer = smoothed.encoder.layers[index]
@@ -151,6 +192,7 @@ class _LayerWriter:
         self._name = f"layer.{index}"
         self._grid = grid
         self._rows_shape = rows
+        self._points = points
 
     def write(self, hidden: str, bias: str) -> str:
         """Add the layer and return its output, (N, H)."""
@@ -194,13 +236,13 @@ class _LayerWriter:
     def _quantize(self, value: str, name: str) -> tuple[str, str, str]:
         """Quantise rows symmetrically about 128; return values, scales (N, 1) and zero point."""
         size = self._graph.node("Abs", [value], f"{name}.abs")
-        return self._rows(value, size, name, zero=128, steps=127, floor=1e-9)
+        return self._rows(value, size, name, zero=_ZERO, steps=127, floor=1e-9)
 
     def _quantize_activation(self, value: str, name: str) -> tuple[str, str, str]:
         """Quantise what a GELU or ReLU gives, with nearly all steps above zero."""
         if self._encoder.activation is Activation.RELU:
-            return self._rows(value, value, name, zero=0, steps=255, floor=1e-9)
-        zero = 32
+            return self._rows(value, value, name, zero=_ZERO_RELU, steps=255, floor=1e-9)
+        zero = _ZERO_GELU
         return self._rows(value, value, name, zero=zero, steps=255 - zero, floor=_GELU_FLOOR / zero)
 
     def _rows(
@@ -215,13 +257,7 @@ class _LayerWriter:
             "Max", [step, graph.constant(f"floor_{zero}", np.array(floor, np.float32))], f"{name}.scale"
         )
         point = graph.constant(f"zero_{zero}", np.array(zero, np.uint8))
-        points = graph.node(
-            "ConstantOfShape",
-            [graph.node("Shape", [scale], f"{name}.n")],
-            f"{name}.points",
-            value=onnx.helper.make_tensor("v", TensorProto.UINT8, [1], [zero]),
-        )
-        quantised = graph.node("QuantizeLinear", [value, scale, points], f"{name}.q", axis=0)
+        quantised = graph.node("QuantizeLinear", [value, scale, self._points[zero]], f"{name}.q", axis=0)
         column = graph.node(
             "Unsqueeze",
             [scale, graph.constant("column_axis", np.array([1], np.int64))],
