@@ -111,6 +111,14 @@ class Response:
     headers: Headers
     body: bytes
 
+    @property
+    def request_id(self) -> str:
+        """The id that the answer carries; every answer has one."""
+        return next(value for name, value in self.headers if name == "x-request-id")
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
 
 @dataclass(frozen=True, slots=True)
 class _LargeCall:
@@ -234,6 +242,8 @@ class App:
                 response = await handler(request, headers)
         except PredictError as error:
             self._count_rejection(method, error.reason)
+            if isinstance(error, (InferenceFailed, DeviceFailed)):
+                log.error("the model failed on the request", extra={"request_id": request_id})
             response = _error_response(error, headers)
         except Exception as error:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
             _log_defect(error, request_id)
@@ -360,6 +370,11 @@ class App:
         return Response(200, headers, self._openapi)
 
 
+def route_of(path: str) -> str:
+    """Return the route of a path, `unknown` for any that is none: a path is the client's, and may hold anything."""
+    return path if path in ROUTES else _UNKNOWN
+
+
 def describe(model: Model, config: Config) -> dict[str, object]:
     """Return what `/info` prints."""
     return {
@@ -434,4 +449,4 @@ def _error(status: int, kind: str, message: str, headers: Headers) -> Response:
 
 def _log_defect(error: Exception, request_id: str) -> None:
     """Log a defect with its stack but without its message, which could quote the client's text."""
-    log.error("defect while answering request %s: %s", request_id, stack_of(error))
+    log.error("defect while answering a request: %s", stack_of(error), extra={"request_id": request_id})

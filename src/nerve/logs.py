@@ -1,4 +1,7 @@
-"""Log lines as text for people, or as JSON lines for collectors; the same for nerve and for Granian."""
+"""Log lines as text for people, or as JSON lines for collectors; the same for nerve and for Granian.
+
+A line about a request says which: `log.error(..., extra={"request_id": ...})`.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,28 @@ if TYPE_CHECKING:
     from nerve.config import ServerConfig
 
 _TEXT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
+# What a line can tell of its request, in fields of their own.
+_FIELDS = ("request_id", "method", "route", "status", "duration_ms", "response_bytes")
+
+
+class TextFormatter(logging.Formatter):
+    """One line for people, with the request's id at its end."""
+
+    def __init__(self) -> None:
+        super().__init__(_TEXT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Render one record without its stack."""
+        line = super().formatMessage(record)
+        request_id = getattr(record, "request_id", None)
+        return line if request_id is None else f"{line} [{request_id}]"
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time (RFC 3339, UTC), level, logger, message, pid, and a stack if any."""
+    """One JSON object per line: time (RFC 3339, UTC), level, logger, message, pid, and what else there is.
+
+    That is a stack, and the fields of a request.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
@@ -30,6 +51,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             "pid": record.process,
         }
+        line |= {name: value for name in _FIELDS if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
             line["stack"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line).decode()
@@ -43,11 +65,11 @@ def configure_logging(server: ServerConfig) -> None:
 def logging_settings(server: ServerConfig) -> dict[str, Any]:
     """Return the `logging.config` dictionary, for this process and for Granian's own set-up."""
     level = server.log_level.value.upper()
-    loggers = ("nerve", "_granian", "granian.access")
+    loggers = ("nerve", "_granian")
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"text": {"format": _TEXT}, "json": {"()": JsonFormatter}},
+        "formatters": {"text": {"()": TextFormatter}, "json": {"()": JsonFormatter}},
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",

@@ -50,8 +50,6 @@ _OTHER_DESCRIPTORS = 128
 # Longest request head.
 _HEAD_BYTES = 64 * 1024
 
-_ACCESS_LOG = '%(addr)s "%(method)s %(path)s %(protocol)s" %(status)d %(dt_ms).3f ms'
-
 
 class _DrainingServer(MPServer):
     """Granian's server, which first turns readiness off and lets load balancers look away."""
@@ -194,8 +192,6 @@ def _create_server(server: ServerConfig) -> _DrainingServer:
         ),
         log_level=LogLevels(server.log_level.value),
         log_dictconfig=logging_settings(server),
-        log_access=server.access_log,
-        log_access_format=_ACCESS_LOG,
         ssl_cert=Path(tls.certificate) if tls else None,
         ssl_key=Path(tls.key) if tls else None,
         ssl_ca=Path(tls.client_ca) if tls and tls.client_ca else None,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from nerve.access_log import with_access_log
 from nerve.app import ROUTES, App
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
 from nerve.config import cache_dir_of, find_config, load_api_key, load_config
@@ -148,7 +149,7 @@ def create_worker_application(
     if config.server.uds is None:
         client_seconds = config.server.client_timeout_ms / 1000
         watch_connections(config.limits.request_timeout_ms / 1000 + client_seconds, client_seconds)
-    return _application(Worker(config, api_key, folder, shared))
+    return _application(Worker(config, api_key, folder, shared), access_log=config.server.access_log)
 
 
 def _end_with_server() -> None:
@@ -169,8 +170,10 @@ def create_app() -> Application:
     config = load_config(find_config(None))
     configure_logging(config.server)
     folder = fetch_checkpoint(config.model, cache_dir_of(config), is_buildable=is_buildable)
-    return _application(Worker(config, load_api_key(config.server), folder))
+    worker = Worker(config, load_api_key(config.server), folder)
+    return _application(worker, access_log=config.server.access_log)
 
 
-def _application(worker: Worker) -> Application:
-    return Application(worker.app.handle, worker.start, worker.close)
+def _application(worker: Worker, *, access_log: bool) -> Application:
+    handle = with_access_log(worker.app.handle) if access_log else worker.app.handle
+    return Application(handle, worker.start, worker.close)

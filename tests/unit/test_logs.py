@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from nerve.config import LogFormat, LogLevel, ServerConfig
-from nerve.logs import JsonFormatter, logging_settings
+from nerve.logs import JsonFormatter, TextFormatter, logging_settings
 
 
 @pytest.mark.parametrize("message", ["plain", 'quotes " and \\', "two\nlines", "Ünïcödé 😀", "\x00\x1b[31m"])
@@ -32,6 +32,16 @@ def test_json_line_carries_the_stack() -> None:
     line = JsonFormatter().format(record)
     assert "\n" not in line
     assert "RuntimeError" in json.loads(line)["stack"]
+
+
+def test_request_id_is_a_field_or_the_end_of_the_line() -> None:
+    """A collector can select by request, a person sees it; other lines say nothing of one."""
+    record = logging.LogRecord("nerve.app", logging.ERROR, "f", 1, "failed", (), None)
+    assert "request_id" not in json.loads(JsonFormatter().format(record))
+    assert TextFormatter().format(record).endswith(": failed")
+    record.request_id = "abc"
+    assert json.loads(JsonFormatter().format(record))["request_id"] == "abc"
+    assert TextFormatter().format(record).endswith(": failed [abc]")
 
 
 @pytest.mark.parametrize(
