@@ -105,11 +105,12 @@ class Request(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer, ready to be sent."""
+    """An answer, ready to be sent; `summary` is of the prediction that it holds, if any, for traces."""
 
     status: int
     headers: Headers
     body: bytes
+    summary: Summary | None = None
 
     @property
     def request_id(self) -> str:
@@ -298,7 +299,7 @@ class App:
         total = time.perf_counter() - started
         self._metrics.record_prediction(summary, total, engine.queued_tokens, engine.queued_requests)
         _add_prediction_headers(headers, summary, total)
-        return Response(200, headers, encoded)
+        return Response(200, headers, encoded, summary)
 
     async def _predict_large(self, engine: Engine, call: _LargeCall) -> tuple[Summary, bytes]:
         """Answer a large body: the annex does all that is Python work."""

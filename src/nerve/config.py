@@ -12,6 +12,7 @@ Rules that need the model (token budget against max length, stride against max l
 from __future__ import annotations
 
 import enum
+import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 ENV_PREFIX = "NERVE_"
 ENV_CONFIG = "NERVE_CONFIG"
 ENV_API_KEY = "NERVE_API_KEY"
+_OTLP_PROTOCOL = "http/protobuf"
 DEFAULT_LOCATIONS = (Path("config.yaml"), Path("/etc/nerve/config.yaml"))
 
 PositiveInt = Annotated[int, Meta(ge=1)]
@@ -219,6 +221,12 @@ class ServerConfig(_Section, frozen=True):
     drain_timeout_ms: PositiveInt = 30_000
 
 
+class TracingConfig(_Section, frozen=True):
+    """Traces over OTLP."""
+
+    endpoint: Annotated[str, Meta(pattern="^https?://")] | None = None
+
+
 class Config(_Section, frozen=True):
     """Everything that can be configured, checked."""
 
@@ -228,6 +236,7 @@ class Config(_Section, frozen=True):
     limits: LimitsConfig = LimitsConfig()
     cpu: CpuConfig = CpuConfig()
     server: ServerConfig = ServerConfig()
+    tracing: TracingConfig = TracingConfig()
 
 
 SectionT = TypeVar("SectionT", bound=msgspec.Struct)
@@ -281,11 +290,13 @@ def load_config(path: Path) -> Config:
 
 def parse_config(document: dict[str, Any], environment: dict[str, str], folder: Path) -> Config:
     """Check a decoded document; `folder` anchors its relative paths. Raises `ConfigError`."""
-    merged = _override(document, environment)
+    merged = _with_standard_tracing(_override(document, environment), environment)
     try:
         config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error))) from error
+    if config.tracing.endpoint is not None and not _has_opentelemetry():
+        raise ConfigError("tracing.endpoint needs OpenTelemetry: install nerve[otel], or remove the key")
     return _anchor_paths(config, folder)
 
 
@@ -372,6 +383,42 @@ def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str
                 raise ConfigError(f"environment variable {name}: {'.'.join(sections)} is not a section")
         target[key] = _parse_variable(name, text, _type_at([*sections, key]))
     return {key: value for key, value in merged.items() if value is not None}
+
+
+def _with_standard_tracing(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Take `tracing.endpoint` from OpenTelemetry's standard variables where it is not set.
+
+    Whole clusters set them for every process, so what cannot be done with them is a warning.
+    """
+    endpoint = environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if not endpoint and (base := environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")):
+        endpoint = f"{base.rstrip('/')}/v1/traces"
+    tracing = document.get("tracing") or {}
+    is_off = (
+        environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
+        or environment.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp"
+    )
+    if not endpoint or is_off or not isinstance(tracing, dict) or tracing.get("endpoint"):
+        return document
+    protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get(
+        "OTEL_EXPORTER_OTLP_PROTOCOL", _OTLP_PROTOCOL
+    )
+    if protocol != _OTLP_PROTOCOL:
+        log.warning("no traces: OTLP is spoken as %s only, not as the environment asks", _OTLP_PROTOCOL)
+    elif not _has_opentelemetry():
+        log.warning(
+            "no traces, although the environment names an OTLP endpoint: nerve[otel] is not installed"
+        )
+    else:
+        return {**document, "tracing": {**tracing, "endpoint": endpoint}}
+    return document
+
+
+def _has_opentelemetry() -> bool:
+    try:
+        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http.trace_exporter") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _parse_variable(name: str, text: str, declared: Any) -> Any:  # noqa: ANN401 - a YAML value, a type

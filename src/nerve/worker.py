@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from nerve.access_log import with_access_log
-from nerve.app import ROUTES, App
+from nerve.app import ROUTES, App, Handler
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
 from nerve.config import cache_dir_of, find_config, load_api_key, load_config
 from nerve.connections import watch_connections
@@ -32,6 +32,7 @@ from nerve.model import load_model
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
     from multiprocessing.connection import Connection
     from multiprocessing.synchronize import Event
 
@@ -149,7 +150,7 @@ def create_worker_application(
     if config.server.uds is None:
         client_seconds = config.server.client_timeout_ms / 1000
         watch_connections(config.limits.request_timeout_ms / 1000 + client_seconds, client_seconds)
-    return _application(Worker(config, api_key, folder, shared), access_log=config.server.access_log)
+    return _application(Worker(config, api_key, folder, shared), config)
 
 
 def _end_with_server() -> None:
@@ -170,10 +171,25 @@ def create_app() -> Application:
     config = load_config(find_config(None))
     configure_logging(config.server)
     folder = fetch_checkpoint(config.model, cache_dir_of(config), is_buildable=is_buildable)
-    worker = Worker(config, load_api_key(config.server), folder)
-    return _application(worker, access_log=config.server.access_log)
+    return _application(Worker(config, load_api_key(config.server), folder), config)
 
 
-def _application(worker: Worker, *, access_log: bool) -> Application:
-    handle = with_access_log(worker.app.handle) if access_log else worker.app.handle
-    return Application(handle, worker.start, worker.close)
+def _application(worker: Worker, config: Config) -> Application:
+    """Give the worker's handler what the configuration wants around it; by itself it pays for nothing."""
+    handle: Handler = worker.app.handle
+    close: Callable[[], None] = worker.close
+    if config.server.access_log:
+        handle = with_access_log(handle)
+    if config.tracing.endpoint is not None:
+        from nerve.tracing import Tracing  # noqa: PLC0415 - OpenTelemetry is optional
+
+        tracing = Tracing(config.tracing.endpoint)
+        handle = tracing.wrap(handle)
+
+        def close_both() -> None:
+            worker.close()
+            tracing.close()
+
+        close = close_both
+
+    return Application(handle, worker.start, close)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import enum
 import logging
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -443,3 +444,46 @@ def test_empty_truss_section_is_refused(tmp_path: Path) -> None:
     """`trt_llm` with nothing in it lacks the checkpoint."""
     with pytest.raises(ConfigError, match="model: required, but missing"):
         load_config(write(tmp_path, "trt_llm:\n"))
+
+
+COLLECTOR = "http://collector:4318"
+
+
+@pytest.mark.parametrize(
+    ("tracing", "variables", "expected"),
+    [
+        ({}, {}, None),
+        ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR}, f"{COLLECTOR}/v1/traces"),
+        ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"{COLLECTOR}/"}, f"{COLLECTOR}/v1/traces"),
+        (
+            {},
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t/x"},
+            "http://t/x",
+        ),
+        ({"endpoint": "http://mine/"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR}, "http://mine/"),
+        ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_SDK_DISABLED": "true"}, None),
+        ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_TRACES_EXPORTER": "none"}, None),
+        ({}, {"NERVE_TRACING__ENDPOINT": "https://mine/"}, "https://mine/"),
+    ],
+)
+def test_collector_of_traces(
+    tracing: dict[str, Any], variables: dict[str, str], expected: str | None
+) -> None:
+    """The file names the collector, else OpenTelemetry's standard variables do."""
+    assert parse({"tracing": tracing}, **variables).tracing.endpoint == expected
+
+
+def test_collector_that_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Traces that the file asks for need nerve[otel]; what a cluster's variables ask for is a warning."""
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR}
+    assert parse({}, **variables, OTEL_EXPORTER_OTLP_PROTOCOL="grpc").tracing.endpoint is None
+    assert "http/protobuf only" in caplog.text
+    for name in [name for name in sys.modules if name.startswith("opentelemetry.exporter")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)  # as if it were not installed
+    with pytest.raises(ConfigError, match=r"tracing.endpoint .* nerve\[otel\]"):
+        parse({"tracing": {"endpoint": COLLECTOR}})
+    assert parse({}, **variables).tracing.endpoint is None
+    assert "nerve[otel] is not installed" in caplog.text
