@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,17 +189,21 @@ def write_config(path: Path, model_folder: Path, **sections: dict[str, Any]) -> 
 
 
 def start_server(
-    config_path: Path, environment: dict[str, str] | None = None, wait: bool = True
+    config_path: Path,
+    environment: dict[str, str] | None = None,
+    wait: bool = True,
+    program: Sequence[str] = ("-m", "nerve"),
 ) -> ServerProcess:
     """Start `nerve serve` as a process of its own; waits until it is ready, unless told not to."""
     server = yaml.safe_load(config_path.read_text())["server"]
     log_path = config_path.with_suffix(".log")
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "nerve", "serve", "--config", str(config_path)],
+            [sys.executable, *program, "serve", "--config", str(config_path)],
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
+            cwd=config_path.parent,
         )
     url = f"http://127.0.0.1:{server['port']}"
     transport = httpx.HTTPTransport(uds=server["uds"]) if server.get("uds") else None

@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 # How long a pool thread may hold the interpreter lock against the event loop; Python's default is 5 ms.
 _SWITCH_SECONDS = 0.0005
 
+# Linux takes this as "no core dump", neither into a file nor to a program (fs/coredump.c): memory holds texts.
+_NO_CORE_DUMP_BYTES = 1
+
 # After the device has failed: time for the last answers to go out, and for probes to see readiness off.
 _LAST_ANSWERS_SECONDS = 1.0
 
@@ -73,6 +76,7 @@ class Worker:
     def __init__(
         self, config: Config, api_key: str | None, folder: ModelFolder, shared: Shared | None = None
     ) -> None:
+        _forbid_core_dumps()
         metrics = Metrics(ROUTES, REASONS, shared.metrics_dir if shared is not None else None)
         self.app = App(config, api_key, metrics)
         self._config = config
@@ -139,6 +143,16 @@ class Worker:
             log.critical(reason, exc_info=defect)
         logging.shutdown()
         os._exit(1)
+
+
+def _forbid_core_dumps() -> None:
+    """Keep a crash of this process from writing its memory, where texts are, to a disk."""
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - Unix only
+
+        _, most = resource.getrlimit(resource.RLIMIT_CORE)
+        if most != 0:
+            resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE_DUMP_BYTES, most))
 
 
 def create_worker_application(
