@@ -148,7 +148,7 @@ class App:
         self._is_well = True
         self._canary: Canary | None = None
         self._info = b""
-        self._openapi = wire.encode_json(build_openapi(config.limits))
+        self._openapi = wire.encode_json(build_openapi(config.limits, needs_key=api_key is not None))
         self._is_draining: Callable[[], bool] = lambda: False
         self._routes: dict[str, dict[str, Callable[[Request, Headers], Awaitable[Response]]]] = {
             "/": {"GET": self._ready, "POST": self._predict},  # runtime.webserver_default_route

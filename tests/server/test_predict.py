@@ -215,6 +215,9 @@ def test_answers_are_as_documented(server: ServerProcess, method: str, path: str
     assert document["openapi"].startswith("3.1")
     answer = server.client.request(method, path, json=body)
     assert matches(answer.json(), schema_of(document, method, path, answer), document)
+    headers = document["paths"][path][method.lower()]["responses"][str(answer.status_code)]["headers"]
+    assert {name for name, header in headers.items() if header["required"]} <= set(answer.headers)
+    assert set(answer.headers) <= {*headers, "content-type", "content-length", "server", "date"}
     if body is not None:
         wanted = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert matches(body, wanted, document) is (answer.status_code == 200)
