@@ -12,10 +12,12 @@ DEV_READY := $(VENV)/.ready-$(EXTRA)-dev
 
 BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.ready
+FUZZ := .venv-fuzz
+FUZZ_READY := $(FUZZ)/.ready
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 
-.PHONY: install serve test check format lint types imports bench bench-quick golden parity clean
+.PHONY: install serve test check format lint types imports bench bench-quick golden parity fuzz clean
 
 install: $(READY)
 
@@ -67,8 +69,14 @@ parity: $(PARITY_READY)
 	OMP_NUM_THREADS=1 $(PARITY)/bin/python tests/parity/record.py "$$($(PARITY)/bin/nerve pull)" --check
 	$(PARITY)/bin/python -m pytest tests/parity/test_export.py
 
+# Looks for bodies and headers that end in a 5xx, a crash or a hang, for some minutes: by the OpenAPI document
+# against running servers, then by bytes.
+fuzz: $(DEV_READY) $(FUZZ_READY)
+	$(BIN)/python tests/fuzz/run.py $(FUZZ)/bin/schemathesis
+	$(BIN)/python -m pytest --hypothesis-profile=fuzz tests/server/test_fuzz.py
+
 clean:
-	rm -rf $(VENV) $(PARITY) $(BENCH)
+	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
@@ -79,6 +87,11 @@ $(READY): pyproject.toml constraints.txt
 
 $(DEV_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	@touch $@
+
+$(FUZZ_READY): Makefile
+	test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --quiet 'schemathesis>=4.32,<5' msgspec
 	@touch $@
 
 $(PARITY_READY): pyproject.toml constraints.txt

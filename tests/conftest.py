@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from builders import ServerProcess, start_server, write_config, write_lookup_model
 from nerve.checkpoint import fetch_checkpoint
@@ -14,6 +15,8 @@ from nerve.config import default_cache_dir, load_config
 from nerve.graph import is_buildable
 
 REPOSITORY = Path(__file__).parent.parent
+
+settings.register_profile("fuzz", max_examples=4_000)  # `make fuzz`
 
 
 @pytest.fixture(scope="session")
