@@ -14,10 +14,11 @@ BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.ready
 FUZZ := .venv-fuzz
 FUZZ_READY := $(FUZZ)/.ready
+AUDIT := .venv-audit
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 
-.PHONY: install serve test check format lint types imports bench bench-quick golden parity fuzz clean
+.PHONY: install serve test check format lint types imports bench bench-quick golden parity fuzz audit clean
 
 install: $(READY)
 
@@ -75,13 +76,20 @@ fuzz: $(DEV_READY) $(FUZZ_READY)
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)/bin/schemathesis
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz tests/server/test_fuzz.py
 
+# Known weaknesses of what is installed, by PyPI's database; needs its JSON interface, which mirrors seldom have.
+audit: $(READY)
+	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet 'pip-audit>=2.9,<3'; }
+	$(AUDIT)/bin/pip-audit --strict --skip-editable --progress-spinner off \
+		--path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 clean:
-	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ)
+	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(AUDIT)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip uninstall --quiet --yes setuptools 2>/dev/null # Python 3.11 brings one with known weaknesses
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA)]'
 	@touch $@
 

@@ -6,6 +6,7 @@ forked: a forked copy of a process that has downloaded with threads, or touched 
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import math
 import multiprocessing
@@ -238,4 +239,7 @@ def _remove_stale_socket(path: Path) -> None:
 
 
 def _is_loopback(server: ServerConfig) -> bool:
-    return server.uds is not None or server.host in ("127.0.0.1", "::1", "localhost")
+    try:
+        return server.uds is not None or ipaddress.ip_address(server.host).is_loopback
+    except ValueError:  # a name
+        return server.host == "localhost"

@@ -237,5 +237,6 @@ def test_failed_device_turns_readiness_off_and_ends_the_process(tmp_path: Path, 
     assert [status for status, _ in answers] == ["200", "200", "503", "503", "200"], done.stderr
     assert "Unhealthy" in answers[2][1]
     assert "device has failed" in answers[3][1]
+    assert "Anna" not in done.stderr + answers[2][1]
     assert done.returncode == 1
     assert "this worker ends" in done.stderr
