@@ -16,7 +16,10 @@ from nerve.graph import is_buildable
 
 REPOSITORY = Path(__file__).parent.parent
 
-settings.register_profile("fuzz", max_examples=4_000)  # `make fuzz`
+# The time of an example is that of a machine that others use, too.
+settings.register_profile("nerve", deadline=None)
+settings.register_profile("fuzz", deadline=None, max_examples=4_000)  # `make fuzz`
+settings.load_profile("nerve")
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,7 @@ class _TimedRequest:
     def header(self, name: str) -> str | None:
         return self._request.header(name)
 
-    async def read(self, limit: int) -> bytes | None:
+    async def read(self, limit: int) -> bytes | bytearray | None:
         body = await self._request.read(limit)
         self.arrived_at = time.time_ns()
         return body

@@ -37,7 +37,7 @@ def watched(tmp_path: Path) -> Iterator[Callable[..., tuple[ServerProcess, Colle
                 folder,
                 server={"access_log": True, "log_level": "debug", "workers": 2},
                 tracing={"endpoint": f"{collector.url}/v1/traces"},
-                limits={"max_inputs": 2, "max_input_tokens": 40, "max_body_bytes": 10_000},
+                limits={"max_inputs": 2, "max_input_tokens": 40, "max_body_bytes": 40_000},
                 model={"cache_dir": str(tmp_path / "cache")},
             )
             environment = {
@@ -50,7 +50,7 @@ def watched(tmp_path: Path) -> Iterator[Callable[..., tuple[ServerProcess, Colle
             }
             server = start_server(config, environment, **sections)  # type: ignore[arg-type]
             running.append(server)
-            wait_until(lambda: metric(server, "nerve_ready_workers") == 2, "both workers are ready")
+            wait_until(lambda: server.log().count("runtime-1") == 2, "both workers have started")
             return server, collector
 
         yield start
@@ -101,7 +101,14 @@ def test_canary(watched: Callable[..., tuple[ServerProcess, Collector]], trouble
         {"inputs": f"{CANARY} y"},  # the model fails
         {"inputs": [CANARY] * 3},
         {"inputs": f"{CANARY} " * 50},
-        {"inputs": CANARY * 1000},
+        {"inputs": CANARY * 4000},
+        # Beyond 16 KiB the work is done in the process for large requests: answered, failed, refused.
+        {"inputs": CANARY + " " * 20_000},
+        {"inputs": f"{CANARY} y" + " " * 20_000},
+        {"inputs": f"{CANARY} " * 2000},
+        {"inputs": [CANARY + " " * 20_000] * 3},
+        {"inputs": "Anna" + " " * 20_000, CANARY: CANARY},
+        {"inputs": "Anna" + " " * 20_000, "offset_unit": CANARY},
         {"inputs": [CANARY, [CANARY]]},
         {"inputs": {CANARY: CANARY}},
         {"inputs": CANARY, CANARY: CANARY},
