@@ -181,6 +181,18 @@ def test_sigterm_ends_a_server_whose_worker_cannot_be_replaced(
     assert time.monotonic() - started < 1.5
 
 
+def test_sigterm_while_a_worker_is_replaced(serve: Callable[..., ServerProcess]) -> None:
+    """A worker that has just loaded its model ends like the others, and not at the end of the drain timeout."""
+    server = serve(server={"workers": 2})
+    wait_until(lambda: metric(server, "nerve_ready_workers") == 2, "both workers are ready")
+    os.kill(workers_of(server)[0], signal.SIGKILL)
+    wait_until(
+        lambda: server.log().count(" loaded in ") == 3, "the next one has loaded its model", timeout=30
+    )
+    server.client.close()
+    assert server.stop(timeout=15) == 0
+
+
 @pytest.mark.parametrize("trouble", ["fails", "hangs"])
 def test_model_that_stops_to_compute_ends_its_worker(
     serve: Callable[..., ServerProcess], tmp_path: Path, trouble: str
