@@ -52,8 +52,8 @@ def open_packed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
     attention operator, and the device that the session is told.
     """
 
-    def load_twin(folder: Path, precision: Precision, cache: Path, file: str | None, device: Device) -> Graph:
-        graph = load_graph(folder, precision, cache, file, device)
+    def load_twin(folder: Path, precision: Precision, *rest: Any) -> Graph:
+        graph = load_graph(folder, precision, *rest)
         assert isinstance(graph.source, bytes)
         return dataclasses.replace(graph, source=on_cpu(graph.source))
 
