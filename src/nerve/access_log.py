@@ -11,9 +11,11 @@ import time
 from typing import TYPE_CHECKING
 
 from nerve.app import route_of
+from nerve.exchange import ForwardedRequest
 
 if TYPE_CHECKING:
-    from nerve.app import Handler, Request, Response
+    from nerve.exchange import Handler, Request
+    from nerve.responses import Response
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +25,21 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 def with_access_log(handle: Handler) -> Handler:
     """Return a handler that logs each request once `handle` has answered it."""
+    return lambda request: handle(_LoggedRequest(request))
 
-    async def handle_and_log(request: Request) -> Response:
-        started = time.perf_counter()
-        response = await handle(request)
-        milliseconds = round((time.perf_counter() - started) * 1000, 3)
-        method = request.method if request.method in _METHODS else "unknown"
-        route = route_of(request.path)
+
+class _LoggedRequest(ForwardedRequest):
+    __slots__ = ("_started",)
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self._started = time.perf_counter()
+
+    def respond(self, response: Response) -> None:
+        super().respond(response)
+        milliseconds = round((time.perf_counter() - self._started) * 1000, 3)
+        method = self.method if self.method in _METHODS else "unknown"
+        route = route_of(self.path)
         fields = {
             "request_id": response.request_id,
             "method": method,
@@ -39,6 +49,3 @@ def with_access_log(handle: Handler) -> Handler:
             "response_bytes": len(response.body),
         }
         log.info("%s %s %d %.3f ms", method, route, response.status, milliseconds, extra=fields)
-        return response
-
-    return handle_and_log

@@ -231,7 +231,7 @@ class TokenClassifier:
                 yield from self._engine.collect(oldest).rows
         finally:
             for part in submitted:
-                self._engine.cancel(part)
+                self._engine.cancel(part.job)
         if failure is not None and not isinstance(failure, StopIteration):
             raise failure
 

@@ -88,10 +88,10 @@ class Canary:
         except NerveError as error:
             return self._fails(f"refused: {error}")
         if not self._sees_progress(n_calls, submitted.done):
-            self._engine.cancel(submitted)
+            self._engine.cancel(submitted.job)
             return self._fails(f"no call has ended in {self._timeout:.1f} s")
         if not submitted.done.is_set():
-            self._engine.cancel(submitted)  # others were served meanwhile
+            self._engine.cancel(submitted.job)  # others were served meanwhile
             return True
         try:
             rows = self._engine.collect(submitted).rows[0]

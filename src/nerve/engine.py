@@ -1,42 +1,48 @@
 """The use case: texts in, rows out, timings attached.
 
-Two ways in, for the event loop (`predict`) and for plain threads (`submit`, then `collect`; or both in
-`predict_blocking`), over the same steps: tokenize, queue and run, merge windows, aggregate.
+A request is a `Call`: tokenize, queue and run, merge windows, aggregate. Each step begins where the one before
+it ended, on the thread that ended it, and the answer goes to a function (`start`). `predict` is the same for
+coroutines; plain threads `submit` and then `collect`.
 
-Threads: short texts are tokenized and aggregated on the calling thread, which costs less than a hand-over;
-beyond `_INLINE_CHARACTERS` the work goes to a small pool, so that the event loop goes on. Results
-cross from the engine threads to an event loop in one call per batch; several loops may use one engine.
+Threads: short texts are tokenized on the calling thread, and rows of short answers are made on the engine thread
+that ran the model, because a hand-over costs more; what is larger goes to a small pool. On a GPU the engine
+thread does nothing but steps: a thread of its own makes the rows, woken once per step.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from nerve.aggregation import decode_texts
-from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, Overloaded
+from nerve.errors import DeadlineExceeded, DeviceFailed, InvalidRequest, Overloaded, stack_of
 from nerve.scheduler import Job, Scheduler
+from nerve.threads import EngineThread
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 
 if TYPE_CHECKING:
     from nerve.model import Model
     from nerve.types import TokenScores, Window
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
 
-# Characters of one request up to which it is tokenized on the event loop: about 1.5 ms.
+T = TypeVar("T")
+Outcome = Prediction | Exception
+
+# Characters of one request up to which it is tokenized on the calling thread: about 1.5 ms.
 _INLINE_CHARACTERS = 4_000
-# Tokens of one request up to which its rows are made and encoded on the event loop: about 1 ms.
+# Tokens of one request up to which its rows are made and encoded where its scores arrive: about 1 ms.
 INLINE_TOKENS = 1_000
-# Seconds of a model call up to which it is run on the event loop: a hand-over there and back takes about as long.
+# Seconds of a model call up to which it is run on the calling thread: a hand-over takes about as long.
 _INLINE_SECONDS = 0.0002
 _POOL_THREADS = 2
 # Windows' worth of tokens beyond which a request goes to the bulk lane.
@@ -60,7 +66,7 @@ class Submitted:
 
 
 class Engine:
-    """Answers predict requests with one model.
+    """Answers predict requests with one model; any thread may call its methods.
 
     On CPU there are two lanes, each with its own queue of `max_queue_tokens` and its own threads. Requests of
     more than a few windows take the bulk lane, whose threads step back: a long document uses every core that
@@ -82,8 +88,10 @@ class Engine:
         self.model = model
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="nerve-pool")
         self._n_offloaded = 0
-        self._offloaded_seconds = 1.0  # from hand-over to end, of the work that ended last
+        self._offloaded_seconds = 1.0  # of the work that ended last
+        self._offload_lock = threading.Lock()
         self._on_failure = on_failure
+        self._answering = None if model.runs_anywhere else EngineThread("nerve-answers")
         create_lane = partial(
             Scheduler,
             run=model.session.run,
@@ -125,57 +133,75 @@ class Engine:
         """Finish what was admitted and end all threads. Blocks."""
         self._lane.drain()
         self._bulk_lane.drain()
+        if self._answering is not None:
+            self._answering.close()
         self._pool.shutdown()
 
-    async def predict(
+    def start(
         self,
         texts: Sequence[str],
         options: PredictOptions,
-        deadline: float = math.inf,
-        gone: Callable[[], Awaitable[None]] | None = None,
-    ) -> Prediction:
-        """Answer one request; call it on the event loop.
+        deadline: float,
+        done: Callable[[Outcome], None],
+    ) -> Call:
+        """Begin to answer one request.
 
-        deadline: `time.monotonic()` after which nobody wants the answer.
-        gone: waits until the client has left; used only when the request has to wait.
-        Raises `PredictError`s.
+        deadline: `time.monotonic()` after which nobody wants the answer; steps that begin later are not taken.
+            Ending the request at that moment is the caller's task.
+        done: called once with the prediction, or with the error (a `PredictError`, or a defect), by whichever
+            thread has it, which may be this one before `start` returns. It must not raise, nor take long.
         """
-        started = time.perf_counter()
-        n_characters = sum(map(len, texts))
-        self._check_room(n_characters, len(texts))
-        if n_characters <= _INLINE_CHARACTERS:
-            tokenized = self._tokenize(texts, options, beside_others=False)
-        else:
-            self._check_pool()
-            tokenized = await self.offload(lambda: self._tokenize(texts, options), deadline)
-        if time.monotonic() >= deadline:
-            raise DeadlineExceeded("the deadline passed before the request reached the queue")
-        tokenize_seconds = time.perf_counter() - started
-        job = _make_job(tokenized, options, deadline)
-        await self._wait(job, deadline, gone)
-        scores = job.scores()
-        started = time.perf_counter()
-        if job.n_tokens <= INLINE_TOKENS:
-            rows = self._rows(tokenized, scores, options)
-        else:
-            rows = await self.offload(lambda: self._rows(tokenized, scores, options), deadline)
-        return _prediction(tokenized, rows, job, tokenize_seconds, time.perf_counter() - started)
+        call = Call(self, texts, options, deadline, done)
+        call.begin()
+        return call
+
+    async def predict(
+        self, texts: Sequence[str], options: PredictOptions, deadline: float = math.inf
+    ) -> Prediction:
+        """Answer one request, for a coroutine; several event loops may use one engine.
+
+        deadline: `time.monotonic()` at which the request ends. Raises `PredictError`s.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Prediction] = loop.create_future()
+
+        def done(outcome: Outcome) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits on it any more
+                loop.call_soon_threadsafe(_resolve, future, outcome)
+
+        call = self.start(texts, options, deadline, done)
+        try:
+            async with asyncio.timeout(None if deadline == math.inf else deadline - time.monotonic()):
+                return await future
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the answer was ready") from None
+        finally:
+            call.cancel()
+
+    def check_pool(self) -> None:
+        """Raise `Overloaded` when too much waits for the thread pool."""
+        if self._n_offloaded >= _MAX_OFFLOADED:
+            raise Overloaded(
+                "too many large requests wait; send the request again later",
+                self._offloaded_seconds,
+                reason="pool",
+            )
 
     def check_large(self, n_bytes: int) -> None:
         """Raise `Overloaded` when a body of `n_bytes`, not decoded yet, would be refused for certain."""
-        self._check_room(n_bytes, 1)
-        self._check_pool()
+        self.check_room(n_bytes, 1)
+        self.check_pool()
 
-    async def compute(
-        self,
-        windows: Sequence[Window],
-        needs_logits: bool,
-        deadline: float = math.inf,
-        gone: Callable[[], Awaitable[None]] | None = None,
+    def compute(
+        self, windows: Sequence[Window], needs_logits: bool, deadline: float, done: Callable[[Job], None]
     ) -> Job:
-        """Queue and run windows that were tokenized elsewhere; as `predict` in all else."""
+        """Queue windows that were tokenized elsewhere; `done` is told of the job once it is delivered.
+
+        Raises `PredictError`s. The job is dropped by `cancel`.
+        """
         job = Job(windows, needs_logits, deadline)
-        await self._wait(job, deadline, gone)
+        job.waiter = partial(done, job)
+        self.lane_of(job).submit(job)
         return job
 
     def predict_blocking(self, texts: Sequence[str], options: PredictOptions) -> Prediction:
@@ -185,53 +211,67 @@ class Engine:
     def submit(self, texts: Sequence[str], options: PredictOptions) -> Submitted:
         """Tokenize and queue one request, and return while the engine threads compute it.
 
-        Any thread may call this; the answer is had by `collect`. Raises `PredictError`s.
+        The answer is had by `collect`. Raises `PredictError`s.
         """
         started = time.perf_counter()
-        tokenized = self._tokenize(texts, options)
+        tokenized = self.tokenize(texts, options)
         tokenize_seconds = time.perf_counter() - started
-        job = _make_job(tokenized, options, math.inf)
-        job.waiter = done = threading.Event()
-        self._lane_of(job).submit(job)
+        job = make_job(tokenized, options, math.inf)
+        done = threading.Event()
+        job.waiter = done.set
+        self.lane_of(job).submit(job)
         return Submitted(tokenized, options, job, done, tokenize_seconds)
 
     def collect(self, submitted: Submitted) -> Prediction:
         """Wait for a submitted request and make its rows, on the calling thread."""
         submitted.done.wait()
         started = time.perf_counter()
-        rows = self._rows(submitted.tokenized, submitted.job.scores(), submitted.options)
+        rows = self.make_rows(submitted.tokenized, submitted.job.scores(), submitted.options)
         aggregate_seconds = time.perf_counter() - started
         return _prediction(
             submitted.tokenized, rows, submitted.job, submitted.tokenize_seconds, aggregate_seconds
         )
 
-    def cancel(self, submitted: Submitted) -> None:
-        """Drop what is still queued of a submitted request that nobody will collect."""
-        self._lane_of(submitted.job).cancel(submitted.job)
+    def cancel(self, job: Job) -> None:
+        """Drop what is still queued of a job whose results nobody wants."""
+        self.lane_of(job).cancel(job)
 
-    async def offload(self, work: Callable[[], T], deadline: float = math.inf) -> T:
-        """Run `work` on the pool, or here once the engine is closed: what was admitted is answered.
+    def offload(
+        self, work: Callable[[], T], then: Callable[[T], None], fail: Callable[[Exception], None]
+    ) -> Future[None] | None:
+        """Run `work` on the pool and give its result to `then`, or its error to `fail`, on the same thread.
 
-        At the deadline (`time.monotonic()`) work that has not begun is dropped, and what runs ends unseen.
-        Raises `DeadlineExceeded`.
+        Once the engine is closed all that happens here and now: what was admitted is answered. Work that has
+        not begun is dropped when the returned future is cancelled.
         """
-        self._n_offloaded += 1
-        started = time.monotonic()
-        try:
-            try:
-                future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-            except RuntimeError:  # the pool is shut down
-                return work()
-            async with asyncio.timeout(None if deadline == math.inf else deadline - started):
-                result = await future
-            self._offloaded_seconds = time.monotonic() - started
-            return result
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the answer was ready") from None
-        finally:
-            self._n_offloaded -= 1
 
-    def _check_room(self, n_characters: int, n_texts: int) -> None:
+        def run() -> None:
+            started = time.monotonic()
+            try:
+                result = work()
+            except Exception as error:  # noqa: BLE001 - it is told to whoever waits
+                fail(error)
+                return
+            self._offloaded_seconds = time.monotonic() - started
+            then(result)
+
+        try:
+            future = self._pool.submit(run)
+        except RuntimeError:  # the pool is shut down
+            run()
+            return None
+        with self._offload_lock:
+            self._n_offloaded += 1
+        future.add_done_callback(self._end_offload)
+        return future
+
+    def _end_offload(self, future: Future[None]) -> None:
+        with self._offload_lock:
+            self._n_offloaded -= 1
+        if not future.cancelled() and (error := future.exception()) is not None:
+            log.error("a defect on the thread pool: %s", stack_of(error))
+
+    def check_room(self, n_characters: int, n_texts: int) -> None:
         """Raise `Overloaded` when the lane that a request will take is full; spares tokenizing for a refusal.
 
         Characters and special tokens are about the most tokens that there can be; a large request may turn
@@ -241,75 +281,43 @@ class Engine:
         if all(lane.is_full(n_characters + 2 * n_texts) for lane in possible):
             raise possible[-1].refuse()
 
-    def _check_pool(self) -> None:
-        if self._n_offloaded >= _MAX_OFFLOADED:
-            raise Overloaded(
-                "too many large requests wait; send the request again later",
-                self._offloaded_seconds,
-                reason="pool",
-            )
-
-    def _lane_of(self, job: Job) -> Scheduler:
+    def lane_of(self, job: Job) -> Scheduler:
+        """Return the lane of a job."""
         return self._bulk_lane if job.n_tokens > self._bulk_tokens else self._lane
 
-    def _tokenize(
+    def tokenize(
         self, texts: Sequence[str], options: PredictOptions, beside_others: bool = True
     ) -> list[TokenizedText]:
+        """Tokenize the texts of a request; see `TextTokenizer.tokenize`."""
         return self.model.tokenizer.tokenize(
             texts, options.truncate, options.truncation_direction, beside_others
         )
 
-    def _rows(
+    def make_rows(
         self, tokenized: list[TokenizedText], scores: list[TokenScores], options: PredictOptions
     ) -> list[list[Row]]:
+        """Merge the windows of each text and make its rows."""
         return decode_texts(tokenized, scores, self.model.labels, self.model.vocabulary, options)
 
-    async def _wait(self, job: Job, deadline: float, gone: Callable[[], Awaitable[None]] | None) -> None:
-        """Submit a job and wait until it is delivered, its deadline passes, or its client leaves."""
-        lane = self._lane_of(job)
-        if self.model.runs_anywhere and len(job.windows) == 1 and lane.run_here(job, _INLINE_SECONDS):
-            return
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        runs_at_once = lane.is_idle and len(job.windows) == 1
-        job.waiter = future
-        timer: asyncio.TimerHandle | None = None
-        watcher: asyncio.Future[None] | None = None
-        lane.submit(job)  # a job that is refused here must not be cancelled below
-        try:
-            if deadline != math.inf:
-                timer = loop.call_later(
-                    deadline - time.monotonic(),
-                    _fail,
-                    future,
-                    DeadlineExceeded("the deadline passed before the answer was ready"),
-                )
-            if gone is not None and not runs_at_once:
-                watcher = asyncio.ensure_future(gone())
-                watcher.add_done_callback(lambda _: _fail(future, ClientGone("the client left")))
-            await future
-        except BaseException:
-            lane.cancel(job)
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if watcher is not None:
-                watcher.cancel()
+    def run_here(self, job: Job) -> bool:
+        """Run a job on the calling thread, if that is quicker than handing it over; tells whether it did."""
+        return (
+            self.model.runs_anywhere
+            and len(job.windows) == 1
+            and self.lane_of(job).run_here(job, _INLINE_SECONDS)
+        )
 
     def _deliver(self, jobs: list[Job]) -> None:
-        """Wake the waiters of finished jobs; called by engine threads."""
+        """Go on with finished jobs; called by engine threads, once per batch."""
         if any(isinstance(job.error, DeviceFailed) for job in jobs):
             self._tell_failure()
-        futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for job in jobs:
-            if isinstance(job.waiter, threading.Event):
-                job.waiter.set()
-            elif job.waiter is not None:
-                futures.setdefault(job.waiter.get_loop(), []).append(job.waiter)
-        for loop, waiting in futures.items():
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits on it any more
-                loop.call_soon_threadsafe(_resolve, waiting)
+        waiters = [job.waiter for job in jobs if job.waiter is not None]
+        if not waiters:
+            return
+        if self._answering is not None:
+            self._answering.post(lambda: _call_each(waiters))
+        else:
+            _call_each(waiters)
 
     def _tell_failure(self) -> None:
         """Call `on_failure`, once."""
@@ -318,7 +326,120 @@ class Engine:
             told()
 
 
-def _make_job(tokenized: list[TokenizedText], options: PredictOptions, deadline: float) -> Job:
+class Call:
+    """One request on its way through the engine."""
+
+    __slots__ = (
+        "_deadline",
+        "_done",
+        "_engine",
+        "_is_cancelled",
+        "_job",
+        "_offloaded",
+        "_options",
+        "_started",
+        "_texts",
+        "_tokenize_seconds",
+        "_tokenized",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        texts: Sequence[str],
+        options: PredictOptions,
+        deadline: float,
+        done: Callable[[Outcome], None],
+    ) -> None:
+        self._engine = engine
+        self._texts = texts
+        self._options = options
+        self._deadline = deadline
+        self._done = done
+        self._started = time.perf_counter()
+        self._is_cancelled = False
+        self._offloaded: Future[None] | None = None
+        self._job: Job | None = None
+        self._tokenized: list[TokenizedText] = []
+        self._tokenize_seconds = 0.0
+
+    def begin(self) -> None:
+        """Tokenize, here or on the pool."""
+        engine = self._engine
+        try:
+            n_characters = sum(map(len, self._texts))
+            engine.check_room(n_characters, len(self._texts))
+            if n_characters <= _INLINE_CHARACTERS:
+                self._queue(engine.tokenize(self._texts, self._options, beside_others=False))
+            else:
+                engine.check_pool()
+                work = partial(engine.tokenize, self._texts, self._options)
+                self._offloaded = engine.offload(work, self._queue, self._tell)
+        except Exception as error:  # noqa: BLE001 - whoever waits must be told
+            self._tell(error)
+
+    def cancel(self) -> None:
+        """Drop what has not run; the result of what runs may still be told."""
+        self._is_cancelled = True
+        if self._offloaded is not None:
+            self._offloaded.cancel()
+        job = self._job  # another thread may take it
+        if job is not None:
+            self._engine.cancel(job)
+
+    def _queue(self, tokenized: list[TokenizedText]) -> None:
+        if self._is_cancelled:
+            return
+        engine = self._engine
+        try:
+            if time.monotonic() >= self._deadline:
+                raise DeadlineExceeded("the deadline passed before the request reached the queue")
+            job = make_job(tokenized, self._options, self._deadline)
+            self._tokenized = tokenized
+            self._tokenize_seconds = time.perf_counter() - self._started
+            if not engine.run_here(job):
+                job.waiter = self._answer
+                self._job = job
+                engine.lane_of(job).submit(job)
+                return
+        except Exception as error:  # noqa: BLE001 - whoever waits must be told
+            self._tell(error)
+            return
+        self._job = job
+        self._answer()
+
+    def _answer(self) -> None:
+        """Make the rows of a delivered job, here or on the pool."""
+        job, self._job = self._job, None
+        if job is None or self._is_cancelled:
+            return
+        job.waiter = None
+        engine = self._engine
+        try:
+            scores = job.scores()
+            started = time.perf_counter()
+            if job.n_tokens > INLINE_TOKENS:
+                work = partial(engine.make_rows, self._tokenized, scores, self._options)
+                finish = partial(self._finish, job, started)
+                self._offloaded = engine.offload(work, finish, self._tell)
+                return
+            rows = engine.make_rows(self._tokenized, scores, self._options)
+        except Exception as error:  # noqa: BLE001 - whoever waits must be told
+            self._tell(error)
+            return
+        self._finish(job, started, rows)
+
+    def _finish(self, job: Job, started: float, rows: list[list[Row]]) -> None:
+        seconds = time.perf_counter() - started
+        self._tell(_prediction(self._tokenized, rows, job, self._tokenize_seconds, seconds))
+
+    def _tell(self, outcome: Outcome) -> None:
+        done, self._done = self._done, _nobody  # lets go of whoever waited, who holds this call
+        done(outcome)
+
+
+def make_job(tokenized: list[TokenizedText], options: PredictOptions, deadline: float) -> Job:
+    """Put all windows of a request into a job; raises `InvalidRequest` when there are none."""
     windows = [window for text in tokenized for window in text.windows]
     if not windows:
         raise InvalidRequest("inputs: no text; send at least one")
@@ -341,12 +462,23 @@ def _prediction(
     )
 
 
-def _resolve(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
+def _call_each(waiters: list[Callable[[], None]]) -> None:
+    """Call every waiter; a defect of one must not cost the others their answer."""
+    for waiter in waiters:
+        try:
+            waiter()
+        except Exception as error:  # noqa: BLE001 - see above
+            log.error("a defect while an answer was made: %s", stack_of(error))
 
 
-def _fail(future: asyncio.Future[None], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _nobody(outcome: Outcome) -> None:
+    """Take the outcome of a call that has told it already."""
+
+
+def _resolve(future: asyncio.Future[Prediction], outcome: Outcome) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

@@ -8,9 +8,9 @@ ASGI: https://asgi.readthedocs.io/en/stable/specs/www.html
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, cast
 
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined] # it exports them
 
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from granian._granian import RSGIHTTPProtocol
     from granian.rsgi import Scope as RsgiScope
 
-    from nerve.app import Request, Response
+    from nerve.exchange import Request
+    from nerve.responses import Response
 
 AsgiScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+OnBody = Callable[[bytes | bytearray | None, Exception | None], None]
 
 # Seconds for which the rest of a refused body is read and thrown away. Without it the connection is reset
 # while the client still sends, and many a client then never reads why (RFC 9112, 9.6).
@@ -35,15 +37,23 @@ _CUT_SHORT = "the body is cut short; send as many bytes as content-length states
 
 
 class RsgiRequest:
-    """A request as Granian hands it over."""
+    """A request as Granian hands it over.
 
-    __slots__ = ("_chunks", "_headers", "_proto", "has_unread_body", "method", "path")
+    Granian's awaitables are used as the futures they are, by `add_done_callback`: no coroutine waits for them.
+    sent: told when the answer has been handed to Granian.
+    """
 
-    def __init__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
+    __slots__ = ("_gone", "_has_unread_body", "_headers", "_proto", "_reading", "_sent", "method", "path")
+
+    def __init__(
+        self, scope: RsgiScope, proto: RSGIHTTPProtocol, sent: Callable[[], object] | None = None
+    ) -> None:
         self._proto = proto
-        self._chunks: AsyncIterator[bytes] | None = None
         self._headers = scope.headers
-        self.has_unread_body = scope.method == "POST"
+        self._sent = sent
+        self._has_unread_body = scope.method == "POST"
+        self._reading: Any = None  # the awaitable of the read under way
+        self._gone: Any = None  # the awaitable of the client's leaving
         self.method = scope.method
         self.path = scope.path
 
@@ -52,56 +62,133 @@ class RsgiRequest:
         value: str | None = self._headers.get(name)
         return value
 
-    async def read(self, limit: int) -> bytes | bytearray | None:
-        """Return the body, or None as soon as it is known to be above `limit` bytes.
-
-        Raises `MalformedRequest` when the client stops sending before the end.
-        """
+    def read(self, limit: int, then: OnBody) -> None:
+        """Read the body and give it to `then`; None as soon as it is known to be above `limit` bytes."""
         stated = self._headers.get("content-length")
-        if stated is not None and int(stated) > limit:
-            return None
-        self.has_unread_body = False
-        try:
-            if stated is not None and int(stated) <= _WHOLE_BYTES:
-                return await self._proto()
-            body = bytearray()
-            while (chunk := await self._next_chunk()) is not None:
-                body += chunk
-                if len(body) > limit:
-                    self.has_unread_body = True
-                    return None
-        except (ProtocolClosed, ProtocolError):
-            raise MalformedRequest(_CUT_SHORT) from None
-        if stated is not None and len(body) < int(stated):
-            raise MalformedRequest(_CUT_SHORT)
-        return body
+        n_bytes = int(stated) if stated is not None else None
+        if n_bytes is not None and n_bytes > limit:
+            then(None, None)
+            return
+        self._has_unread_body = False
+        if n_bytes is None or n_bytes > _WHOLE_BYTES:
+            self._reading = chunks = _Chunks(self._proto)
+            chunks.read(limit, n_bytes, then)
+            return
 
-    async def discard_body(self) -> None:
-        """Throw the rest of the body away, for a short while."""
-        with suppress(TimeoutError, ProtocolClosed, ProtocolError):
-            async with asyncio.timeout(_LINGER_SECONDS):
-                while await self._next_chunk() is not None:
-                    pass
+        def on_body(awaitable: Any) -> None:
+            self._reading = None
+            if awaitable.cancelled():
+                return
+            try:
+                body = awaitable.result()
+            except (ProtocolClosed, ProtocolError):
+                then(None, MalformedRequest(_CUT_SHORT))
+                return
+            then(body, None)
 
-    async def _next_chunk(self) -> bytes | None:
-        if self._chunks is None:
-            self._chunks = aiter(self._proto)  # may be called only once
+        self._reading = awaitable = cast("Any", self._proto())
+        awaitable.add_done_callback(on_body)
+
+    def watch(self, gone: Callable[[], None]) -> None:
+        """Call `gone` when the client leaves before it is answered."""
+        awaitable: Any = self._proto.client_disconnect()
+        if not hasattr(awaitable, "add_done_callback"):  # it has left already
+            gone()
+            return
+        self._gone = awaitable
+        awaitable.add_done_callback(lambda awaitable: None if awaitable.cancelled() else gone())
+
+    def respond(self, response: Response) -> None:
+        """Send the answer; a body that was refused unread is thrown away for a short while."""
+        self._proto.response_bytes(response.status, response.headers, response.body)
+        if self._sent is not None:
+            self._sent()
+        if self._gone is not None:
+            self._gone.cancel()  # else Granian holds it for as long as the connection lives
+        if isinstance(self._reading, _Chunks):
+            self._reading.discard()
+        elif self._reading is not None:
+            self._reading.cancel()
+        elif self._has_unread_body:
+            _Chunks(self._proto).discard()
+
+
+class _Chunks:
+    """Reads a body piece by piece."""
+
+    def __init__(self, proto: RSGIHTTPProtocol) -> None:
+        self._iterator: Any = aiter(proto)  # may be called only once
+        self._awaitable: Any = None
+        self._body = bytearray()
+        self._limit = 0
+        self._n_bytes: int | None = None  # as stated
+        self._then: OnBody | None = None
+        self._is_over = False
+
+    def read(self, limit: int, n_bytes: int | None, then: OnBody) -> None:
+        """Give the whole body, which states to have `n_bytes`, to `then`; None as soon as it is above `limit` bytes."""
+        self._limit = limit
+        self._n_bytes = n_bytes
+        self._then = then
+        self._next()
+
+    def discard(self) -> None:
+        """Throw the rest away, for a short while."""
+        if self._is_over:
+            return
+        was_waiting = self._then is not None
+        self._then = None
+        timer = threading.Timer(_LINGER_SECONDS, self._stop)
+        timer.daemon = True
+        timer.start()
+        if not was_waiting:
+            self._next()
+
+    def _stop(self) -> None:
+        self._is_over = True
+        if self._awaitable is not None:
+            self._awaitable.cancel()
+
+    def _next(self) -> None:
         try:
-            return await anext(self._chunks)  # with a default, `anext` crashes on Granian's awaitables
+            self._awaitable = awaitable = anext(self._iterator)
         except StopAsyncIteration:
-            return None
+            is_cut = self._n_bytes is not None and len(self._body) < self._n_bytes
+            self._end(*((None, MalformedRequest(_CUT_SHORT)) if is_cut else (self._body, None)))
+            return
+        awaitable.add_done_callback(self._on_chunk)
 
-    async def gone(self) -> None:
-        """Return once the client has left."""
-        await self._proto.client_disconnect()
+    def _on_chunk(self, awaitable: Any) -> None:
+        if self._is_over or awaitable.cancelled():
+            return
+        try:
+            chunk = awaitable.result()
+        except (ProtocolClosed, ProtocolError):
+            self._end(None, MalformedRequest(_CUT_SHORT))
+            return
+        if self._then is not None:
+            self._body += chunk
+            if len(self._body) > self._limit:
+                self._end(None, None)
+                return
+        self._next()
+
+    def _end(self, body: bytearray | None, error: Exception | None) -> None:
+        self._is_over = body is not None or error is not None
+        then, self._then = self._then, None
+        if then is not None:
+            then(body, error)
 
 
 class AsgiRequest:
-    """A request as an ASGI server hands it over."""
+    """A request as an ASGI server hands it over; `answer` is set to the response."""
 
     def __init__(self, scope: AsgiScope, receive: Receive) -> None:
         self._receive = receive
         self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        self._loop = asyncio.get_running_loop()
+        self._tasks: list[asyncio.Task[None]] = []  # what reads from the client
+        self.answer: asyncio.Future[Response] = self._loop.create_future()
         self.method: str = scope["method"]
         self.path: str = scope["path"]
 
@@ -109,30 +196,49 @@ class AsgiRequest:
         """Return the value of a header by its lower-case name."""
         return self._headers.get(name)
 
-    async def read(self, limit: int) -> bytes | bytearray | None:
-        """Return the body, or None as soon as it is known to be above `limit` bytes.
-
-        Raises `MalformedRequest` when the client stops sending before the end.
-        """
+    def read(self, limit: int, then: OnBody) -> None:
+        """Read the body and give it to `then`; None as soon as it is known to be above `limit` bytes."""
         stated = self._headers.get("content-length")
         if stated is not None and int(stated) > limit:
-            return None
+            then(None, None)
+        else:
+            self._tasks.append(self._loop.create_task(self._read(limit, then)))
+
+    async def _read(self, limit: int, then: OnBody) -> None:
         body = bytearray()
         more = True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise MalformedRequest(_CUT_SHORT)
+                then(None, MalformedRequest(_CUT_SHORT))
+                return
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > limit:
-                return None
-        return body
+                then(None, None)
+                return
+        then(body, None)
 
-    async def gone(self) -> None:
-        """Return once the client has left."""
+    def watch(self, gone: Callable[[], None]) -> None:
+        """Call `gone` when the client leaves before it is answered."""
+        self._loop.call_soon_threadsafe(
+            lambda: self._tasks.append(self._loop.create_task(self._wait_until_gone(gone)))
+        )
+
+    async def _wait_until_gone(self, gone: Callable[[], None]) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        gone()
+
+    def respond(self, response: Response) -> None:
+        """Hand the answer to the coroutine that waits for it."""
+        self._loop.call_soon_threadsafe(self._settle, response)
+
+    def _settle(self, response: Response) -> None:
+        if not self.answer.done():
+            self.answer.set_result(response)
+        for task in self._tasks:
+            task.cancel()
 
 
 class Application:
@@ -145,11 +251,11 @@ class Application:
 
     def __init__(
         self,
-        handle: Callable[[Request], Awaitable[Response]],
+        handle: Callable[[Request], None],
         start: Callable[[asyncio.AbstractEventLoop], None],
         close: Callable[[], None],
     ) -> None:
-        self._handle = handle
+        self.handle = handle
         self._start = start
         self._close = close
 
@@ -162,12 +268,11 @@ class Application:
         self._close()
 
     async def __rsgi__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
-        """Answer one RSGI request."""
-        request = RsgiRequest(scope, proto)
-        response = await self._handle(request)
-        proto.response_bytes(response.status, response.headers, response.body)
-        if request.has_unread_body:
-            await request.discard_body()
+        """Answer one RSGI request, for a server that calls coroutines; ours calls `handle` (`direct`)."""
+        loop = asyncio.get_running_loop()
+        sent = asyncio.Event()
+        self.handle(RsgiRequest(scope, proto, lambda: loop.call_soon_threadsafe(sent.set)))
+        await sent.wait()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request, or run the lifespan protocol."""
@@ -176,7 +281,9 @@ class Application:
             return
         if scope["type"] != "http":
             raise ValueError(f"nerve answers HTTP only, not {scope['type']}")
-        response = await self._handle(AsgiRequest(scope, receive))
+        request = AsgiRequest(scope, receive)
+        self.handle(request)
+        response = await request.answer
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
         headers.append((b"content-length", str(len(response.body)).encode()))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})

@@ -5,7 +5,7 @@ All numbers of a worker lie in one vector of float64, so that recording a reques
 vector in memory. Several workers keep theirs in files that each of them can read, so that a scrape of any
 worker counts all of them; the counts of workers that died stay, their gauges do not.
 
-Threads: `record_batch` may be called from any thread, everything else from the event loop's only.
+Threads: any may call anything; what adds up numbers holds a lock.
 """
 
 from __future__ import annotations
@@ -90,28 +90,31 @@ class Metrics(Collector):
 
     def record_answer(self, route: str, status: int) -> None:
         """Count one answered request; `route` is one of the constructor's."""
-        self._numbers[self._routes[route] + status] += 1
+        with self._lock:
+            self._numbers[self._routes[route] + status] += 1
 
     def record_rejection(self, reason: str) -> None:
         """Count one prediction that was not answered; `reason` is one of the constructor's."""
-        self._numbers[self._reasons[reason]] += 1
+        with self._lock:
+            self._numbers[self._reasons[reason]] += 1
 
     def record_prediction(
         self, prediction: Summary, seconds: float, queued_tokens: int, queued_requests: int
     ) -> None:
         """Record what one answered prediction took, and the queue it leaves behind."""
         numbers = self._numbers
-        numbers[_QUEUED_TOKENS] = queued_tokens
-        numbers[_QUEUED_REQUESTS] = queued_requests
-        numbers[_TEXTS] += prediction.n_texts
-        numbers[_TOKENS] += prediction.n_tokens
-        numbers[_TRUNCATED] += len(prediction.truncated)
-        timings = prediction.timings
-        start = _DURATIONS
-        for value in (seconds, timings.tokenize, timings.queue, timings.inference, timings.aggregate):
-            numbers[start + bisect_left(_SECONDS, value)] += 1
-            numbers[start + _WIDTH - 1] += value
-            start += _WIDTH
+        with self._lock:
+            numbers[_QUEUED_TOKENS] = queued_tokens
+            numbers[_QUEUED_REQUESTS] = queued_requests
+            numbers[_TEXTS] += prediction.n_texts
+            numbers[_TOKENS] += prediction.n_tokens
+            numbers[_TRUNCATED] += len(prediction.truncated)
+            timings = prediction.timings
+            start = _DURATIONS
+            for value in (seconds, timings.tokenize, timings.queue, timings.inference, timings.aggregate):
+                numbers[start + bisect_left(_SECONDS, value)] += 1
+                numbers[start + _WIDTH - 1] += value
+                start += _WIDTH
 
     def record_batch(
         self, n_windows: int, n_tokens: int, n_padding: int, seconds: float, n_threads: int

@@ -38,7 +38,6 @@ from nerve.errors import (
 from nerve.threads import EngineThread
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
 
     from nerve.types import TokenScores, Window
@@ -95,7 +94,7 @@ class Job:
         self.submitted_at = 0.0
         self.waiting = deque(range(len(windows)))  # indexes of windows not yet taken
         self.n_running = 0
-        self.waiter: asyncio.Future[None] | threading.Event | None = None
+        self.waiter: Callable[[], None] | None = None
 
     def scores(self) -> list[TokenScores]:
         """Return the scores of every window; raises the job's error if it failed."""
@@ -208,12 +207,12 @@ class Scheduler:
     def run_here(self, job: Job, limit_seconds: float) -> bool:
         """Run a job of one window on the calling thread, if that is quicker than handing it over.
 
-        That is so when nothing runs or waits and the call will take less than `limit_seconds`, by the
-        measured rate. Returns False, with nothing done, otherwise. Its results are in the job on return.
+        That is so when nothing waits and the call will take less than `limit_seconds`, by the measured
+        rate. Returns False, with nothing done, otherwise. Its results are in the job on return.
         """
         with self._lock:
             is_quick = 0 < job.n_tokens < limit_seconds * self._call_rate
-            if not is_quick or self._refusal is not None or self._jobs or self._n_busy:
+            if not is_quick or self._refusal is not None or self._jobs:
                 return False
             job.submitted_at = time.monotonic()
             self._note_idle(job.submitted_at)

@@ -27,6 +27,7 @@ from granian.server.mp import MPServer
 
 from nerve.checkpoint import fetch_checkpoint
 from nerve.config import Interface, cache_dir_of
+from nerve.direct import serve_rsgi
 from nerve.errors import StartupError
 from nerve.graph import is_buildable
 from nerve.logs import configure_logging, logging_settings
@@ -60,6 +61,8 @@ class _DrainingServer(MPServer):
     ready_pipe: Connection
     ready_pids: set[int]  # of workers that have been ready
     _n_failures: int = 0  # workers in a row that ended before they were ready
+
+    _spawn_rsgi_worker = staticmethod(serve_rsgi)
 
     @property
     def respawn_failed_workers(self) -> bool:

@@ -10,7 +10,6 @@ are OpenTelemetry's standard variables, which its SDK reads itself.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -24,11 +23,15 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 import nerve
 from nerve.app import route_of
+from nerve.exchange import ForwardedRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.trace import Tracer
 
-    from nerve.app import Handler, Request, Response
+    from nerve.exchange import Body, Handler, Request
+    from nerve.responses import Response
 
 # Seconds that the last spans may take at the end; a collector that is gone must not hold up a drain.
 _LAST_EXPORT_SECONDS = 2.0
@@ -49,14 +52,8 @@ class Tracing:
     def wrap(self, handle: Handler) -> Handler:
         """Return a handler whose predictions are traced; probes and scrapes are not."""
 
-        async def handle_and_trace(request: Request) -> Response:
-            if request.method != "POST":
-                return await handle(request)
-            timed = _TimedRequest(request)
-            response = await handle(timed)
-            # The callback runs once the answer was handed to the server.
-            asyncio.get_running_loop().call_soon(_record, self._tracer, timed, response, time.time_ns())
-            return response
+        def handle_and_trace(request: Request) -> None:
+            handle(_TracedRequest(request, self._tracer) if request.method == "POST" else request)
 
         return handle_and_trace
 
@@ -67,31 +64,31 @@ class Tracing:
         last.join(_LAST_EXPORT_SECONDS)
 
 
-class _TimedRequest:
+class _TracedRequest(ForwardedRequest):
     """A request that notes when it began and when its body had arrived; Unix time in nanoseconds."""
 
-    __slots__ = ("_request", "arrived_at", "method", "path", "started_at")
+    __slots__ = ("_tracer", "arrived_at", "started_at")
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self.method = request.method
-        self.path = request.path
+    def __init__(self, request: Request, tracer: Tracer) -> None:
+        super().__init__(request)
+        self._tracer = tracer
         self.started_at = time.time_ns()
         self.arrived_at = 0  # not yet
 
-    def header(self, name: str) -> str | None:
-        return self._request.header(name)
+    def read(self, limit: int, then: Callable[[Body | None, Exception | None], None]) -> None:
+        def arrive(body: Body | None, error: Exception | None) -> None:
+            self.arrived_at = time.time_ns()
+            then(body, error)
 
-    async def read(self, limit: int) -> bytes | bytearray | None:
-        body = await self._request.read(limit)
-        self.arrived_at = time.time_ns()
-        return body
+        super().read(limit, arrive)
 
-    async def gone(self) -> None:
-        await self._request.gone()
+    def respond(self, response: Response) -> None:
+        ended_at = time.time_ns()
+        super().respond(response)
+        _record(self._tracer, self, response, ended_at)
 
 
-def _record(tracer: Tracer, request: _TimedRequest, response: Response, ended_at: int) -> None:
+def _record(tracer: Tracer, request: _TracedRequest, response: Response, ended_at: int) -> None:
     """Make the spans of one answered request."""
     traceparent = request.header("traceparent")
     parent = TraceContextTextMapPropagator().extract({"traceparent": traceparent} if traceparent else {})

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from nerve.access_log import with_access_log
-from nerve.app import ROUTES, App, Handler
+from nerve.app import ROUTES, App
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
 from nerve.config import cache_dir_of, find_config, load_api_key, load_config
 from nerve.connections import watch_connections
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
     from nerve.config import Config
+    from nerve.exchange import Handler
     from nerve.model import Model
 
 log = logging.getLogger(__name__)
@@ -120,15 +121,18 @@ class Worker:
     def _become_ready(self, model: Model) -> None:
         shared = self._shared
         is_draining = shared.draining.is_set if shared is not None else lambda: False
-        self.app.start(model, self._config, is_draining, self._end_soon)
+        self.app.start(model, self._config, is_draining, self._end_soon, self._announce)
+        log.info("ready")
+
+    def _announce(self) -> None:
+        """Do what must be done before anybody can see this worker ready."""
         # Whatever lives now lives for ever: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(_SWITCH_SECONDS)
-        if shared is not None:
-            shared.was_ready.set()
-            shared.ready.send(os.getpid())
-        log.info("ready")
+        if self._shared is not None:
+            self._shared.was_ready.set()
+            self._shared.ready.send(os.getpid())
 
     def _end_soon(self) -> None:
         """End the process: its device is lost to it, and the server starts another one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import queue
 import runpy
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from builders import open_engine, write_config
+from nerve.app import App
 from nerve.batching import BatchPolicy
 from nerve.config import Device, Precision
 from nerve.engine import Engine
@@ -26,6 +28,7 @@ from nerve.errors import DeviceFailed, ModelError
 from nerve.graph import Graph, load_graph
 from nerve.packed_session import PackedSession
 from nerve.packing import StepLimits
+from nerve.responses import Response
 from nerve.session import Session
 from nerve.types import PredictOptions, TokenScores, Window
 from packed_reference import on_cpu
@@ -179,7 +182,7 @@ WORKER = """
 import asyncio, dataclasses, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
-from test_device import FailingSession, Probe
+from test_device import FailingSession, ask_app
 from nerve.checkpoint import ModelFolder
 from nerve.config import cache_dir_of, load_config
 from nerve.model import load_model
@@ -194,7 +197,7 @@ worker._become_ready(dataclasses.replace(model, session=session))
 
 async def main():
     async def ask(method, path, body=b""):
-        answer = await worker.app.handle(Probe(method, path, body))
+        answer = await asyncio.to_thread(ask_app, worker.app, method, path, body)
         print(answer.status, answer.body.decode(), flush=True)
     await ask("POST", "/predict_tokens", b'{"inputs": "Anna"}')
     await ask("GET", "/health/ready")
@@ -213,18 +216,29 @@ class Probe:
 
     def __init__(self, method: str, path: str, body: bytes) -> None:
         self.method, self.path, self._body = method, path, body
+        self.answers: queue.SimpleQueue[Response] = queue.SimpleQueue()
 
     def header(self, name: str) -> str | None:
         """Send none."""
         return None
 
-    async def read(self, limit: int) -> bytes:
-        """Return the body."""
-        return self._body
+    def read(self, limit: int, then: Callable[[bytes | None, Exception | None], None]) -> None:
+        """Give the body."""
+        then(self._body, None)
 
-    async def gone(self) -> None:
+    def watch(self, gone: Callable[[], None]) -> None:
         """Never leave."""
-        await asyncio.Event().wait()
+
+    def respond(self, response: Response) -> None:
+        """Keep the answer."""
+        self.answers.put(response)
+
+
+def ask_app(app: App, method: str, path: str, body: bytes) -> Response:
+    """Hand a request to the application and wait for its answer."""
+    request = Probe(method, path, body)
+    app.handle(request)
+    return request.answers.get(timeout=20)
 
 
 def test_failed_device_turns_readiness_off_and_ends_the_process(tmp_path: Path, lookup_model: Path) -> None:

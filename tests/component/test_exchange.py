@@ -1,0 +1,222 @@
+"""Predictions under way, by the requests and answers that a server's interface sees; the model is real."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from builders import write_config
+from nerve.app import ROUTES, App
+from nerve.checkpoint import ModelFolder
+from nerve.config import Config, load_config
+from nerve.errors import REASONS, MalformedRequest
+from nerve.metrics import Metrics
+from nerve.model import Model, load_model
+from nerve.responses import Response
+from nerve.session import Session
+from nerve.types import TokenScores, Window
+
+PATIENCE = 20.0
+BODY = b'{"inputs": "anna lives in paris", "aggregation_strategy": "simple"}'
+
+
+class Probe:
+    """A request without a server; its body arrives when `arrive` is called, or at once."""
+
+    def __init__(self, body: bytes | None = BODY, **headers: str) -> None:
+        self.method, self.path = "POST", "/predict_tokens"
+        self._headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self._body = body
+        self._then: Callable[[bytes | None, Exception | None], None] | None = None
+        self.gone: Callable[[], None] | None = None
+        self.is_watched = threading.Event()
+        self.answers: queue.SimpleQueue[Response] = queue.SimpleQueue()
+
+    def header(self, name: str) -> str | None:
+        """Return a header."""
+        return self._headers.get(name)
+
+    def read(self, limit: int, then: Callable[[bytes | None, Exception | None], None]) -> None:
+        """Give the body, or keep who wants it."""
+        self._then = then
+        if self._body is not None:
+            then(self._body, None)
+
+    def arrive(self, body: bytes | None, error: Exception | None = None) -> None:
+        """Give the body that was waited for."""
+        assert self._then is not None
+        self._then(body, error)
+
+    def watch(self, gone: Callable[[], None]) -> None:
+        """Keep who wants to know that the client left."""
+        self.gone = gone
+        self.is_watched.set()
+
+    def respond(self, response: Response) -> None:
+        """Keep the answer."""
+        self.answers.put(response)
+
+    def answer(self) -> Response:
+        """Wait for the answer."""
+        return self.answers.get(timeout=PATIENCE)
+
+
+class GatedSession:
+    """The real session behind a gate."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.provider = session.provider
+        self.gate = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.n_windows = 0
+
+    def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
+        """Wait for the gate, then compute."""
+        self.entered.release()
+        assert self.gate.wait(PATIENCE)
+        self.n_windows += len(windows)
+        return self._session.run(windows, needs_logits)
+
+
+@pytest.fixture
+def config(lookup_model: Path, tmp_path: Path) -> Config:
+    """Make a configuration for the lookup model."""
+    return load_config(
+        write_config(
+            tmp_path / "config.yaml", lookup_model, cpu={"threads": 1}, batching={"max_queue_ms": None}
+        )
+    )
+
+
+@pytest.fixture
+def gated(config: Config, lookup_model: Path, tmp_path: Path) -> Iterator[tuple[App, GatedSession]]:
+    """Serve the lookup model behind a gate, with one engine thread."""
+    model: Model = load_model(config, ModelFolder(lookup_model, "test", ""), tmp_path)
+    session = GatedSession(model.session)  # type: ignore[arg-type]
+    app = App(config, None, Metrics(ROUTES, REASONS))
+    app.start(dataclasses.replace(model, session=session, n_threads=1), config)  # type: ignore[arg-type]
+    yield app, session
+    session.gate.set()
+    app.close()
+
+
+def send(app: App, request: Probe | None = None) -> Probe:
+    """Hand a request over, as the server does."""
+    request = request or Probe()
+    app.handle(request)
+    return request
+
+
+def tokens(response: Response) -> list[str]:
+    """Return the entities of an answer to one text."""
+    assert response.status == 200, response.body
+    return [row["token"] for row in json.loads(response.body)[0]]
+
+
+def test_request_of_a_client_that_left_is_dropped(gated: tuple[App, GatedSession]) -> None:
+    """A request that waits is noticed when its client goes: it never runs, and is counted as 499."""
+    app, session = gated
+    first = send(app)
+    assert session.entered.acquire(timeout=PATIENCE)
+    second = send(app)
+    assert second.is_watched.wait(PATIENCE)
+    assert second.gone is not None
+    second.gone()
+    assert second.answer().status == 499
+    session.gate.set()
+    assert tokens(first.answer()) == ["anna", "paris"]
+    assert tokens(send(app).answer()) == ["anna", "paris"]
+    assert session.n_windows == 2
+    assert second.answers.empty()
+
+
+def test_deadline_is_kept_while_the_request_waits(gated: tuple[App, GatedSession]) -> None:
+    """504 within a few hundredths of a second of the deadline, once, and the window never runs."""
+    app, session = gated
+    first = send(app)
+    assert session.entered.acquire(timeout=PATIENCE)
+    started = time.monotonic()
+    late = send(app, Probe(request_timeout_ms="50"))
+    answer = late.answer()
+    assert answer.status == 504
+    assert 0.05 <= time.monotonic() - started < 5
+    assert b"before the answer was ready" in answer.body
+    session.gate.set()
+    assert tokens(first.answer()) == ["anna", "paris"]
+    assert tokens(send(app).answer()) == ["anna", "paris"]
+    assert session.n_windows == 2
+    assert late.answers.empty()
+
+
+def test_deadline_is_kept_while_the_body_arrives(gated: tuple[App, GatedSession]) -> None:
+    """504 says so; a body that comes afterwards is not answered again."""
+    app, session = gated
+    session.gate.set()
+    request = send(app, Probe(body=None, request_timeout_ms="30"))
+    answer = request.answer()
+    assert answer.status == 504
+    assert b"whole body" in answer.body
+    request.arrive(BODY)
+    request.arrive(None, MalformedRequest("cut"))
+    assert tokens(send(app).answer()) == ["anna", "paris"]
+    assert request.answers.empty()
+
+
+def test_watch_sleeps_and_wakes(gated: tuple[App, GatedSession]) -> None:
+    """After a second without requests, deadlines are kept as before."""
+    app, session = gated
+    session.gate.set()
+    assert tokens(send(app).answer()) == ["anna", "paris"]
+    watch = app._watch
+    deadline = time.monotonic() + PATIENCE
+    while watch._is_awake and time.monotonic() < deadline:
+        threading.Event().wait(0.05)
+    assert not watch._is_awake
+    assert send(app, Probe(body=None, request_timeout_ms="30")).answer().status == 504
+    assert watch._is_awake
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "status"), [(None, None, 413), (b"", MalformedRequest("cut"), 400)]
+)
+def test_body_that_cannot_be_read(
+    gated: tuple[App, GatedSession], body: bytes | None, error: Exception | None, status: int
+) -> None:
+    """Too large a body and one that is cut short get their statuses, and cost nothing."""
+    app, session = gated
+    request = send(app, Probe(body=None))
+    request.arrive(None if error is not None else body, error)
+    assert request.answer().status == status
+    assert session.n_windows == 0
+
+
+def test_requests_from_many_threads_get_their_own_answers(gated: tuple[App, GatedSession]) -> None:
+    """Any thread may hand requests over; each is answered once, with its own entities, and all are counted."""
+    app, session = gated
+    session.gate.set()
+    names = ["anna", "paris", "new york", "bob"]
+    sent: list[tuple[str, Probe]] = []
+
+    def client(name: str) -> None:
+        for _ in range(50):
+            body = json.dumps({"inputs": f"x {name} x", "aggregation_strategy": "simple"}).encode()
+            sent.append((name, send(app, Probe(body))))
+
+    threads = [threading.Thread(target=client, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, request in sent:
+        assert tokens(request.answer()) == [name]
+    counted = app._metrics.render(0, 0).decode()
+    assert 'nerve_requests_total{route="/predict_tokens",status="200"} 200.0' in counted
+    assert "nerve_texts_total 200.0" in counted
