@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long a pool thread may hold the interpreter lock against the event loop; Python's default is 5 ms.
+# How long a thread may hold the interpreter lock against the others; Python's default is 5 ms.
 _SWITCH_SECONDS = 0.0005
 
 # Linux takes this as "no core dump", neither into a file nor to a program (fs/coredump.c): memory holds texts.

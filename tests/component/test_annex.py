@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
+import math
 import os
+import queue
 import random
 import signal
 import threading
@@ -23,6 +24,7 @@ from nerve.config import LimitsConfig, RuntimeConfig
 from nerve.engine import Engine
 from nerve.errors import InvalidRequest, MalformedRequest
 from nerve.large import LargeSetup
+from nerve.scheduler import Job
 
 LIMITS = LimitsConfig(max_inputs=3000, max_input_tokens=50_000)
 RUNTIME = RuntimeConfig(window_stride=4)
@@ -61,8 +63,9 @@ def annex(engine: Engine, annex_of: Callable[[Engine], Annex]) -> Annex:
 def answer(annex: Annex, engine: Engine, body: bytes, *, msgpack: bool = False) -> bytes:
     """Answer a body by way of the annex."""
     outline, context, windows = annex.begin(body, msgpack=msgpack)
-    job = asyncio.run(engine.compute(windows, outline.needs_logits))
-    return annex.finish(context, job.scores(), msgpack=msgpack)
+    done: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    engine.compute(windows, outline.needs_logits, math.inf, done.put)
+    return annex.finish(context, done.get(timeout=20).scores(), msgpack=msgpack)
 
 
 def expected(engine: Engine, body: bytes) -> bytes:
