@@ -180,13 +180,13 @@ DEFECT = """
 import sys
 from nerve.engine import Engine
 
-async def predict(self, texts, *arguments, **keywords):
+def start(self, texts, *arguments, **keywords):
     try:
         raise KeyError(texts[0])
     except KeyError as error:
         raise ValueError(f"cannot take {texts}") from error
 
-Engine.predict = predict
+Engine.start = start
 if __name__ == "__main__":
     from nerve.cli import main
     sys.exit(main(sys.argv[1:]))
