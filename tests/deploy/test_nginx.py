@@ -2,7 +2,8 @@
 
 Only paths, ports and upstreams are replaced (`Proxy.render`). Nginx runs without privileges, and its
 temporary folders cannot be entered: a body or an answer that spilled to a file would end in a 500 and a
-line in the error log, however short-lived the file.
+line in the error log, however short-lived the file. NERVE_TEST_NGINX names another Nginx than the installed
+one; tests/deploy/fetch_nginx.sh gets Debian 13's.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ from builders import (
 )
 
 REPOSITORY = Path(__file__).parent.parent.parent
-SHIPPED = (REPOSITORY / "deploy" / "nginx.conf").read_text()
+DEPLOY = REPOSITORY / "deploy"
+SHIPPED = (DEPLOY / "nginx.conf").read_text()
 CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 BODY_LIMIT: int = CONFIG["limits"]["max_body_bytes"]
 NOBODY = 65534
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+NGINX = os.environ.get("NERVE_TEST_NGINX") or shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+STREAM_JS = Path("/usr/lib/nginx/modules/ngx_stream_js_module.so")
 CURL = shutil.which("curl")
 OPENSSL = shutil.which("openssl")
 
@@ -67,9 +70,9 @@ def seconds(text: str) -> float:
 class Proxy:
     """A running Nginx with the shipped configuration, and a client of it."""
 
-    def __init__(self, folder: Path, upstreams: list[str], changes: dict[str, str]) -> None:
+    def __init__(self, folder: Path, upstreams: list[str], changes: dict[str, str], port: int = 0) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port = port or free_port()
         self._changes = changes
         self._upstreams = upstreams
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
@@ -156,10 +159,10 @@ def proxy() -> Iterator[Callable[..., Proxy]]:
     running: list[Proxy] = []
     folders: list[str] = []
 
-    def start(*upstreams: str, changes: dict[str, str] | None = None) -> Proxy:
+    def start(*upstreams: str, changes: dict[str, str] | None = None, port: int = 0) -> Proxy:
         # Not tmp_path: that is closed to other users, and Nginx runs as one.
         folders.append(tempfile.mkdtemp(prefix="nerve-nginx-"))
-        one = Proxy(Path(folders[-1]), list(upstreams), changes or {})
+        one = Proxy(Path(folders[-1]), list(upstreams), changes or {}, port)
         running.append(one)
         return one.start()
 
@@ -245,6 +248,10 @@ def test_numbers_are_the_servers() -> None:
     request_timeout = CONFIG["limits"]["request_timeout_ms"] / 1000
     # The server's own 504 must arrive before Nginx gives up.
     assert request_timeout < seconds(*setting("proxy_read_timeout")) <= request_timeout + 5
+    assert seconds(*setting("proxy_send_timeout")) == seconds(*setting("send_timeout")) == request_timeout
+    # A slow client is given up on by Nginx, which holds its body, before it could be by the server.
+    assert seconds(*setting("client_header_timeout")) * 1000 < CONFIG["server"]["client_timeout_ms"]
+    assert seconds(*setting("client_body_timeout")) < request_timeout
     assert seconds(*setting("worker_shutdown_timeout")) == CONFIG["server"]["drain_timeout_ms"] / 1000
     upstream, clients = (seconds(value) for value in setting("keepalive_timeout"))
     assert clients > 30
@@ -351,6 +358,37 @@ def _accepted(path: Path) -> set[str]:
     rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     connected = "03"
     return {row[6] for row in rows if row[-1] == str(path) and row[5] == connected}
+
+
+def test_tcp_upstreams_are_kept_as_well(
+    proxy: Callable[..., Proxy], socket_folder: Path, lookup_model: Path
+) -> None:
+    """The alternative to the Unix socket: the same answers, over no more connections than there were at once."""
+    config = write_config(socket_folder / "tcp.yaml", lookup_model)
+    server = start_server(config)
+    port = int(server.url.rpartition(":")[2])
+    expected = server.predict(TEXT).content
+    server.client.close()
+    one = proxy(f"127.0.0.1:{port}")
+    seen: set[str] = set()
+
+    def ask(_: int) -> bytes:
+        answer = one.predict(TEXT).content
+        seen.update(_accepted_tcp(port))
+        return answer
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(ask, range(400))) == {expected}
+    server.stop()
+    # Each of the two Nginx workers has connections of its own.
+    assert 1 <= len(seen) <= 8
+
+
+def _accepted_tcp(port: int) -> set[str]:
+    """Return the clients' addresses of the connections that a TCP server has open, as the kernel lists them."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    established = "01"
+    return {row[2] for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == established}
 
 
 def test_body_limit_is_the_servers(front: Proxy, server: ServerProcess) -> None:
@@ -473,47 +511,152 @@ def test_logs_hold_nothing_of_the_client(proxy: Callable[..., Proxy], front: Pro
         assert canary not in one.log()
 
 
-def test_http2_with_prior_knowledge(
-    proxy: Callable[..., Proxy], server: ServerProcess, socket_folder: Path
-) -> None:
-    """HTTP/2 without TLS: on the same port where this Nginx can, else on the port made for it."""
-    if (
-        CURL is None
-        or "HTTP2" not in subprocess.run([CURL, "-V"], capture_output=True, text=True, check=True).stdout
-    ):
+def nginx_version() -> tuple[int, ...]:
+    """Return the version of the Nginx under test."""
+    told = subprocess.run([str(NGINX), "-v"], capture_output=True, text=True, check=True).stderr
+    return tuple(int(number) for number in re.findall(r"\d+", told)[:3])
+
+
+def with_http2_on(folder: Path, port: int) -> dict[str, str]:
+    """Return the changes of nginx.conf for h2c on one port with Nginx 1.25.1 and later."""
+    if nginx_version() < (1, 25, 1):
+        pytest.skip("this Nginx does not know `http2 on`; NERVE_TEST_NGINX can name a later one")
+    return {"include nginx-http2.conf*": f"include {DEPLOY}/nginx-http2.conf"}
+
+
+def with_preread(folder: Path, port: int) -> dict[str, str]:
+    """Write nginx-h2c.conf and its script to `folder`; return the changes of nginx.conf that it asks for."""
+    if nginx_version() >= (1, 25, 1):
+        pytest.skip("this Nginx needs no nginx-h2c.conf")
+    if not STREAM_JS.exists():
+        pytest.skip(f"{STREAM_JS} is missing (Debian: libnginx-mod-stream-js)")
+    http1, http2 = free_port(), free_port()
+    text = (DEPLOY / "nginx-h2c.conf").read_text()
+    places = {"listen 8080": f"listen 127.0.0.1:{port}", "js_path /etc/nginx": f"js_path {folder}"}
+    for old, new in {**places, ":8081": f":{http1}", ":8082": f":{http2}"}.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    (folder / "nginx-h2c.conf").write_text(text)
+    shutil.copy(DEPLOY / "nginx-h2c.js", folder)
+    return {
+        "#include nginx-h2c.conf": f"include {folder}/nginx-h2c.conf",
+        f"listen 127.0.0.1:{port} default_server": "# taken by nginx-h2c.conf:",
+        "#listen 127.0.0.1:8081": f"listen 127.0.0.1:{http1}",
+        "#listen 127.0.0.1:8082": f"listen 127.0.0.1:{http2}",
+    }
+
+
+def curl(*arguments: str, body: bytes) -> bytes:
+    """Send `body` to a URL over HTTP/2; return the answer, followed by the HTTP version that was spoken."""
+    options = ["-sS", "-H", "content-type: application/json", "-w", "%{http_version}"]
+    return subprocess.run(
+        [str(CURL), *options, *arguments], input=body, capture_output=True, check=True
+    ).stdout
+
+
+def needs_http2_curl() -> None:
+    """Skip where curl is missing or cannot speak HTTP/2."""
+    known = CURL and subprocess.run([CURL, "-V"], capture_output=True, text=True, check=True).stdout
+    if not known or "HTTP2" not in known:
         pytest.skip("curl with HTTP/2 is not installed")
-    version = subprocess.run([str(NGINX), "-v"], capture_output=True, text=True, check=True).stderr
-    same_port = tuple(map(int, re.findall(r"\d+", version)[:3])) >= (1, 25, 1)
+
+
+@pytest.mark.parametrize("variant", [with_http2_on, with_preread])
+def test_http2_with_prior_knowledge(
+    proxy: Callable[..., Proxy],
+    server: ServerProcess,
+    socket_folder: Path,
+    variant: Callable[[Path, int], dict[str, str]],
+) -> None:
+    """One port answers HTTP/2 without TLS and HTTP/1.1, by either of the two ways that are shipped."""
+    needs_http2_curl()
     port = free_port()
-    if same_port:
-        changes = {"include nginx-http2.conf*": f"include {REPOSITORY / 'deploy' / 'nginx-http2.conf'}"}
-    else:
-        changes = {"#listen 8081 http2": f"listen 127.0.0.1:{port} http2"}
-    one = proxy(f"unix:{socket_folder}/nerve.sock", changes=changes)
-    url = f"http://127.0.0.1:{one.port if same_port else port}/predict_tokens"
-    command = [
-        CURL,
-        "-sS",
-        "-H",
-        "content-type: application/json",
-        "--http2-prior-knowledge",
-        "-w",
-        "%{http_version}",
-        url,
-    ]
+    one = proxy(f"unix:{socket_folder}/nerve.sock", changes=variant(socket_folder, port), port=port)
+    url = f"http://127.0.0.1:{port}/predict_tokens"
     body = json.dumps({"inputs": TEXT}).encode()
-    for how in (["--data-binary", "@-"], ["-T", "-", "-X", "POST"]):  # with a length, and without
-        done = subprocess.run([*command, *how], input=body, capture_output=True, check=True)
-        assert done.stdout == server.predict(TEXT).content + b"2"
-    assert one.predict(TEXT).content == server.predict(TEXT).content  # HTTP/1.1 goes on
+    expected = server.predict(TEXT).content
+    # With a length and without, and as many bytes as a body may have.
+    for how in (["--data-binary", "@-"], ["-T", "-", "-X", "POST"]):
+        for sent in (body, body + b" " * (BODY_LIMIT - len(body))):
+            assert curl("--http2-prior-knowledge", *how, url, body=sent) == expected + b"2"
+    assert one.predict(TEXT).content == expected  # HTTP/1.1 goes on
+    status, _, answer = one.raw(b"PUT /predict_tokens HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert (status, json.loads(answer)["error_type"]) == (405, "MethodNotAllowed")
+    protocols = [line["protocol"] for line in one.requests(6)]
+    assert sorted(protocols) == ["HTTP/1.1"] * 2 + ["HTTP/2.0"] * 4
+    assert not re.search(r"\[(warn|error|crit|alert|emerg)\]", one.log()), one.log()
 
 
-@pytest.mark.skipif(OPENSSL is None, reason="openssl, which makes the certificate, is not installed")
+@pytest.mark.parametrize("first_piece", [1, 2, 3, 5])
+def test_protocol_is_told_from_pieces(
+    proxy: Callable[..., Proxy], server: ServerProcess, socket_folder: Path, first_piece: int
+) -> None:
+    """nginx-h2c.conf waits for as many bytes as it needs, however few come at once."""
+    port = free_port()
+    proxy(f"unix:{socket_folder}/nerve.sock", changes=with_preread(socket_folder, port), port=port)
+    for request, beginning in (
+        (
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]),
+            b"\x00\x00",
+        ),  # a SETTINGS frame
+        (b"POST /predict_tokens HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 400 "),
+    ):
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(request[:first_piece])
+            time.sleep(0.1)
+            connection.sendall(request[first_piece:])
+            assert connection.recv(4096).startswith(beginning)
+
+
+needs_openssl = pytest.mark.skipif(
+    OPENSSL is None, reason="openssl, which makes the certificate, is not installed"
+)
+
+
+@needs_openssl
+@pytest.mark.parametrize("how", ["TLS 1.3", "TLS 1.2, ticket", "TLS 1.2, id"])
 def test_tls_sessions_are_resumed(
-    proxy: Callable[..., Proxy], server: ServerProcess, socket_folder: Path
+    proxy: Callable[..., Proxy], server: ServerProcess, socket_folder: Path, how: str
 ) -> None:
     """The commented TLS settings work; a second connection resumes the first one's session."""
-    key, certificate = socket_folder / "tls.key", socket_folder / "tls.crt"
+    port, context = start_tls(proxy, socket_folder)
+    if how != "TLS 1.3":
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    if how == "TLS 1.2, id":
+        context.options |= ssl.OP_NO_TICKET
+    session, reused = None, []
+    for _ in range(2):
+        raw = socket.create_connection(("127.0.0.1", port), 10)
+        with context.wrap_socket(raw, server_hostname="localhost", session=session) as connection:
+            connection.sendall(b"GET /info HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.read() == server.client.get("/info").content
+            session = connection.session
+            assert session is not None
+            assert session.has_ticket == (how != "TLS 1.2, id")
+            reused.append(connection.session_reused)
+    assert reused == [False, True]
+
+
+@needs_openssl
+def test_http2_over_tls(proxy: Callable[..., Proxy], server: ServerProcess, socket_folder: Path) -> None:
+    """With TLS, HTTP/2 is agreed on by ALPN, by the setting that the version of Nginx has."""
+    needs_http2_curl()
+    later = nginx_version() >= (1, 25, 1)
+    changes = {"include nginx-http2.conf*": f"include {DEPLOY}/nginx-http2.conf"} if later else {}
+    port, _ = start_tls(proxy, socket_folder, "ssl" if later else "ssl http2", changes)
+    url, trust = f"https://localhost:{port}/predict_tokens", ["--cacert", f"{socket_folder}/tls.crt"]
+    answer = curl(*trust, "--data-binary", "@-", url, body=json.dumps({"inputs": TEXT}).encode())
+    assert answer == server.predict(TEXT).content + b"2"
+
+
+def start_tls(
+    proxy: Callable[..., Proxy], folder: Path, options: str = "ssl", more: dict[str, str] | None = None
+) -> tuple[int, ssl.SSLContext]:
+    """Start the shipped proxy with its TLS settings uncommented; return its port and what trusts it."""
+    key, certificate = folder / "tls.key", folder / "tls.crt"
     command = [
         str(OPENSSL),
         "req",
@@ -529,23 +672,13 @@ def test_tls_sessions_are_resumed(
     key.chmod(0o644)  # Nginx has no privileges here
     port = free_port()
     changes = {
-        "#listen 8443 ssl": f"listen 127.0.0.1:{port} ssl",
-        "/etc/nginx/tls/": f"{socket_folder}/",
+        "#listen 8443 ssl;": f"listen 127.0.0.1:{port} {options};",
+        "/etc/nginx/tls/": f"{folder}/",
         "#ssl_": "ssl_",
+        **(more or {}),
     }
-    proxy(f"unix:{socket_folder}/nerve.sock", changes=changes)
-    context = ssl.create_default_context(cafile=certificate)
-    session, reused = None, []
-    for _ in range(2):
-        raw = socket.create_connection(("127.0.0.1", port), 10)
-        with context.wrap_socket(raw, server_hostname="localhost", session=session) as connection:
-            connection.sendall(b"GET /info HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            answer = http.client.HTTPResponse(connection)
-            answer.begin()
-            assert answer.read() == server.client.get("/info").content
-            session = connection.session
-            reused.append(connection.session_reused)
-    assert reused == [False, True]
+    proxy(f"unix:{folder}/nerve.sock", changes=changes)
+    return port, ssl.create_default_context(cafile=certificate)
 
 
 def test_rolling_restart_loses_nothing(
