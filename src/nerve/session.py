@@ -12,12 +12,15 @@ Threads: `run` may be called from several threads; ONNX Runtime releases the int
 from __future__ import annotations
 
 import glob
+import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nerve.config import CpuMode, Device
+from nerve.driver import why_no_cuda
 from nerve.errors import DeviceFailed, ModelError
 from nerve.faults import is_sticky
 from nerve.types import TokenScores
@@ -31,11 +34,15 @@ __all__ = ["Session", "best_labels", "choose_device", "collate", "create_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
 
     from nerve.types import FloatArray, TokenIds, Window
+
+log = logging.getLogger(__name__)
+
+# As below for the session: this silences what concerns none.
+ort.set_default_logger_severity(4)
 
 _PROVIDERS = {Device.CPU: "CPUExecutionProvider", Device.CUDA: "CUDAExecutionProvider"}
 _INTEGER_TYPES: dict[str, type[np.integer[Any]]] = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
@@ -53,9 +60,11 @@ def choose_device(asked: Device) -> Device:
             "model.device is cuda, but the installed onnxruntime has no CUDA provider; "
             "install nerve[gpu] instead of nerve[cpu], or set device: cpu"
         )
-    if asked is Device.AUTO:
-        return Device.CUDA if has_cuda and _has_nvidia_device() else Device.CPU
-    return asked
+    if asked is not Device.AUTO:
+        return asked
+    if has_cuda and not _has_nvidia_device():
+        log.warning("the installed onnxruntime has CUDA, but there is no NVIDIA device here: using the CPU")
+    return Device.CUDA if has_cuda and _has_nvidia_device() else Device.CPU
 
 
 def _has_nvidia_device() -> bool:
@@ -230,22 +239,23 @@ def create_session(
             enable_fallback=0,  # else a failure, at load or in any later run, moves the session to the CPU
         )
     except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
-        raise ModelError(
-            f"onnxruntime cannot load the graph on {device.value}: {error}{_CUDA_REMEDY[device]}"
-        ) from error
+        _refuse_without_cuda(device, device_id, error)
+        raise ModelError(f"onnxruntime cannot load the graph on {device.value}: {error}") from error
     used = session.get_providers()[0]
     if used != provider:
-        raise ModelError(
-            f"model.device is {device.value}, but onnxruntime runs the graph with {used}{_CUDA_REMEDY[device]}"
-        )
+        _refuse_without_cuda(device, device_id)
+        raise ModelError(f"model.device is {device.value}, but onnxruntime runs the graph with {used}")
     return session
 
 
-# Without the driver or a library onnxruntime either raises or takes the CPU; the advice is the same.
-_CUDA_REMEDY = {
-    Device.CPU: "",
-    Device.CUDA: (
-        "; if the CUDA driver or a CUDA library is missing, install nerve[gpu] on a machine with an NVIDIA "
-        "driver, or set device: cpu"
-    ),
-}
+def _refuse_without_cuda(device: Device, device_id: int, error: Exception | None = None) -> None:
+    """Raise `ModelError` if a session could not be had because this machine lacks something of CUDA.
+
+    Without the driver or a library onnxruntime either takes the CPU or raises something about that.
+    """
+    reason = why_no_cuda(Path(ort.__file__).parent / "capi", device_id) if device is Device.CUDA else None
+    if reason is not None:
+        raise ModelError(
+            f"CUDA cannot be used: {reason}; install nerve[gpu] on a machine with an NVIDIA GPU and its driver "
+            "for CUDA 13, or set model.device to cpu"
+        ) from error

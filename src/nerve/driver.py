@@ -1,0 +1,57 @@
+"""Finds out why the CUDA provider of onnxruntime cannot be used on this machine.
+
+onnxruntime writes the reason to its log, if anywhere, and raises something else. So when it has failed, the
+same steps are taken here, with the driver's own functions: nothing of this runs where all is well.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_DRIVER = "libcuda.so.1"
+# Oldest driver interface that libraries of CUDA 13 run on; cuDriverGetVersion counts 1000 x major + 10 x minor.
+_LEAST_VERSION = 13000
+
+
+def why_no_cuda(libraries: Path, device_id: int) -> str | None:
+    """Return what is missing for CUDA on device `device_id`, or None when nothing is found to be.
+
+    libraries: folder of onnxruntime's provider libraries.
+    """
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError as error:
+        return f"there is no NVIDIA driver ({error})"
+    status = driver.cuInit(0)
+    if status:
+        return f"the NVIDIA driver does not start: {_describe(driver, status)}"
+    version, count = ctypes.c_int(), ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    if version.value < _LEAST_VERSION:
+        major, minor = version.value // 1000, version.value % 1000 // 10
+        return f"the NVIDIA driver is too old: it supports CUDA {major}.{minor}, and 13.0 is needed"
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    if device_id >= count.value:
+        return f"model.device_id is {device_id}, but there are {count.value} devices, counted from 0"
+    return _missing_library(libraries)
+
+
+def _describe(driver: ctypes.CDLL, status: int) -> str:
+    text = ctypes.c_char_p()
+    if driver.cuGetErrorString(status, ctypes.byref(text)) or text.value is None:
+        return f"error {status}"
+    return f"{text.value.decode()} (error {status})"
+
+
+def _missing_library(libraries: Path) -> str | None:
+    """Load the provider as onnxruntime does; the linker names the library that it does not find."""
+    try:
+        for name in ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"):
+            ctypes.CDLL(str(libraries / name))
+    except OSError as error:
+        return f"a library is missing ({error})"
+    return None
