@@ -199,8 +199,8 @@ def _open_packed(
     asked = config.batching.max_batch_tokens
     limits = StepLimits(max_length, policy.max_batch_size, asked or max(max_length, _LARGEST_STEP))
     session = PackedSession(graph.source, Device.CUDA, config.model.device_id, limits)
-    # A step leaves room for the sequences that no window uses.
-    budget = asked or max(max_length, choose_budget(session.step_seconds) - policy.max_batch_size)
+    # A window longer than that has a step to itself.
+    budget = asked or choose_budget(session.buckets, session.step_seconds)
     log.info("steps of up to %d tokens", budget)
     return session, replace(policy, token_budget=budget, is_packed=True)
 

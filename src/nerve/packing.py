@@ -243,14 +243,16 @@ def split_results(
     return results
 
 
-def choose_budget(step_seconds: Mapping[int, float]) -> int:
-    """Return how many tokens a step should hold at most, from the measured time of steps by their tokens.
+def choose_budget(buckets: Sequence[Bucket], step_seconds: Mapping[int, float]) -> int:
+    """Return how many tokens a step should hold at most, from the measured time of steps by their T.
 
     Where a step costs a + b T, waiting for the device falls and throughput rises with T until the part that
     grows has reached the part that does not, T = a / b: that is where throughput over step time is largest
     (Kleinrock's "power"). Up to there a step costs less than twice the smallest one.
     """
-    return max(step_seconds, key=lambda tokens: tokens / step_seconds[tokens] ** 2)
+    best = max(step_seconds, key=lambda tokens: tokens / step_seconds[tokens] ** 2)
+    # One window leaves a token to each of the other sequences.
+    return best + 1 - max(bucket.sequences for bucket in buckets if bucket.tokens == best)
 
 
 def halve(windows: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:

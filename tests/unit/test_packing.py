@@ -201,12 +201,16 @@ def test_results_are_scattered_back(texts: list[list[int]], has_logits: bool) ->
 
 @pytest.mark.parametrize(
     ("fixed", "per_token", "expected"),
-    [(0.7e-3, 2.7e-6, 256), (0.25e-3, 0.4e-6, 512), (0.1e-3, 0.0, 2048)],
+    [(0.7e-3, 2.7e-6, 256), (0.25e-3, 0.4e-6, 512), (0.1e-3, 0.0, 2080), (0.0, 1e-6, 16)],
 )
 def test_budget_is_where_the_step_has_doubled(fixed: float, per_token: float, expected: int) -> None:
-    """About T = a / b of a step that costs a + b T: an L4, an H100, a model too small to fill the card."""
-    tokens = [16, 32, 64, 128, 256, 512, 768, 1024, 2048]
-    assert choose_budget({t: fixed + per_token * t for t in tokens}) == expected
+    """About T = a / b of a step that costs a + b T: an L4, an H100, a model too small to fill the card, none."""
+    buckets = list_buckets(LIMITS)
+    seconds = {bucket.tokens: fixed + per_token * bucket.tokens for bucket in buckets}
+    budget = choose_budget(buckets, seconds)
+    shape = next(bucket for bucket in buckets if bucket.tokens == expected)
+    # As many tokens as one window and the dummies beside it leave room for, and no more.
+    assert budget == shape.tokens - (shape.sequences - 1)
 
 
 def test_halves_are_the_whole() -> None:
