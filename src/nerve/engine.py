@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nerve.aggregation import decode_texts
 from nerve.errors import DeadlineExceeded, DeviceFailed, InvalidRequest, Overloaded, stack_of
+from nerve.packed_session import PackedSession
 from nerve.scheduler import Job, Scheduler
 from nerve.threads import EngineThread
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
@@ -102,7 +103,9 @@ class Engine:
             on_batch=on_batch,
             max_queue_seconds=max_queue_seconds,
         )
-        self._lane = create_lane(thread=model.thread)
+        session = model.session
+        pack = session.pack if isinstance(session, PackedSession) else None
+        self._lane = create_lane(thread=model.thread, pack=pack)
         self._bulk_lane = create_lane(niceness=_BULK_NICENESS) if model.runs_anywhere else self._lane
         self._bulk_tokens = _BULK_WINDOWS * model.max_length
 

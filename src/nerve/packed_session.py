@@ -3,13 +3,14 @@
 For every bucket (`nerve.packing`) there is one `_Step`: buffers at fixed addresses on the device, bound once,
 and a captured graph. A step is one upload, one replay, one download:
 
-    packing.fill -> host block -> device block -> replay -> results block -> packing.split_results
+    pack -> host block -> device block -> replay -> results block -> packing.split_results
 
 Logits stay on the device unless a request needs them. Windows that no bucket holds run uncaptured.
 
 Threads: everything here belongs to one thread, the one that made the session; onnxruntime keeps captured
 graphs per thread, and a capture is disturbed by any other CUDA call of the process. So all buckets are
-captured in the constructor, before anything is served.
+captured in the constructor, before anything is served. Only `pack`, which touches no device, may be called
+from elsewhere, to fill the next step's host block while a step runs.
 
 Nothing below names CUDA but `_CUDA_SETTINGS`: given a graph whose operators the CPU has, the same code runs
 there, which is how the tests cover it without a GPU.
@@ -20,6 +21,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,13 +41,14 @@ from nerve.packing import (
     split_results,
 )
 from nerve.session import create_session, ort
+from nerve.types import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from nerve.packing import Bucket, StepLimits
-    from nerve.types import FloatArray, IntArray, TokenScores, Window
+    from nerve.types import FloatArray, IntArray, TokenScores
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +59,16 @@ _SESSION_ENTRIES = {"session.disable_cpu_ep_fallback": "1"}
 _UNCAPTURED = "-1"
 # Replays that the time of a step is the median of; the first runs of a graph are not among them.
 _TIMED_RUNS = 5
+# Probabilities of one step, computed twice by the same kernels, differ by less than this.
+_MOST_DIFFERENCE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Windows laid out for one captured step; to be run once."""
+
+    bucket: Bucket
+    inputs: StepInputs
 
 
 class PackedSession:
@@ -84,7 +98,7 @@ class PackedSession:
         self._uncaptured = _run_options(_UNCAPTURED)
         self.step_seconds: dict[int, float] = {}
         self._steps: dict[Bucket, _Step] = {}
-        self._capture(list_buckets(limits))
+        self._capture(list_buckets(limits), limits.max_length)
         self._buckets = tuple(self._steps)
 
     @property
@@ -97,16 +111,35 @@ class PackedSession:
         """The captured shapes, small to large."""
         return self._buckets
 
-    def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
+    def pack(self, windows: Sequence[Window]) -> Packed | None:
+        """Lay windows out for a step; None where no captured step holds them. Any thread may call this.
+
+        Raises `ValueError` for a token id that the model does not have.
+        """
+        bucket = choose_bucket(self._buckets, [len(window.ids) for window in windows])
+        if bucket is None:
+            return None
+        inputs = self._steps[bucket].take_inputs()
+        inputs.fill(windows)
+        return Packed(bucket, inputs)
+
+    def run(
+        self,
+        windows: Sequence[Window],
+        needs_logits: bool,
+        spread: bool = False,
+        packed: Packed | None = None,
+    ) -> list[TokenScores]:
         """Compute one step; returns the scores of each window, in order.
 
         A step that the device has no memory for is computed in two halves. `spread` has no meaning here.
+        packed: what `pack` made of these windows, where there was time for that.
         Raises `DeviceFailed` when nothing will run any more, else whatever onnxruntime raises.
         """
         if threading.get_ident() != self._thread:
             raise RuntimeError("a packed session runs on the thread that made it only")
         try:
-            return self._run(windows, needs_logits, self._run_once)
+            return self._run(windows, needs_logits, partial(self._run_once, packed=packed))
         except Exception as error:
             if len(windows) == 1 or not is_out_of_memory(error):
                 raise
@@ -130,13 +163,14 @@ class PackedSession:
                 raise DeviceFailed("the GPU has failed; this process ends") from error
             raise
 
-    def _run_once(self, windows: Sequence[Window], needs_logits: bool) -> list[TokenScores]:
-        bucket = choose_bucket(self._buckets, [len(window.ids) for window in windows])
-        if bucket is None:
+    def _run_once(
+        self, windows: Sequence[Window], needs_logits: bool, packed: Packed | None = None
+    ) -> list[TokenScores]:
+        packed = packed or self.pack(windows)
+        if packed is None:
             return self._run_eagerly(windows, needs_logits)
-        step = self._steps[bucket]
-        step.inputs.fill(windows)
-        step.upload()
+        step = self._steps[packed.bucket]
+        step.upload(packed.inputs)
         step.replay()
         label_ids, scores = step.download()
         return split_results(windows, label_ids, scores, step.download_logits() if needs_logits else None)
@@ -148,8 +182,8 @@ class PackedSession:
         label_ids, scores, *rest = self._session.run(names, dict(inputs.views), self._uncaptured)
         return split_results(windows, label_ids[:, 0], scores[:, 0], rest[0] if rest else None)
 
-    def _capture(self, buckets: Sequence[Bucket]) -> None:
-        """Make a step of every bucket, large ones first, so that the arena grows once; time them.
+    def _capture(self, buckets: Sequence[Bucket], max_length: int) -> None:
+        """Make a step of every bucket, large ones first, so that the arena grows once; time and prove them.
 
         `step_seconds` then has the median time of the fastest step of each T. Raises `ModelError`.
         """
@@ -157,18 +191,43 @@ class PackedSession:
         for graph_id, bucket in reversed(list(enumerate(buckets, start=1))):
             try:
                 step = _Step(self, bucket, graph_id)
-                step.inputs.fill([])
-                step.upload()
+                inputs = step.take_inputs()
+                inputs.fill([])
+                step.upload(inputs)
                 step.replay()  # runs twice, captures and replays
                 seconds = min(self.step_seconds.get(bucket.tokens, np.inf), step.measure(_TIMED_RUNS))
+                difference = self._compare(
+                    step, min(max_length, bucket.longest, bucket.tokens - bucket.sequences + 1)
+                )
             except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
                 raise ModelError(
                     f"the step of {bucket.tokens} tokens cannot be prepared on {self.device.value}: {error}"
                 ) from error
+            if not difference <= _MOST_DIFFERENCE:
+                raise ModelError(
+                    f"the captured step of {bucket.tokens} tokens gives scores that differ by {difference:.3f} "
+                    "from those of an eager run; the driver or onnxruntime is at fault"
+                )
             self.step_seconds[bucket.tokens] = seconds
             self._steps[bucket] = step
         self._steps = {bucket: self._steps[bucket] for bucket in buckets}
         log.info("%d step shapes prepared in %.1f s", len(buckets), time.monotonic() - started)
+
+    def _compare(self, step: _Step, n_tokens: int) -> float:
+        """Return the largest difference of scores between a replay and an eager run of one window.
+
+        A replay that computed what it was captured with, or began before the upload was complete, would give
+        the scores of dummies.
+        """
+        inputs = step.take_inputs()
+        inputs.fill([Window([k % self._rules.n_words for k in range(1, n_tokens + 1)], 0)])
+        step.upload(inputs)
+        step.replay()
+        _, replayed = step.download()
+        step.run(self._uncaptured)
+        _, eager = step.download()
+        # Values that are not finite are refused later, as the fault of the model.
+        return float(np.nan_to_num(np.abs(replayed[:n_tokens] - eager[:n_tokens])).max())
 
 
 class _Step:
@@ -176,20 +235,23 @@ class _Step:
 
     def __init__(self, session: PackedSession, bucket: Bucket, graph_id: int) -> None:
         self._session = session._session
-        self.inputs = StepInputs(bucket, session._rules)
+        self._bucket = bucket
+        self._rules = session._rules
+        inputs = StepInputs(bucket, session._rules)
+        self._free = [inputs]  # one is enough unless the next step is packed while this one runs
         where = (session.device.value, session._device_id)
         t = bucket.tokens
         # Label ids (int64) and scores lie in one block, in units of 4 bytes, so that one copy fetches both.
         self._results_at, size = lay_out({"label_ids": (2 * t,), "scores": (t,)})
         make = ort.OrtValue.ortvalue_from_shape_and_type
-        self._block = make([len(self.inputs.block)], np.int32, *where)
+        self._block = make([len(inputs.block)], np.int32, *where)
         self._results = make([size], np.int32, *where)
         self._logits = make([t, session.n_labels], np.float32, *where)
         self._tokens = t
         self._options = _run_options(str(graph_id))
         self._binding = self._session.io_binding()
         base = self._block.data_ptr()
-        for name, (start, shape) in self.inputs.places.items():
+        for name, (start, shape) in inputs.places.items():
             self._binding.bind_input(name, *where, np.int32, list(shape), base + 4 * start)
         base = self._results.data_ptr()
         for name, dtype in (("label_ids", np.int64), ("scores", np.float32)):
@@ -197,13 +259,25 @@ class _Step:
             self._binding.bind_output(name, *where, dtype, [t, 1], base + 4 * start)
         self._binding.bind_ortvalue_output("logits", self._logits)
 
-    def upload(self) -> None:
-        """Copy the inputs to the device; returns when they are there."""
-        self._block.update_inplace(self.inputs.block)
+    def take_inputs(self) -> StepInputs:
+        """Return inputs to fill, which are the caller's until `upload` has them."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return StepInputs(self._bucket, self._rules)
+
+    def upload(self, inputs: StepInputs) -> None:
+        """Copy inputs to the device and keep them for a later step; returns when they are there."""
+        self._block.update_inplace(inputs.block)
+        self._free.append(inputs)
 
     def replay(self) -> None:
         """Compute the step (the first time: capture it); returns when the results are there."""
-        self._session.run_with_iobinding(self._binding, self._options)
+        self.run(self._options)
+
+    def run(self, options: Any) -> None:  # noqa: ANN401 - onnxruntime has no types
+        """Compute the step with other options than its own; returns when the results are there."""
+        self._session.run_with_iobinding(self._binding, options)
 
     def download(self) -> tuple[IntArray, FloatArray]:
         """Return label ids and scores of all T tokens; the arrays are the caller's."""

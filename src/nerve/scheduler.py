@@ -20,8 +20,9 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from nerve.admission import MOST_WINDOWS_OF_ONE, POOL_WINDOWS, Admission
 from nerve.batching import BatchPolicy, cost, fair_order, take
@@ -103,6 +104,23 @@ class Job:
         return [result for result in self.results if result is not None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What one call of the model computes: windows as (job, window index) pairs.
+
+    spread: nothing else runs or waits. packed: what `pack` made of the windows, or None.
+    """
+
+    pairs: list[tuple[Job, int]]
+    spread: bool = False
+    packed: Any = None
+
+    @property
+    def windows(self) -> list[Window]:
+        """The windows, in order."""
+        return [job.windows[window_index] for job, window_index in self.pairs]
+
+
 class Scheduler:
     """Turns a `run` function into a queue with admission and fair batches.
 
@@ -116,6 +134,9 @@ class Scheduler:
     niceness: how far the engine threads step back behind the other threads of the process, 0 to 19; with
         more than 0 they never spread.
     thread: the one thread that `run` must be called on; it is closed at the end. None: `n_threads` new ones.
+    pack: prepares windows for `run`, which gets its result as `packed`. While one call runs, the next is
+        chosen and packed on a thread of its own, but only when so much waits that nothing that comes later
+        could join it. For one engine thread.
 
     Once `run` has raised `DeviceFailed`, all that was admitted is delivered with that error, and nothing more
     is admitted.
@@ -123,7 +144,7 @@ class Scheduler:
 
     def __init__(  # noqa: PLR0913, PLR0917 - wired in one place, by name
         self,
-        run: Callable[[Sequence[Window], bool, bool], list[TokenScores]],
+        run: Callable[..., list[TokenScores]],
         deliver: Callable[[list[Job]], None],
         policy: BatchPolicy,
         max_queue_tokens: int,
@@ -132,6 +153,7 @@ class Scheduler:
         niceness: int = 0,
         thread: EngineThread | None = None,
         max_queue_seconds: float = math.inf,
+        pack: Callable[[Sequence[Window]], Any] | None = None,
     ) -> None:
         self._run = run
         self._deliver = deliver
@@ -155,6 +177,9 @@ class Scheduler:
         self._mean_seconds = 0.0
         self._call_rate = 0.0
         self._threads = [thread] if thread else [EngineThread(f"nerve-engine-{k}") for k in range(n_threads)]
+        self._pack = pack
+        self._packer = EngineThread("nerve-packer") if pack is not None else None
+        self._ahead: _Batch | None = None  # chosen and packed while another one ran
         for engine_thread in self._threads:
             engine_thread.post(self._work)
 
@@ -222,7 +247,7 @@ class Scheduler:
             job.n_running = 1
             self._running_tokens += job.n_tokens
             self._n_running += 1
-        self._run_batch([(job, 0)], False, time.monotonic())
+        self._run_batch(_Batch([(job, 0)]), time.monotonic())
         with self._lock:
             if self._jobs:
                 self._wake_one()  # they came while all threads seemed busy
@@ -254,6 +279,8 @@ class Scheduler:
             self._tickets.put(False)
         for thread in self._threads:
             thread.close()
+        if self._packer is not None:
+            self._packer.close()
 
     def _wake_one(self) -> None:
         """Wake an idle thread, if any; the lock is held. Busy threads look again by themselves.
@@ -349,18 +376,19 @@ class Scheduler:
         while True:
             go_on = self._tickets.get()
             since = time.monotonic()
-            while taken := self._take_batch():
-                since = self._run_batch(*taken, since)
+            while batch := self._take_batch():
+                since = self._run_batch(batch, since)
             if not go_on:
                 return
 
-    def _take_batch(self) -> tuple[list[tuple[Job, int]], bool] | None:
-        """Take the windows of the next model call off the queue, as (job, window index) pairs.
-
-        The flag tells that nothing else runs or waits. None when there is nothing to do.
-        """
+    def _take_batch(self) -> _Batch | None:
+        """Take the windows of the next model call off the queue; None when there is nothing to do."""
         expired: list[Job] = []
         with self._lock:
+            if self._ahead is not None:
+                ahead, self._ahead = self._ahead, None
+                self._n_busy += 1
+                return ahead
             now = time.monotonic()
             while late := [job for job in self._candidates() if job.deadline <= now]:
                 expired += self._expire(late)
@@ -372,7 +400,33 @@ class Scheduler:
                 self._wake_one()  # another thread may go on with the rest
         if expired:
             self._report(self._deliver, expired)
-        return (batch, spread) if batch else None
+        return _Batch(batch, spread) if batch else None
+
+    def _begin_ahead(self) -> threading.Event | None:
+        """Have the next batch chosen and packed while this one runs, if it is full already."""
+        pack, policy = self._pack, self._policy
+        if pack is None or self._packer is None:
+            return None
+        if self._queued_tokens < policy.token_budget and len(self._jobs) < policy.max_batch_size:
+            return None
+        done = threading.Event()
+
+        def choose_and_pack() -> None:
+            with self._lock:
+                if not self._jobs:  # they were cancelled
+                    done.set()
+                    return
+                pairs = self._choose(time.monotonic())
+            batch = _Batch(pairs)
+            try:
+                batch = _Batch(pairs, packed=pack(batch.windows))
+            except Exception as error:  # noqa: BLE001 - `run` meets it again, and its batch fails of it
+                log.debug("a batch was not packed ahead: %s", stack_of(error))
+            self._ahead = batch
+            done.set()
+
+        self._packer.post(choose_and_pack)
+        return done
 
     def _candidates(self) -> list[Job]:
         """Return the jobs that the next batch is chosen from; the lock is held."""
@@ -415,37 +469,41 @@ class Scheduler:
                 self._jobs.remove(job)
         return batch
 
-    def _run_batch(self, batch: list[tuple[Job, int]], spread: bool, since: float) -> float:
+    def _run_batch(self, batch: _Batch, since: float) -> float:
         """Run a batch and settle its jobs; returns when the model was done with it.
 
         since: when this thread was done with the batch before, or woke up.
         """
-        windows = [job.windows[window_index] for job, window_index in batch]
+        windows = batch.windows
+        ahead = self._begin_ahead()
         started = time.monotonic()
         results: list[TokenScores] = []
         failure: Exception | None = None
+        more = {} if batch.packed is None else {"packed": batch.packed}
         try:
-            results = self._run(windows, batch[0][0].needs_logits, spread)
+            results = self._run(windows, batch.pairs[0][0].needs_logits, batch.spread, **more)
         except Exception as error:  # noqa: BLE001 - whatever the device raises must reach its waiters
-            log.error("a batch of %d windows failed: %s", len(batch), stack_of(error))
+            log.error("a batch of %d windows failed: %s", len(windows), stack_of(error))
             failure = error
         now = time.monotonic()
+        if ahead is not None:
+            ahead.wait()
         seconds = now - started
         n_tokens = sum(len(window.ids) for window in windows)
         with self._lock:
             self._n_busy -= 1
             self._last_end = now
             self._running_tokens -= n_tokens
-            self._n_running -= len(batch)
+            self._n_running -= len(windows)
             if failure is None:
                 self._n_calls += 1
-                self._measure(n_tokens, seconds, now - since, 1 if spread else len(self._threads))
-            finished = self._settle(batch, results, failure, now)
+                self._measure(n_tokens, seconds, now - since, 1 if batch.spread else len(self._threads))
+            finished = self._settle(batch.pairs, results, failure, now)
             if isinstance(failure, DeviceFailed):
                 finished += self._abandon(str(failure))
         if self._on_batch is not None and failure is None:
             n_padded = cost([len(window.ids) for window in windows], self._policy)
-            n_threads = len(self._threads) if spread else 1
+            n_threads = len(self._threads) if batch.spread else 1
             self._report(self._on_batch, len(windows), n_tokens, n_padded - n_tokens, seconds, n_threads)
         if finished:
             self._report(self._deliver, finished)
@@ -484,12 +542,16 @@ class Scheduler:
 
         The lock is held.
         """
-        self._refusal = DeviceFailed(reason)
+        self._refusal = failure = DeviceFailed(reason)
+        finished = []
+        if self._ahead is not None:
+            finished = self._settle(self._ahead.pairs, [], failure, time.monotonic())
+            self._ahead = None
         waiting = list(self._jobs)
         for job in waiting:
             self._forget(job)
             job.error = DeviceFailed(reason)
-        return [job for job in waiting if not job.n_running]
+        return finished + [job for job in waiting if not job.n_running]
 
     def _forget(self, job: Job) -> None:
         """Take a job's waiting windows off the queue; the lock is held."""

@@ -101,6 +101,38 @@ def test_packed_engine_answers_as_the_padded_one(
         packed.close()
 
 
+def test_full_steps_are_packed_while_others_run(
+    checkpoint: Path, open_packed: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load most steps find their windows laid out; every answer is that of a lone request."""
+    packed = open_packed(checkpoint, batching={"max_batch_tokens": 48, "max_batch_size": 4})
+    session = packed.model.session
+    assert isinstance(session, PackedSession)
+    found: list[bool] = []
+    upload = session._run_once
+
+    def run_once(windows: Sequence[Window], needs_logits: bool, packed: Any = None) -> list[TokenScores]:
+        found.append(packed is not None)
+        return upload(windows, needs_logits, packed)
+
+    monkeypatch.setattr(session, "_run_once", run_once)  # only to count: nothing tells it outside
+    texts = ["Anna lives in Rome", "Bob", "x y Anna in", "in " * 9] * 10
+
+    async def ask_all() -> list[Any]:
+        return list(await asyncio.gather(*(packed.predict([text], OPTIONS) for text in texts)))
+
+    try:
+        lone = {text: packed.predict_blocking([text], OPTIONS).rows for text in texts[:4]}
+        assert not any(found)
+        for text, answer in zip(texts, asyncio.run(ask_all()), strict=True):
+            for ours, theirs in zip(answer.rows[0], lone[text][0], strict=True):
+                assert (ours.start, ours.end) == (theirs.start, theirs.end)
+                assert max(ours.results.values()) == pytest.approx(max(theirs.results.values()), abs=0.01)
+        assert any(found)
+    finally:
+        packed.close()
+
+
 def engine_threads() -> int:
     """Count the engine threads of this process; a test before this one may have left some."""
     return sum(thread.name.startswith("nerve-engine") for thread in threading.enumerate())

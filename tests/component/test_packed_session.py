@@ -102,6 +102,37 @@ def test_another_thread_is_refused(tmp_path: Path) -> None:
     assert "thread" in str(errors[0])
 
 
+def test_next_step_is_packed_on_another_thread(tmp_path: Path) -> None:
+    """Steps of the same shape may be packed ahead, in any number, while others run; each keeps its windows."""
+    folder = tiny.write_checkpoint(tmp_path / "model")
+    session, padded = open_packed(folder), open_padded(folder)
+    rng = np.random.default_rng(4)
+    steps = [[Window(rng.integers(0, 100, 20).tolist(), 0) for _ in range(2)] for _ in range(6)]
+    packed: list[object] = []
+    thread = threading.Thread(target=lambda: packed.extend(session.pack(windows) for windows in steps))
+    thread.start()
+    for windows in steps:
+        session.run(windows, needs_logits=False)
+    thread.join()
+    for windows, ready in zip(steps, packed, strict=True):
+        assert ready is not None
+        for needs_logits in (True, False):
+            expected = padded.run(windows, needs_logits)
+            assert_near(session.run(windows, needs_logits, packed=session.pack(windows)), expected)
+        assert_near(
+            session.run(windows, needs_logits=True, packed=ready), padded.run(windows, needs_logits=True)
+        )
+
+
+def test_packing_refuses_what_a_step_would(tmp_path: Path) -> None:
+    """Windows that no captured step holds are not packed; an unknown token id is refused, and costs no buffer."""
+    session = open_packed(tiny.write_checkpoint(tmp_path / "model"))
+    assert session.pack([Window([9] * 40, 0)] * 7) is None
+    with pytest.raises(ValueError, match="table of words"):
+        session.pack([Window([tiny.N_WORDS], 0)])
+    assert session.run([Window([5], 0)], needs_logits=False)
+
+
 def test_every_bucket_is_timed(tmp_path: Path) -> None:
     """The measured time of each number of tokens is there for choosing the budget."""
     session = open_packed(tiny.write_checkpoint(tmp_path / "model"))
@@ -160,6 +191,10 @@ def test_step_without_memory_is_split_once(tmp_path: Path) -> None:
     padded = open_padded(folder)
     windows = [Window([99, 5, 6], 0), Window([7, 99], 0)]
     assert_near(session.run(windows, needs_logits=True), padded.run(windows, needs_logits=True))
+    packed = session.pack(windows)
+    assert_near(
+        session.run(windows, needs_logits=True, packed=packed), padded.run(windows, needs_logits=True)
+    )
     for too_large in ([Window([99, 99], 0)], [Window([99, 99], 0), Window([5], 0)]):
         with pytest.raises(Exception, match="allocate"):
             session.run(too_large, needs_logits=False)
@@ -177,6 +212,24 @@ def test_failing_capture_is_a_startup_error(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match=r"the step of \d+ tokens cannot be prepared"):
         open_packed(tiny.write_checkpoint(tmp_path / "model"), empty_table)
+
+
+def test_steps_that_do_not_repeat_end_the_start(tmp_path: Path) -> None:
+    """A replay that gives other scores than an eager run is found before anything is served."""
+
+    def with_noise(source: bytes) -> bytes:
+        model = onnx.load_from_string(on_cpu(source))
+        first = next(index for index, node in enumerate(model.graph.node) if "logits" in node.input)
+        last = next(node for node in model.graph.node if "logits" in node.output)
+        last.output[list(last.output).index("logits")] = "noise.before"
+        model.graph.node.insert(first, helper.make_node("Add", ["noise.before", "noise"], ["logits"]))
+        model.graph.node.insert(
+            first, helper.make_node("RandomNormalLike", ["noise.before"], ["noise"], scale=2.0)
+        )
+        return model.SerializeToString()
+
+    with pytest.raises(ModelError, match=r"differ by [\d.]+ from those of an eager run"):
+        open_packed(tiny.write_checkpoint(tmp_path / "model"), with_noise)
 
 
 def test_unknown_token_id_fails_its_step_only(tmp_path: Path) -> None:

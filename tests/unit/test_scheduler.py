@@ -657,3 +657,103 @@ def test_quick_call_does_not_overtake(bench: Callable[..., Bench]) -> None:
     b.submit(3)
     assert not b.scheduler.run_here(Job([Window([2] * 4, 0)], needs_logits=False), limit_seconds=math.inf)
     b.release()
+
+
+class PackingBench:
+    """A scheduler of one thread that packs ahead: what was packed, and what each call was given."""
+
+    def __init__(self) -> None:
+        self.runner = Runner()
+        self.packed: list[list[int]] = []
+        self.given: list[list[int] | None] = []
+        self.packing = threading.Semaphore(0)
+        self.unpackable = 0
+        self.delivered: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self.scheduler = Scheduler(
+            run=self.run,
+            deliver=lambda jobs: [self.delivered.put(job) for job in jobs] and None,
+            policy=BatchPolicy(token_budget=8, max_batch_size=8, max_padding=1.0, is_packed=True),
+            max_queue_tokens=1000,
+            pack=self.pack,
+        )
+
+    def pack(self, windows: Sequence[Window]) -> list[int]:
+        """Note the windows."""
+        tags = [window.ids[0] for window in windows]
+        self.packing.release()
+        if self.unpackable in tags:
+            raise ValueError("no such token")
+        self.packed.append(tags)
+        return tags
+
+    def run(
+        self, windows: Sequence[Window], needs_logits: bool, spread: bool, packed: list[int] | None = None
+    ) -> list[TokenScores]:
+        """Note what was packed, then go through the gate."""
+        self.given.append(packed)
+        return self.runner(windows, needs_logits, spread)
+
+    def submit_behind_gate(self, *tags: int) -> list[Job]:
+        """Submit jobs of half a batch each while another one is held at the gate."""
+        self.runner.gate.clear()
+        jobs = [make_job(tag) for tag in (999, *tags)]
+        self.scheduler.submit(jobs[0])
+        self.runner.wait_for_call()
+        for job in jobs[1:]:
+            self.scheduler.submit(job)
+        return jobs
+
+
+def test_full_batches_are_packed_while_others_run() -> None:
+    """A batch that is full is packed beside the call before it, and only a full one."""
+    b = PackingBench()
+    jobs = b.submit_behind_gate(1, 2, 3, 4, 5)
+    b.runner.gate.set()
+    for _ in jobs:
+        b.delivered.get(timeout=PATIENCE).scores()
+    b.scheduler.drain()
+    assert b.runner.batches == [[999], [1, 2], [3, 4], [5]]
+    assert b.given == [None, None, [3, 4], None]
+    assert "nerve-packer" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_batch_that_cannot_be_packed_fails_alone() -> None:
+    """`run` meets the defect again: its jobs fail, those before and after do not."""
+    b = PackingBench()
+    b.unpackable = 3
+    b.runner.failing = {3}
+    jobs = b.submit_behind_gate(1, 2, 3, 4, 5)
+    b.runner.gate.set()
+    for _ in jobs:
+        b.delivered.get(timeout=PATIENCE)
+    b.scheduler.drain()
+    assert b.given == [None, None, None, None]
+    failed = [isinstance(job.error, InferenceFailed) for job in jobs]
+    assert failed == [False, False, False, True, True, False]
+
+
+def test_device_failure_reaches_what_was_packed_ahead() -> None:
+    """When the device fails, the next batch, chosen already, is delivered with that error like all that waits."""
+    b = PackingBench()
+    b.runner.failing, b.runner.failure = {1}, DeviceFailed("gone")
+    jobs = b.submit_behind_gate(1, 2, 3, 4, 5)
+    b.runner.gate.set()
+    for _ in jobs:
+        b.delivered.get(timeout=PATIENCE)
+    b.scheduler.drain()
+    assert b.packed == [[3, 4]]
+    assert b.runner.batches == [[999], [1, 2]]
+    assert [type(job.error) for job in jobs] == [type(None), *[DeviceFailed] * 5]
+    assert b.scheduler.queued_tokens == 0
+
+
+def test_jobs_cancelled_before_they_are_packed() -> None:
+    """Nothing is packed, and nothing hangs, when those that filled the queue leave."""
+    b = PackingBench()
+    jobs = b.submit_behind_gate(1, 2, 3, 4)
+    for job in jobs[1:]:
+        b.scheduler.cancel(job)
+    b.runner.gate.set()
+    assert b.delivered.get(timeout=PATIENCE) is jobs[0]
+    b.scheduler.drain()
+    assert b.packed == []
