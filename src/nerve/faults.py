@@ -18,7 +18,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 _OUT_OF_MEMORY_CODE = 2  # cudaErrorMemoryAllocation
 
-# driver_types.h, enum cudaError: those whose text says that the process must be terminated, and those after
+# driver_types.h of CUDA 13, enum cudaError: those whose text says that the process must be terminated, and those after
 # which the device is gone or broken.
 _STICKY = {
     46: "DevicesUnavailable",
@@ -35,6 +35,9 @@ _STICKY = {
     717: "InvalidAddressSpace",
     718: "InvalidPc",
     719: "LaunchFailure",
+    721: "TensorMemoryLeak",
+    810: "MpsClientTerminated",
+    911: "ExternalDevice",
     999: "Unknown",
 }
 _STICKY_TEXT = re.compile(

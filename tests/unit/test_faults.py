@@ -2,7 +2,8 @@ import pytest
 
 from nerve.faults import is_out_of_memory, is_sticky
 
-# What onnxruntime 1.31 prints (core/providers/cuda/cuda_call.cc, core/framework/bfc_arena.cc).
+# What onnxruntime 1.31 prints (core/providers/cuda/cuda_call.cc, core/framework/bfc_arena.cc): its binary has
+# "%s failure %d: %s ; GPU=%d ; hostname=%s ; file=%s ; line=%d ; expr=%s; %s".
 ILLEGAL = "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=x ; expr=cudaGetLastError()"
 NO_ROOM = (
     "bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of size 4294967296"
@@ -17,6 +18,7 @@ CUDA_NO_ROOM = "CUDA failure 2: out of memory ; GPU=0 ; hostname=x ; expr=cudaMa
         "CUDA error cudaErrorIllegalAddress:an illegal memory access was encountered",
         "CUDA failure 719: unspecified launch failure ; GPU=0",
         "CUDA failure 214: uncorrectable ECC error encountered ; GPU=0",
+        "CUDA failure 810: the MPS client has been terminated ; GPU=0 ; hostname=x ; file=y.cc ; line=1 ; expr=z; ",
         "CUDA failure 999: unknown error ; GPU=0",
         "CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0",
     ],
