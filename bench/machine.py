@@ -16,6 +16,7 @@ PACKAGES = [
     "msgspec",
     "numpy",
     "onnxruntime",
+    "onnxruntime-gpu",
     "orjson",
     "pydantic",
     "tokenizers",
