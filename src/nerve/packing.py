@@ -65,6 +65,10 @@ class Bucket:
         rest = self.tokens - n_tokens
         return longest <= self.longest and 0 <= n_dummies <= rest <= n_dummies * self.longest
 
+    def room(self, max_length: int) -> int:
+        """Return the tokens of the longest window, of at most `max_length`, that leaves one to each dummy."""
+        return min(max_length, self.longest, self.tokens - self.sequences + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class PackingRules:
@@ -83,7 +87,7 @@ class PackingRules:
 
 
 def list_buckets(limits: StepLimits) -> list[Bucket]:
-    """Return the shapes worth capturing, small to large: those whose B sequences of S can make up T tokens."""
+    """Return the shapes worth capturing, small to large: those that can hold a window."""
     # A full step leaves a token to every sequence that no window uses.
     largest = round_up(min(limits.max_tokens, _TOKENS[-1]) + limits.max_sequences, 16)
     tokens = [*(t for t in _TOKENS if t < largest), largest]
@@ -92,7 +96,7 @@ def list_buckets(limits: StepLimits) -> list[Bucket]:
         for t in tokens
         for s in _rooms(min(limits.max_length, t))
     ]
-    return [bucket for bucket in buckets if bucket.fits(0, 0, 0)]
+    return [bucket for bucket in buckets if bucket.fits(1, n := bucket.room(limits.max_length), n)]
 
 
 def _rooms(longest: int) -> list[int]:

@@ -206,10 +206,12 @@ def create_session(
     n_threads: int,
     settings: Mapping[str, str] | None = None,
     entries: Mapping[str, str] | None = None,
+    without: Sequence[str] = (),
 ) -> ort.InferenceSession:
     """Load a graph on exactly the provider of `device`.
 
     settings: further options of the CUDA provider. entries: further configuration of the session.
+    without: optimizers of onnxruntime that must leave the graph alone.
     Raises `ModelError` when the graph cannot be loaded, or would run elsewhere.
     """
     options = ort.SessionOptions()
@@ -236,6 +238,7 @@ def create_session(
             source if isinstance(source, bytes) else str(source),
             options,
             providers=[(provider, provider_options)],
+            disabled_optimizers=list(without),
             enable_fallback=0,  # else a failure, at load or in any later run, moves the session to the CPU
         )
     except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.graph import load_graph
-from nerve.packed_session import PackedSession
+from nerve.packed_session import WITHOUT, PackedSession
 from nerve.packing import StepLimits
 from nerve.session import Session
 from nerve.types import TokenScores, Window
@@ -131,6 +132,25 @@ def test_packing_refuses_what_a_step_would(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="table of words"):
         session.pack([Window([tiny.N_WORDS], 0)])
     assert session.run([Window([5], 0)], needs_logits=False)
+
+
+@pytest.mark.parametrize("case", ["bert", "electra"])
+def test_no_product_is_fused_with_its_bias(case: str, tmp_path: Path) -> None:
+    """On CUDA a Gemm reads memory that a longer step frees; captured graphs must hold none."""
+    folder = tiny.write_checkpoint(tmp_path / "model", case)
+    graph = load_graph(folder, Precision.FLOAT16, folder / "cache", device=Device.CUDA)
+    assert isinstance(graph.source, bytes)
+    counts = []
+    for without in ([], list(WITHOUT)):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 4
+        onnxruntime.InferenceSession(
+            on_cpu(graph.source), options, ["CPUExecutionProvider"], disabled_optimizers=without
+        )
+        nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
+        counts.append(sum(node.op_type == "Gemm" for node in nodes))
+    assert counts[0] > counts[1] == 0
 
 
 def test_every_bucket_is_timed(tmp_path: Path) -> None:
