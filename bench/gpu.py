@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -102,7 +101,11 @@ def main() -> None:
     WORK.mkdir(exist_ok=True)
     options.results.mkdir(parents=True, exist_ok=True)
     gpu = describe_gpu()
+    if gpu["name"] == "none" and options.device == "cuda":
+        print("nvidia-smi shows no GPU (--device cpu rehearses this script without one)", flush=True)
     result = {"device": options.device, "gpu": gpu, **machine.describe(), "skipped": []}
+    if options.commit:
+        result["commit"] = options.commit
     name = options.name or re.sub(r"\W+", "-", gpu["name"]).strip("-").lower()
     run = Run(options, options.results / f"gpu-{name}.json", result, deadline)
     models = find_models(options, result)
@@ -127,6 +130,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, default=REPOSITORY / "bench" / "results", help="folder for it"
     )
+    parser.add_argument("--commit", help="what is measured, where the files lie outside their repository")
     parser.add_argument("--limit", type=float, default=570.0, help="seconds for everything, set-up included")
     parser.add_argument("--elapsed", type=float, default=0.0, help="seconds that set-up took")
     return parser.parse_args()
@@ -591,6 +595,4 @@ def plot(result: dict, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    if shutil.which("nvidia-smi") is None and "cpu" not in sys.argv:
-        sys.exit("no nvidia-smi: this machine shows no NVIDIA GPU (--device cpu tries the script itself out)")
     main()

@@ -7,9 +7,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from nerve.config import Device
-from nerve.errors import ModelError
-from nerve.session import choose_device
+from nerve.driver import why_no_cuda
 
 FOLDER = Path(__file__).parent
 
@@ -18,12 +16,8 @@ def why_not() -> str | None:
     """Say what is missing for the tests of this folder, or None."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return f"onnxruntime {onnxruntime.__version__} has no CUDA provider: install nerve[gpu]"
-    try:
-        if choose_device(Device.AUTO) is not Device.CUDA:
-            return "no NVIDIA device answers"
-    except ModelError as error:
-        return str(error)
-    return None
+    onnxruntime.preload_dlls()
+    return why_no_cuda(Path(onnxruntime.__file__).parent / "capi", device_id=0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
