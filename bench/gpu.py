@@ -131,6 +131,9 @@ def parse_arguments() -> argparse.Namespace:
         "--results", type=Path, default=REPOSITORY / "bench" / "results", help="folder for it"
     )
     parser.add_argument("--commit", help="what is measured, where the files lie outside their repository")
+    parser.add_argument(
+        "--provoke-fault", action="store_true", help="also read an illegal address, in a process of its own"
+    )
     parser.add_argument("--limit", type=float, default=570.0, help="seconds for everything, set-up included")
     parser.add_argument("--elapsed", type=float, default=0.0, help="seconds that set-up took")
     return parser.parse_args()
@@ -155,6 +158,9 @@ def run_all(run: Run, models: dict[str, Path]) -> None:
         run.step("checks", ("checks", title), work)
     for model, folder in models.items():
         run.step("checks", ("checks", f"verify {model}"), lambda f=folder: verify(run, f))
+    if run.options.provoke_fault:
+        bert = models["bert-base"]
+        run.step("checks", ("checks", "illegal address"), lambda: engine(run, ["fault", bert, device]))
 
 
 def print_summary(run: Run) -> None:

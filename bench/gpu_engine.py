@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "tests")]
 
 from nerve.config import Device, Precision, default_cache_dir
+from nerve.faults import is_sticky
 from nerve.graph import load_graph
 from nerve.packed_session import PackedSession, _run_options
 from nerve.packing import Bucket, StepInputs, StepLimits, choose_bucket, choose_budget, make_bucket
@@ -316,7 +317,26 @@ def padded(folder: Path, device: Device) -> dict:
     return {"rows": rows}
 
 
+def fault(folder: Path, device: Device) -> dict:
+    """Read where no memory is, in this process alone: what onnxruntime says then, and whether nerve knows it."""
+    session = open_session(folder, device, StepLimits(64, 8, 128))
+    step = session._steps[choose_bucket(session.buckets, [36])]
+    inputs = step.take_inputs()
+    inputs.fill([window(36)])
+    inputs.ids[:] = 2**30  # the host refuses such ids in `fill`
+    step.upload(inputs)
+    said = []
+    for work in (step.replay, lambda: session.run([window(36)], needs_logits=False)):
+        try:
+            work()
+            said.append("no error")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+            said.append(f"{type(error).__name__}: {error}"[:600])
+    return {"fault": said[0], "is_sticky": is_sticky(RuntimeError(said[0])), "step after it": said[1]}
+
+
 NAMES = {
+    "fault": fault,
     "steps": steps,
     "kernels": kernels,
     "replays": replays,
