@@ -8,7 +8,9 @@ import ctypes
 import json
 import os
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,22 +22,34 @@ sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "tests")]
 from nerve.config import Device, Precision, default_cache_dir
 from nerve.faults import is_sticky
 from nerve.graph import load_graph
-from nerve.packed_session import PackedSession, _run_options
-from nerve.packing import Bucket, StepInputs, StepLimits, choose_bucket, choose_budget, make_bucket
+from nerve.packed_session import WITHOUT, PackedSession, _run_options
+from nerve.packing import (
+    Bucket,
+    PackingRules,
+    StepInputs,
+    StepLimits,
+    choose_bucket,
+    choose_budget,
+    make_bucket,
+)
 from nerve.session import create_session, ort
 from nerve.types import Window
 
 N_RUNS = 60
 
 
-def open_session(folder: Path, device: Device, limits: StepLimits | None = None) -> PackedSession:
-    """Open the packed graph: float16 on the GPU; on the CPU a twin in standard operators."""
+def packed_graph(folder: Path, device: Device) -> bytes | Path:
+    """Return the packed graph: float16 on the GPU; on the CPU a twin in standard operators."""
     if device is Device.CUDA:
-        source = load_graph(folder, Precision.FLOAT16, default_cache_dir(), device=Device.CUDA).source
-    else:
-        from packed_reference import on_cpu
+        return load_graph(folder, Precision.FLOAT16, default_cache_dir(), device=Device.CUDA).source
+    from packed_reference import on_cpu
 
-        source = on_cpu(load_graph(folder, Precision.FLOAT32, folder / "cache", device=Device.CUDA).source)
+    return on_cpu(load_graph(folder, Precision.FLOAT32, folder / "cache", device=Device.CUDA).source)
+
+
+def open_session(folder: Path, device: Device, limits: StepLimits | None = None) -> PackedSession:
+    """Open the packed graph as nerve does, all steps captured."""
+    source = packed_graph(folder, device)
     limits = limits or (StepLimits(512, 32, 2048) if device is Device.CUDA else StepLimits(64, 8, 128))
     return PackedSession(source, device, 0, limits)
 
@@ -106,6 +120,31 @@ def kernels(folder: Path, device: Device) -> dict:
     session = open_session(folder, device, StepLimits(512, 8, 512))
     session.run_uncaptured([window(36), window(300)], needs_logits=False)
     return {}
+
+
+def placement(folder: Path, device: Device) -> dict:
+    """Study 6.1: which provider runs which nodes, also when some land on the CPU, which nerve refuses."""
+    source = packed_graph(folder, device)
+    ort.preload_dlls()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.enable_profiling = True
+    options.profile_file_prefix = tempfile.mkdtemp() + "/profile"
+    names = ["CUDAExecutionProvider"] if device is Device.CUDA else []
+    session = ort.InferenceSession(
+        source if isinstance(source, bytes) else str(source),
+        options,
+        providers=[*names, "CPUExecutionProvider"],
+        disabled_optimizers=list(WITHOUT),
+    )
+    facts = session.get_modelmeta().custom_metadata_map
+    rules = PackingRules(int(facts["n_words"]), None, int(facts["n_positions"]), has_distances=False)
+    inputs = StepInputs(make_bucket([36]), rules)
+    inputs.fill([window(36)])
+    session.run(["label_ids", "scores"], dict(inputs.views))
+    events = json.loads(Path(session.end_profiling()).read_text())
+    nodes = [event["args"] for event in events if "provider" in event.get("args", {})]
+    return dict(Counter(f"{node['op_name']} on {node['provider']}" for node in nodes))
 
 
 def replays(folder: Path, device: Device) -> dict:
@@ -339,6 +378,7 @@ NAMES = {
     "fault": fault,
     "steps": steps,
     "kernels": kernels,
+    "placement": placement,
     "replays": replays,
     "tails": tails,
     "mapped": mapped,
