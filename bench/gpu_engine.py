@@ -72,20 +72,23 @@ def median_ms(work: Callable[[], object], n_runs: int = N_RUNS) -> float:
     return 1000 * float(np.median(times[3:]))
 
 
-def windows_for(n_tokens: int) -> list[Window]:
-    """Make requests of 36 tokens that fill a step; one shorter one, or 32 longer ones, where that cannot be."""
-    n_windows = max(1, min(32, n_tokens // 37))
-    spare = 34  # tokens for the sequences that no window uses
-    length = 36 if n_tokens // 37 <= 32 else (n_tokens - spare) // 32
-    return [window(min(length, max(4, n_tokens - 3)), k) for k in range(n_windows)]
+def windows_for(bucket: Bucket) -> list[Window]:
+    """Make requests of 36 tokens, of more where 32 of those would not fill a step, that fill its T tokens."""
+    room = bucket.tokens - bucket.sequences + 1  # every sequence that no window uses has a token
+    length = max(36, room // 32)
+    lengths: list[int] = []
+    while room >= 4 and len(lengths) < min(32, bucket.sequences):
+        lengths.append(min(length, room))
+        room += 1 - lengths[-1]
+    return [window(length, k) for k, length in enumerate(lengths)]
 
 
 def steps(folder: Path, device: Device) -> dict:
     """Time of a step by its tokens: whole, its replay alone, its parts, and without a captured graph."""
     session = open_session(folder, device)
     rows = []
-    for tokens in sorted({bucket.tokens for bucket in session.buckets}):
-        windows = windows_for(tokens)
+    for widest in {bucket.tokens: bucket for bucket in session.buckets}.values():
+        windows = windows_for(widest)
         lengths = [len(w.ids) for w in windows]
         bucket = choose_bucket(session.buckets, lengths)
         step = session._steps[bucket]
