@@ -417,7 +417,7 @@ def load_nerve(run: Run, folder: Path) -> dict:
 
 
 def write_config(run: Run, folder: Path, port: int) -> Path:
-    config = WORK / "gpu-config.json"  # JSON is YAML, too
+    config = WORK / "gpu-config.yaml"  # JSON is YAML, too
     document = {
         "model": {
             "checkpoint_repository": {"source": "LOCAL", "path": str(folder)},
