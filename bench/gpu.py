@@ -462,7 +462,12 @@ def load_peer(run: Run, folder: Path, model: str) -> dict:
     }
     command = [peer, str(REPOSITORY / "bench" / "peers" / "fastapi_transformers.py")]
     with serving(run, command, environment, port, "/openapi.json"):
-        return curve(run, port, folder)
+        answer = curve(run, port, folder)
+    code = "import json, machine; print(json.dumps(machine.find_versions()))"
+    said = subprocess.run(
+        [peer, "-c", code], cwd=REPOSITORY / "bench", capture_output=True, text=True, check=True, timeout=30
+    )
+    return {"versions": json.loads(said.stdout), **answer}
 
 
 def curve(run: Run, port: int, folder: Path) -> dict:
