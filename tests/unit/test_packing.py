@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nerve.packing import (
@@ -42,6 +42,7 @@ def windows_of(texts: list[list[int]]) -> list[Window]:
     return [Window(text, 0) for text in texts]
 
 
+@settings(deadline=None)  # some sixty shapes in each example, and a machine may be busy
 @given(limits)
 def test_every_bucket_can_hold_something(limits: StepLimits) -> None:
     """Shapes are distinct and ascend, and S never exceeds what a sequence can need by more than a level."""
