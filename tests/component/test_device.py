@@ -104,7 +104,7 @@ def test_packed_engine_answers_as_the_padded_one(
 def test_full_steps_are_packed_while_others_run(
     checkpoint: Path, open_packed: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under load steps find their windows laid out, and wake the loop once each; answers are those of lone ones."""
+    """Under load steps find their windows laid out, and hand their results over at once; answers are as alone."""
     packed = open_packed(checkpoint, batching={"max_batch_tokens": 48, "max_batch_size": 4})
     session = packed.model.session
     assert isinstance(session, PackedSession)
@@ -118,12 +118,13 @@ def test_full_steps_are_packed_while_others_run(
     monkeypatch.setattr(session, "_run_once", run_once)  # only to count: nothing tells it outside
     texts = ["Anna lives in Rome", "Bob", "x y Anna in", "in " * 9] * 10
 
-    wakes: list[Any] = []
+    handed: list[Any] = []
+    answering = packed._answering
+    assert answering is not None
+    post = answering.post
+    monkeypatch.setattr(answering, "post", lambda work: handed.append(work) or post(work))
 
     async def ask_all() -> list[Any]:
-        loop = asyncio.get_running_loop()
-        wake = loop.call_soon_threadsafe
-        monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *call: wakes.append(call) or wake(*call))
         return list(await asyncio.gather(*(packed.predict([text], OPTIONS) for text in texts)))
 
     try:
@@ -134,7 +135,7 @@ def test_full_steps_are_packed_while_others_run(
                 assert (ours.start, ours.end) == (theirs.start, theirs.end)
                 assert max(ours.results.values()) == pytest.approx(max(theirs.results.values()), abs=0.01)
         assert any(found)
-        assert len(wakes) <= len(found) - 4 < len(texts)
+        assert len(handed) <= len(found) < 4 + len(texts)
     finally:
         packed.close()
 
