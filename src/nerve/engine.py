@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nerve.aggregation import decode_texts
 from nerve.errors import DeadlineExceeded, DeviceFailed, InvalidRequest, Overloaded, stack_of
+from nerve.jobs import Job
 from nerve.packed_session import PackedSession
-from nerve.scheduler import Job, Scheduler
+from nerve.scheduler import Scheduler
 from nerve.threads import EngineThread
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from nerve.annex import Annex
     from nerve.config import LimitsConfig, RuntimeConfig
     from nerve.engine import Engine, Outcome
+    from nerve.jobs import Job
     from nerve.large import Outline
     from nerve.metrics import Metrics
-    from nerve.scheduler import Job
     from nerve.types import Window
 
 Body = bytes | bytearray

@@ -20,7 +20,6 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -30,12 +29,12 @@ from nerve.errors import (
     DeadlineExceeded,
     DeviceFailed,
     InferenceFailed,
-    NerveError,
     Overloaded,
     PredictError,
     Unavailable,
     stack_of,
 )
+from nerve.jobs import Batch, Job
 from nerve.threads import EngineThread
 
 if TYPE_CHECKING:
@@ -58,67 +57,6 @@ _MOST_DELAY = 8.0
 # Jobs beyond which the wait is told from the sum of their tokens, without a look at each.
 _MANY_JOBS = 128
 _MAX_RETRY_AFTER_SECONDS = 60.0
-
-
-class Job:
-    """The windows of one request on their way through the engine.
-
-    After it was delivered, either `error` is set or `results` holds the scores of every window.
-    `queue_seconds` is the time until its first window ran, `inference_seconds` the time from there until
-    its last one was done. `waiter` belongs to whoever submitted the job; `deliver` finds it there.
-    """
-
-    __slots__ = (
-        "deadline",
-        "error",
-        "inference_seconds",
-        "n_running",
-        "n_tokens",
-        "needs_logits",
-        "queue_seconds",
-        "results",
-        "submitted_at",
-        "waiter",
-        "waiting",
-        "windows",
-    )
-
-    def __init__(self, windows: Sequence[Window], needs_logits: bool, deadline: float = math.inf) -> None:
-        self.windows = windows
-        self.needs_logits = needs_logits
-        self.deadline = deadline
-        self.n_tokens = sum(len(window.ids) for window in windows)
-        self.results: list[TokenScores | None] = [None] * len(windows)
-        self.error: NerveError | None = None
-        self.queue_seconds = -1.0
-        self.inference_seconds = 0.0
-        self.submitted_at = 0.0
-        self.waiting = deque(range(len(windows)))  # indexes of windows not yet taken
-        self.n_running = 0
-        self.waiter: Callable[[], None] | None = None
-
-    def scores(self) -> list[TokenScores]:
-        """Return the scores of every window; raises the job's error if it failed."""
-        if self.error is not None:
-            raise self.error
-        return [result for result in self.results if result is not None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """What one call of the model computes: windows as (job, window index) pairs.
-
-    spread: nothing else runs or waits. packed: what `pack` made of the windows, or None.
-    """
-
-    pairs: list[tuple[Job, int]]
-    spread: bool = False
-    packed: Any = None
-
-    @property
-    def windows(self) -> list[Window]:
-        """The windows, in order."""
-        return [job.windows[window_index] for job, window_index in self.pairs]
 
 
 class Scheduler:
@@ -179,7 +117,7 @@ class Scheduler:
         self._threads = [thread] if thread else [EngineThread(f"nerve-engine-{k}") for k in range(n_threads)]
         self._pack = pack
         self._packer = EngineThread("nerve-packer") if pack is not None else None
-        self._ahead: _Batch | None = None  # chosen and packed while another one ran
+        self._ahead: Batch | None = None  # chosen and packed while another one ran
         for engine_thread in self._threads:
             engine_thread.post(self._work)
 
@@ -247,7 +185,7 @@ class Scheduler:
             job.n_running = 1
             self._running_tokens += job.n_tokens
             self._n_running += 1
-        self._run_batch(_Batch([(job, 0)]), time.monotonic())
+        self._run_batch(Batch([(job, 0)]), time.monotonic())
         with self._lock:
             if self._jobs:
                 self._wake_one()  # they came while all threads seemed busy
@@ -381,7 +319,7 @@ class Scheduler:
             if not go_on:
                 return
 
-    def _take_batch(self) -> _Batch | None:
+    def _take_batch(self) -> Batch | None:
         """Take the windows of the next model call off the queue; None when there is nothing to do."""
         expired: list[Job] = []
         with self._lock:
@@ -400,7 +338,7 @@ class Scheduler:
                 self._wake_one()  # another thread may go on with the rest
         if expired:
             self._report(self._deliver, expired)
-        return _Batch(batch, spread) if batch else None
+        return Batch(batch, spread) if batch else None
 
     def _begin_ahead(self) -> threading.Event | None:
         """Have the next batch chosen and packed while this one runs, if it is full already."""
@@ -413,16 +351,14 @@ class Scheduler:
 
         def choose_and_pack() -> None:
             with self._lock:
-                if not self._jobs:  # they were cancelled
-                    done.set()
-                    return
-                pairs = self._choose(time.monotonic())
-            batch = _Batch(pairs)
-            try:
-                batch = _Batch(pairs, packed=pack(batch.windows))
-            except Exception as error:  # noqa: BLE001 - `run` meets it again, and its batch fails of it
-                log.debug("a batch was not packed ahead: %s", stack_of(error))
-            self._ahead = batch
+                pairs = self._choose(time.monotonic()) if self._jobs else []  # they may have been cancelled
+            if pairs:
+                batch = Batch(pairs)
+                try:
+                    batch = Batch(pairs, packed=pack(batch.windows))
+                except Exception as error:  # noqa: BLE001 - `run` meets it again, and its batch fails of it
+                    log.debug("a batch was not packed ahead: %s", stack_of(error))
+                self._ahead = batch
             done.set()
 
         self._packer.post(choose_and_pack)
@@ -469,7 +405,7 @@ class Scheduler:
                 self._jobs.remove(job)
         return batch
 
-    def _run_batch(self, batch: _Batch, since: float) -> float:
+    def _run_batch(self, batch: Batch, since: float) -> float:
         """Run a batch and settle its jobs; returns when the model was done with it.
 
         since: when this thread was done with the batch before, or woke up.

@@ -23,8 +23,8 @@ from nerve.annex import CHANNELS, Annex, AnnexFailed
 from nerve.config import LimitsConfig, RuntimeConfig
 from nerve.engine import Engine
 from nerve.errors import InvalidRequest, MalformedRequest
+from nerve.jobs import Job
 from nerve.large import LargeSetup
-from nerve.scheduler import Job
 
 LIMITS = LimitsConfig(max_inputs=3000, max_input_tokens=50_000)
 RUNTIME = RuntimeConfig(window_stride=4)

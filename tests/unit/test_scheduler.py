@@ -14,7 +14,8 @@ import pytest
 
 from nerve.batching import BatchPolicy
 from nerve.errors import DeadlineExceeded, DeviceFailed, InferenceFailed, Overloaded, Unavailable
-from nerve.scheduler import Job, Scheduler
+from nerve.jobs import Job
+from nerve.scheduler import Scheduler
 from nerve.threads import EngineThread
 from nerve.types import TokenScores, Window
 
