@@ -51,6 +51,8 @@ P = ParamSpec("P")
 _LOOKAHEAD = 4
 # Weight of the newest batch in the measured rates.
 _RATE_SMOOTHING = 0.1
+# What remains of the best rate of one call with each later call.
+_RATE_DECAY = 0.99
 # Most that one batch counts for, as a multiple of the time it should have taken: a process that was stopped
 # for a while has not become slow for good.
 _MOST_DELAY = 8.0
@@ -502,7 +504,9 @@ class Scheduler:
         seconds: of the call and what comes between calls.
         n_beside: calls of this kind that the lane can run side by side.
         """
-        self._call_rate = _smooth(self._call_rate, n_tokens / max(call_seconds, 1e-9))
+        # The best of late: what a call takes on a thread that has the interpreter lock. A smoothed rate holds what
+        # engine threads wait for that lock, so a busy server would never find out that calls are quick.
+        self._call_rate = max(_RATE_DECAY * self._call_rate, n_tokens / max(call_seconds, 1e-9))
         seconds = max(seconds, 1e-9) / n_beside
         if self._mean_tokens:
             seconds = min(seconds, _MOST_DELAY * self._seconds_for(n_tokens))
