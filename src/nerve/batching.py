@@ -9,6 +9,7 @@ docs/design.md, "Batching", has the measurements.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,15 @@ class BatchPolicy:
     max_batch_size: most windows.
     max_padding: largest share of padding among those tokens, 0 to 1.
     is_packed: windows stand side by side, without padding.
+    enough_tokens: a batch of so many tokens, padding included, takes no further window: a larger one computes no
+        more tokens a second, and only makes its members wait for each other.
     """
 
     token_budget: int
     max_batch_size: int
     max_padding: float
     is_packed: bool = False
+    enough_tokens: int = sys.maxsize
 
 
 def cost(lengths: Sequence[int], policy: BatchPolicy) -> int:
@@ -41,21 +45,23 @@ def take(lengths: Sequence[int], policy: BatchPolicy, max_size: int) -> list[int
     """Choose a batch from windows of these lengths, which stand in fair order.
 
     Returns ascending indexes. The first window is always taken, whatever its length, so the oldest
-    never starves; each later one is taken if the batch then still respects the policy and `max_size`.
+    never starves; each later one is taken if the batch then still respects the policy and `max_size`, and
+    was not large enough without it.
     """
     chosen = [0]
-    longest = total = lengths[0]
+    longest = total = computed = lengths[0]
     limit = min(max_size, policy.max_batch_size)
     for index in range(1, len(lengths)):
-        if len(chosen) >= limit:
+        if len(chosen) >= limit or computed >= policy.enough_tokens:
             break
         length = lengths[index]
         new_longest = max(longest, length)
         new_total = total + length
-        computed = new_total if policy.is_packed else new_longest * (len(chosen) + 1)
-        if computed <= policy.token_budget and computed - new_total <= policy.max_padding * computed:
+        new_computed = new_total if policy.is_packed else new_longest * (len(chosen) + 1)
+        fits = new_computed <= policy.token_budget
+        if fits and new_computed - new_total <= policy.max_padding * new_computed:
             chosen.append(index)
-            longest, total = new_longest, new_total
+            longest, total, computed = new_longest, new_total, new_computed
     return chosen
 
 

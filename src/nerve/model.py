@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,8 @@ _CUDA_BATCH_TOKENS = 16384
 _LARGEST_STEP = 2048
 # Default of batching.max_padding on CPU: docs/design.md, "Batching".
 _CPU_MAX_PADDING = 0.05
+# Tokens of a call on CPU from which on more tokens make it no more efficient: docs/design.md, "Batching".
+_CPU_ENOUGH_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +257,12 @@ def make_policy(batching: BatchingConfig, device: Device, max_length: int) -> Ba
     padding = batching.max_padding
     if padding is None:
         padding = 1.0 if is_cuda else _CPU_MAX_PADDING
-    return BatchPolicy(token_budget=budget, max_batch_size=batching.max_batch_size, max_padding=padding)
+    return BatchPolicy(
+        token_budget=budget,
+        max_batch_size=batching.max_batch_size,
+        max_padding=padding,
+        enough_tokens=sys.maxsize if is_cuda else _CPU_ENOUGH_TOKENS,
+    )
 
 
 def read_vocabulary(

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from granian.constants import HTTPModes, Interfaces, Loops
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
@@ -186,6 +186,8 @@ def _create_server(server: ServerConfig) -> _DrainingServer:
         interface=Interfaces.RSGI if server.interface is Interface.RSGI else Interfaces.ASGI,
         workers=server.workers,
         runtime_threads=server.runtime_threads,
+        # One runtime with as many threads, or as many runtimes with one: the latter wakes fewer threads.
+        runtime_mode=RuntimeModes.st,
         loop=Loops(server.loop.value),
         http=HTTPModes.auto,
         websockets=False,

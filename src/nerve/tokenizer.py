@@ -4,7 +4,8 @@ A text is tokenized once and whole; truncation and windows are cut here, from th
 same ids as truncating in the library and lets a window start anywhere.
 
 Threads: `encode` of the library holds the interpreter lock, `encode_batch` releases it and spreads texts over
-threads of its own. For a few short texts `encode` is quicker: there is no lock to win back.
+threads of its own. For a few short texts `encode` is quicker: there is no lock to win back. Tokenizers as
+BERT's do without either where the words are known (`word_cache`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tokenizers import Encoding, Tokenizer
 from nerve.errors import InvalidRequest, ModelError
 from nerve.types import TokenizedText, TruncationDirection, Window
 from nerve.windows import plan_windows
+from nerve.word_cache import WordCache, has_separate_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +39,8 @@ class TextTokenizer:
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._prefix, self._suffix = _special_tokens_around(tokenizer)
+        separate = has_separate_words(tokenizer)
+        self._words = WordCache(tokenizer, self._prefix, self._suffix) if separate else None
         self._capacity = max_length - len(self._prefix) - len(self._suffix)
         self._stride = stride
         self._max_input_tokens = max_input_tokens
@@ -66,33 +70,57 @@ class TextTokenizer:
         that holds a lone surrogate (impossible over HTTP, possible from Python).
         """
         try:
-            if beside_others:
-                encodings = self._tokenizer.encode_batch(texts)
-            else:
-                encodings = [self._tokenizer.encode(text) for text in texts]
+            if not beside_others:
+                return [
+                    self._cut(index, text, *self._encode(text), truncate, direction)
+                    for index, text in enumerate(texts)
+                ]
+            encodings = self._tokenizer.encode_batch(texts)
         except TypeError as error:
             raise InvalidRequest("inputs: a text is not valid Unicode (lone surrogate)") from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # Rust's, and not an `Exception`
                 raise
             raise RuntimeError("the tokenizer panicked") from None
-        return [
-            self._cut(index, text, encoding, truncate, direction)
-            for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True))
-        ]
+        found = []
+        for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+            if not truncate:
+                self._check_size(index, len(encoding))  # before a list is made of each
+            found.append(self._cut(index, text, encoding.ids, _offsets(encoding), truncate, direction))
+        return found
 
-    def _cut(
-        self, index: int, text: str, encoding: Encoding, truncate: bool, direction: TruncationDirection
-    ) -> TokenizedText:
-        """Truncate or window one text."""
-        n_tokens = len(encoding)
-        if not truncate and n_tokens > self._max_input_tokens:
+    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return ids and offsets of a short text."""
+        words = self._words
+        if words is not None:
+            known = words.encode(text)
+            if known is not None:
+                return known
+        encoding = self._tokenizer.encode(text)
+        if words is not None:
+            words.learn(text)
+        return encoding.ids, encoding.offsets
+
+    def _check_size(self, index: int, n_tokens: int) -> None:
+        if n_tokens > self._max_input_tokens:
             raise InvalidRequest(
                 f"inputs[{index}]: {n_tokens} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
                 "send it in parts, or with truncate: true"
             )
-        ids: list[int] = encoding.ids
-        offsets = _offsets(encoding)
+
+    def _cut(
+        self,
+        index: int,
+        text: str,
+        ids: list[int],
+        offsets: list[tuple[int, int]],
+        truncate: bool,
+        direction: TruncationDirection,
+    ) -> TokenizedText:
+        """Truncate or window one text."""
+        n_tokens = len(ids)
+        if not truncate:
+            self._check_size(index, n_tokens)
         n_prefix, n_suffix = len(self._prefix), len(self._suffix)
         n_real = n_tokens - n_prefix - n_suffix
         if n_real <= self._capacity:

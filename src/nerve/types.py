@@ -3,6 +3,8 @@
 Shapes: T = tokens of a text (after truncation), T_w = tokens of one window, L = labels. Both T and
 T_w count the special tokens. Offsets are half-open `[start, end)` in code points of the source text;
 only `aggregation` converts them to another unit, when it makes rows.
+
+What is made for every request is a `msgspec.Struct`: made in C, where a frozen dataclass takes 0.25 us a field.
 """
 
 from __future__ import annotations
@@ -71,8 +73,7 @@ class PredictOptions:
         return self.raw_scores or self.aggregation_strategy is AggregationStrategy.AVERAGE
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(msgspec.Struct, frozen=True):
     """One model-sized slice of a text, with its own special tokens: one row of a batch.
 
     ids: T_w token ids; int32 (T_w,) where they come from the annex.
@@ -83,8 +84,7 @@ class Window:
     start: int
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedText:
+class TokenizedText(msgspec.Struct, frozen=True):
     """One text after tokenization, truncation and windowing.
 
     ids: T token ids; the first `n_prefix` and the last `n_suffix` are special tokens.
@@ -107,8 +107,7 @@ class TokenizedText:
         return sum(len(window.ids) for window in self.windows)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenScores:
+class TokenScores(msgspec.Struct, frozen=True):
     """What the model says of a run of tokens (a window's T_w, or after merging a text's T).
 
     label_ids: int64 (T,), the best label of each token; the smallest id wins a tie.
@@ -131,8 +130,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     results: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(msgspec.Struct, frozen=True):
     """Where the time of one request went, in seconds."""
 
     tokenize: float
@@ -141,8 +139,7 @@ class Timings:
     aggregate: float
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """What is reported of one answered request, besides its rows.
 
     truncated: indexes of the texts that were cut. n_tokens: tokens computed, window overlaps and special
@@ -155,8 +152,7 @@ class Summary:
     timings: Timings
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction(Summary):
+class Prediction(Summary, frozen=True):
     """The answer to one request: one list of rows per text, in input order."""
 
     rows: list[list[Row]]

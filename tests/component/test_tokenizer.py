@@ -4,11 +4,15 @@ import random
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from corpus import texts as corpus_texts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from nerve.errors import InvalidRequest, ModelError
 from nerve.tokenizer import TextTokenizer, load_tokenizer
 from nerve.types import TokenizedText, TruncationDirection
+from nerve.word_cache import WordCache, has_separate_words
 
 CORPUS = [
     "Anna Schmidt lives in Paris and sees Bob.",
@@ -238,3 +242,86 @@ def test_offsets_of_a_long_text_are_those_of_the_library(rampart: Path) -> None:
     ours = TextTokenizer(library, 512, 128, max_input_tokens=100_000).tokenize([text])[0]
     assert len(ours.ids) > 4096
     assert ours.offsets == library.encode(text).offsets
+
+
+@pytest.fixture(scope="module")
+def rampart_tokenizer(rampart: Path) -> Tokenizer:
+    """Return the default model's tokenizer, as the library has it."""
+    return load_tokenizer(rampart)
+
+
+def assert_as_the_library(tokenizer: Tokenizer, cached: TextTokenizer, text: str) -> None:
+    """Ids and offsets of a text are the library's for the whole text."""
+    encoding = tokenizer.encode(text)
+    (found,) = cached.tokenize([text], beside_others=False)
+    assert (found.ids, found.offsets) == (encoding.ids, encoding.offsets), repr(text)
+
+
+def test_word_cache_gives_what_the_library_gives(rampart_tokenizer: Tokenizer) -> None:
+    """Over the whole corpus, odd texts included, with cold words and with known ones."""
+    cached = TextTokenizer(load_twin(rampart_tokenizer), 512, 128, 10**6)
+    texts = [*corpus_texts(), *ODD_TEXTS, *(f"{a} {b}" for a in ODD_TEXTS for b in ODD_TEXTS)]
+    for _ in range(3):
+        for text in texts:
+            if len(text) <= 20_000:
+                assert_as_the_library(rampart_tokenizer, cached, text)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=12),
+            st.sampled_from(
+                [" ", "  ", "[MASK]", "[mask]", "[CLS", "\u0301", "e\u0301", "\u00a0", "\t", "\u2028", "ﬁ"]
+            ),
+            st.text(st.characters(categories=["Mn", "Mc", "Cf", "Zs", "Cc", "Lo"]), max_size=5),
+        ),
+        max_size=12,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_word_cache_on_any_text(rampart_tokenizer: Tokenizer, parts: list[str]) -> None:
+    """Whatever stands beside a space: marks, special tokens, other kinds of space, unassigned code points."""
+    text = "".join(parts)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return
+    cached = TextTokenizer(load_twin(rampart_tokenizer), 512, 128, 10**6)
+    for variant in (text, text + " " + text, " " + text):
+        assert_as_the_library(rampart_tokenizer, cached, variant)
+        assert_as_the_library(rampart_tokenizer, cached, variant)
+
+
+def load_twin(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer of its own: `TextTokenizer` changes the one it is given."""
+    return Tokenizer.from_str(tokenizer.to_str())
+
+
+def test_word_cache_forgets_what_is_not_used(
+    rampart_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is bounded: two generations, of which what is used again survives; long pieces are not kept."""
+    monkeypatch.setattr("nerve.word_cache._GENERATION", 100)
+    cache = WordCache(rampart_tokenizer, [], [])
+    for number in range(1000):
+        cache.encode(f"often w{number} {'x' * 40}")
+    assert len(cache._young) <= 100
+    assert len(cache._old) <= 100
+    assert "often" in cache._young
+    assert "w999" in cache._young
+    assert "w1" not in {*cache._young, *cache._old}
+    assert max(map(len, {*cache._young, *cache._old})) <= 32
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_other_tokenizers_have_no_word_cache(kind: str) -> None:
+    """A space belongs to the word after it there."""
+    assert not has_separate_words(train(kind))
+
+
+def test_added_token_over_a_space_forbids_the_word_cache(rampart_tokenizer: Tokenizer) -> None:
+    """Such a token is found in the whole text only."""
+    assert has_separate_words(rampart_tokenizer)
+    for token in (AddedToken("New York"), AddedToken("[X]", lstrip=True), AddedToken("[X]", rstrip=True)):
+        twin = load_twin(rampart_tokenizer)
+        twin.add_tokens([token])
+        assert not has_separate_words(twin)

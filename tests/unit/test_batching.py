@@ -109,3 +109,12 @@ def test_packed_windows_cost_their_sum() -> None:
     assert take([40, 8, 8, 8, 1], packed, 8) == [0, 1, 2, 3]
     assert cost([40, 8, 8, 8], packed) == 64
     assert cost([40, 8, 8, 8], BatchPolicy(64, 8, 1.0)) == 160
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"), [([36] * 32, 4), ([130, 8], 1), ([8] * 40, 16), ([64, 64, 64], 2)]
+)
+def test_batch_that_is_large_enough_takes_no_more(lengths: list[int], expected: int) -> None:
+    """A batch grows until it has `enough_tokens`, and no further."""
+    policy = BatchPolicy(token_budget=512, max_batch_size=32, max_padding=0.05, enough_tokens=128)
+    assert len(take(lengths, policy, len(lengths))) == expected
