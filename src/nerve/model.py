@@ -66,7 +66,7 @@ _LARGEST_STEP = 2048
 # Default of batching.max_padding on CPU: docs/design.md, "Batching".
 _CPU_MAX_PADDING = 0.05
 # Tokens of a call on CPU from which on more tokens make it no more efficient: docs/design.md, "Batching".
-_CPU_ENOUGH_TOKENS = 128
+_CPU_ENOUGH_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
