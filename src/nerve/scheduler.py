@@ -53,6 +53,10 @@ _LOOKAHEAD = 4
 _RATE_SMOOTHING = 0.1
 # What remains of the best rate of one call with each later call.
 _RATE_DECAY = 0.99
+# So many calls in a row must have taken less than that before one is run on a thread that has more to do: a model may
+# be slow on some texts.
+_QUICK_CALLS = 100
+_SLOW_SECONDS = 0.005
 # Most that one batch counts for, as a multiple of the time it should have taken: a process that was stopped
 # for a while has not become slow for good.
 _MOST_DELAY = 8.0
@@ -116,6 +120,7 @@ class Scheduler:
         self._mean_tokens = 0.0
         self._mean_seconds = 0.0
         self._call_rate = 0.0
+        self._n_quick = 0  # calls in a row that were not slow
         self._threads = [thread] if thread else [EngineThread(f"nerve-engine-{k}") for k in range(n_threads)]
         self._pack = pack
         self._packer = EngineThread("nerve-packer") if pack is not None else None
@@ -173,10 +178,11 @@ class Scheduler:
         """Run a job of one window on the calling thread, if that is quicker than handing it over.
 
         That is so when nothing waits and the call will take less than `limit_seconds`, by the measured
-        rate. Returns False, with nothing done, otherwise. Its results are in the job on return.
+        rate, and none of the last hundred was slow. Returns False, with nothing done, otherwise. Its results
+        are in the job on return.
         """
         with self._lock:
-            is_quick = 0 < job.n_tokens < limit_seconds * self._call_rate
+            is_quick = self._n_quick >= _QUICK_CALLS and 0 < job.n_tokens < limit_seconds * self._call_rate
             if not is_quick or self._refusal is not None or self._jobs:
                 return False
             job.submitted_at = time.monotonic()
@@ -504,6 +510,7 @@ class Scheduler:
         seconds: of the call and what comes between calls.
         n_beside: calls of this kind that the lane can run side by side.
         """
+        self._n_quick = self._n_quick + 1 if call_seconds < _SLOW_SECONDS else 0
         # The best of late: what a call takes on a thread that has the interpreter lock. A smoothed rate holds what
         # engine threads wait for that lock, so a busy server would never find out that calls are quick.
         self._call_rate = max(_RATE_DECAY * self._call_rate, n_tokens / max(call_seconds, 1e-9))

@@ -112,7 +112,7 @@ def test_retry_after_is_the_time_that_the_queue_takes(
     for _ in range(20):
         assert server.predict("Bob x").status_code == 200
     body = request_bytes(json.dumps({"inputs": "Bob x"}).encode())  # 4 tokens
-    connections = [connect(server) for _ in range(300)]
+    connections = [connect(server) for _ in range(400)]
     for connection in connections:
         connection.sendall(body)
     answers = [read_answer(connection)[0] for connection in connections[-30:]]
