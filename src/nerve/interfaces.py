@@ -8,7 +8,9 @@ ASGI: https://asgi.readthedocs.io/en/stable/specs/www.html
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -43,7 +45,17 @@ class RsgiRequest:
     sent: told when the answer has been handed to Granian.
     """
 
-    __slots__ = ("_gone", "_has_unread_body", "_headers", "_proto", "_reading", "_sent", "method", "path")
+    __slots__ = (
+        "_gone",
+        "_has_unread_body",
+        "_headers",
+        "_is_answered",
+        "_proto",
+        "_reading",
+        "_sent",
+        "method",
+        "path",
+    )
 
     def __init__(
         self, scope: RsgiScope, proto: RSGIHTTPProtocol, sent: Callable[[], object] | None = None
@@ -51,6 +63,7 @@ class RsgiRequest:
         self._proto = proto
         self._headers = scope.headers
         self._sent = sent
+        self._is_answered = False
         self._has_unread_body = scope.method == "POST"
         self._reading: Any = None  # the awaitable of the read under way
         self._gone: Any = None  # the awaitable of the client's leaving
@@ -95,11 +108,14 @@ class RsgiRequest:
         if not hasattr(awaitable, "add_done_callback"):  # it has left already
             gone()
             return
-        self._gone = awaitable
         awaitable.add_done_callback(lambda awaitable: None if awaitable.cancelled() else gone())
+        self._gone = awaitable
+        if self._is_answered:  # meanwhile, by another thread
+            awaitable.cancel()
 
     def respond(self, response: Response) -> None:
         """Send the answer; a body that was refused unread is thrown away for a short while."""
+        self._is_answered = True
         self._proto.response_bytes(response.status, response.headers, response.body)
         if self._sent is not None:
             self._sent()
@@ -138,13 +154,12 @@ class _Chunks:
             return
         was_waiting = self._then is not None
         self._then = None
-        timer = threading.Timer(_LINGER_SECONDS, self._stop)
-        timer.daemon = True
-        timer.start()
+        _linger.add(self)
         if not was_waiting:
             self._next()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Read no more."""
         self._is_over = True
         if self._awaitable is not None:
             self._awaitable.cancel()
@@ -178,6 +193,33 @@ class _Chunks:
         then, self._then = self._then, None
         if then is not None:
             then(body, error)
+
+
+class _Linger:
+    """Stops the reading of refused bodies when their time is over, all of them on one thread."""
+
+    def __init__(self) -> None:
+        self._bodies: queue.SimpleQueue[tuple[float, _Chunks]] = queue.SimpleQueue()  # the first ends first
+        self._lock = threading.Lock()
+        self._is_started = False
+
+    def add(self, body: _Chunks) -> None:
+        """Stop a body after the time that each has."""
+        with self._lock:
+            if not self._is_started:
+                self._is_started = True
+                threading.Thread(target=self._run, name="nerve-linger", daemon=True).start()
+        self._bodies.put((time.monotonic() + _LINGER_SECONDS, body))
+
+    def _run(self) -> None:
+        while True:
+            until, body = self._bodies.get()
+            time.sleep(max(0.0, until - time.monotonic()))
+            body.stop()
+            del body  # what it holds is not kept until the next one comes
+
+
+_linger = _Linger()
 
 
 class AsgiRequest:
