@@ -125,11 +125,15 @@ def built_graph(folder: Path, precision: str) -> Path:
     from nerve.config import Precision  # noqa: PLC0415  the bench starts without our package as well
     from nerve.errors import NerveError  # noqa: PLC0415
     from nerve.graph import load_graph  # noqa: PLC0415
+    from nerve.samples import calibration_texts  # noqa: PLC0415
+    from nerve.tokenizer import load_tokenizer  # noqa: PLC0415
 
     file = WORK / "graphs" / f"rampart-{precision}.onnx"
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        graph = load_graph(folder, Precision(precision), WORK / "cache")
+        encodings = load_tokenizer(folder).encode_batch(calibration_texts())
+        calibration = [encoding.ids for encoding in encodings]  # int8 graphs depend on it
+        graph = load_graph(folder, Precision(precision), WORK / "cache", calibration=calibration)
     except NerveError as error:
         raise Unavailable(f"no {precision} graph: {error}") from error
     if graph.precision is not Precision(precision):
