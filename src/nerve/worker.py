@@ -87,15 +87,15 @@ class Worker:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Load the model: in the background at the first start, at once in a worker that replaces another."""
+        loop.call_soon(self._stop_if_draining)
         if self._shared is not None and self._shared.was_ready.is_set():
             self._load_or_exit(None)
-            loop.call_soon(self._stop_if_draining)
             return
         self._loading = threading.Thread(target=self._load_or_exit, args=(loop,), name="nerve-loader")
         self._loading.start()
 
     def _stop_if_draining(self) -> None:
-        """Send SIGTERM again: one that came before the event loop ran, as while the model was loaded, was lost."""
+        """Send SIGTERM again: one that came before the event loop ran was lost (uvloop listens while it runs)."""
         if self._shared is not None and self._shared.draining.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
 
