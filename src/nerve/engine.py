@@ -418,6 +418,9 @@ class Call:
         if job is None or self._is_cancelled:
             return
         job.waiter = None
+        if job.error is not None:  # not raised: its traceback would hold the job, which holds it
+            self._tell(job.error)
+            return
         engine = self._engine
         try:
             scores = job.scores()

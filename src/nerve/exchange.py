@@ -231,9 +231,10 @@ class Exchange:
     def _on_body(self, body: Body | None, error: Exception | None) -> None:
         self._is_read = True
         service = self._service
+        if error is not None:
+            self._fail(error)
+            return
         try:
-            if error is not None:
-                raise error
             if body is None:
                 limit = service.limits.max_body_bytes
                 raise PayloadTooLarge(
@@ -293,6 +294,9 @@ class Exchange:
     def _on_large_scores(self, outline: Outline, context: bytes, tokenize_seconds: float, job: Job) -> None:
         job.waiter = None  # it holds this exchange, which holds the job
         service = self._service
+        if job.error is not None:  # not raised: its traceback would hold all this
+            self._fail(job.error)
+            return
         try:
             work = partial(service.annex.finish, context, job.scores(), msgpack=self._is_msgpack_out)
         except Exception as error:  # noqa: BLE001 - see `_on_body`

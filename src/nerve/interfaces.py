@@ -108,8 +108,14 @@ class RsgiRequest:
         if not hasattr(awaitable, "add_done_callback"):  # it has left already
             gone()
             return
-        awaitable.add_done_callback(lambda awaitable: None if awaitable.cancelled() else gone())
+
+        def on_end(awaitable: Any) -> None:
+            self._gone = None  # a cycle through Granian's objects is never collected
+            if not awaitable.cancelled():
+                gone()
+
         self._gone = awaitable
+        awaitable.add_done_callback(on_end)
         if self._is_answered:  # meanwhile, by another thread
             awaitable.cancel()
 
@@ -119,8 +125,9 @@ class RsgiRequest:
         self._proto.response_bytes(response.status, response.headers, response.body)
         if self._sent is not None:
             self._sent()
-        if self._gone is not None:
-            self._gone.cancel()  # else Granian holds it for as long as the connection lives
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            gone.cancel()  # else Granian holds it for as long as the connection lives
         if isinstance(self._reading, _Chunks):
             self._reading.discard()
         elif self._reading is not None:
@@ -161,8 +168,9 @@ class _Chunks:
     def stop(self) -> None:
         """Read no more."""
         self._is_over = True
-        if self._awaitable is not None:
-            self._awaitable.cancel()
+        awaitable = self._awaitable
+        if awaitable is not None:
+            awaitable.cancel()
 
     def _next(self) -> None:
         try:
@@ -174,6 +182,7 @@ class _Chunks:
         awaitable.add_done_callback(self._on_chunk)
 
     def _on_chunk(self, awaitable: Any) -> None:
+        self._awaitable = None  # a cycle through Granian's objects is never collected
         if self._is_over or awaitable.cancelled():
             return
         try:
