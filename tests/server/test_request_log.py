@@ -42,6 +42,10 @@ def test_access_log(serve: Callable[..., ServerProcess], troubled_model: object,
     ]
     for (method, route, status), answer in answers:
         request_id = answer.headers["x-request-id"]
+        # The line is written once the answer is out, so the client may be quicker.
+        wait_until(
+            lambda of=request_id: any("method" in line for line in of_request(server, of)), "it is logged"
+        )
         *others, line = of_request(server, request_id)
         assert (line["method"], line["route"], line["status"]) == (method, route, status)
         assert line["message"].startswith(f"{method} {route} {status} ")
