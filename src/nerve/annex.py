@@ -2,7 +2,7 @@
 
 Python's interpreter lock is one for all threads of a process, and some steps of a large text hold it long: the
 `tokenizers` library frees its encoding of 500 KB in 5 ms, of 8 MB in 100 ms, and JSON of 8 MB takes 5 ms to decode.
-On a thread each of them would stall the event loop. So they are done in a process of its own: the worker sends
+On a thread each of them would stall all requests. So they are done in a process of its own: the worker sends
 the body as it came, gets the ids of the windows as one buffer, and sends the scores for the encoded answer.
 
 The process is started by the first large request, begins at once to load the tokenizer, and ends with the
