@@ -33,7 +33,7 @@ OnBody = Callable[[bytes | bytearray | None, Exception | None], None]
 # Seconds for which the rest of a refused body is read and thrown away. Without it the connection is reset
 # while the client still sends, and many a client then never reads why (RFC 9112, 9.6).
 _LINGER_SECONDS = 2.0
-# Bytes of a body up to which it is taken whole: one copy, for which the other threads stand still. Of 8 MB that is 10 ms.
+# Bytes of a body up to which it is taken whole: one copy, for which other threads stand still. Of 8 MB that is 10 ms.
 _WHOLE_BYTES = 256 * 1024
 _CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
 
