@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import platform
 import queue
 import random
 import signal
@@ -25,6 +26,7 @@ from nerve.engine import Engine
 from nerve.errors import InvalidRequest, MalformedRequest
 from nerve.jobs import Job
 from nerve.large import LargeSetup
+from raw_http import wait_until
 
 LIMITS = LimitsConfig(max_inputs=3000, max_input_tokens=50_000)
 RUNTIME = RuntimeConfig(window_stride=4)
@@ -175,6 +177,25 @@ def test_death_fails_what_runs_and_nothing_after_it(
     assert AnnexFailed in {type(error) for error in results}
     assert answer(annex, engine, body) == expected(engine, body)
     assert process_of(annex) != pid
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory, and can be told not to"
+)
+def test_memory_of_a_large_text_is_given_back(engine: Engine, annex_of: Callable[[Engine], Annex]) -> None:
+    """A text of 3 MB takes a hundred times as much while it is tokenized, and leaves a few MB behind."""
+    annex = annex_of(engine)
+    annex.begin(b'{"inputs": "anna"}', msgpack=False)
+    before = resident_mb(process_of(annex))
+    body = json.dumps({"inputs": "anna lives in paris " * 150_000, "truncate": True}).encode()
+    annex.begin(body, msgpack=False)
+    wait_until(lambda: resident_mb(process_of(annex)) < before + 20, "the memory is given back")
+
+
+def resident_mb(pid: int) -> float:
+    """Return the physical memory of a process, in MB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def test_a_defect_is_not_quoted(
