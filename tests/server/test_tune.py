@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from nerve.cli.load import Load, Sample, make_requests
 from nerve.cli.tuned_file import write_tuned
 from nerve.config import CpuMode, load_config
 from nerve.tuning import apply, setting_of
+from raw_http import wait_until
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 
@@ -173,6 +175,33 @@ def test_target_out_of_reach_names_the_nearest(lookup_model: Path, tmp_path: Pat
     assert done.returncode == 1
     assert b"NO setting meets p99 <= 0.001 ms. The nearest: " in done.stdout
     assert not (tmp_path / "c.tuned.yaml").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_no_server_is_left_behind(number: signal.Signals, lookup_model: Path, tmp_path: Path) -> None:
+    """A `nerve tune` that is told to stop in the middle of a measurement stops the server it measures."""
+    config = write_config(tmp_path / "c.yaml", lookup_model)
+    command = [sys.executable, "-m", "nerve", "tune", "--config", config, "--target-p99-ms", "500"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as tuning:
+        wait_until(lambda: any(is_loaded(pid) for pid in children_of(tuning.pid)), "a server runs", 30)
+        servers = children_of(tuning.pid)
+        workers = [worker for server in servers for worker in children_of(server)]
+        tuning.send_signal(number)
+        assert tuning.wait(20) == 128 + number
+    left = [*servers, *workers]
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), "they are gone", 5)
+    assert not list(tmp_path.glob("*.tuned.yaml"))
+
+
+def is_loaded(server: int) -> bool:
+    """Tell whether a server has a worker that has loaded onnxruntime."""
+    return any("onnxruntime" in Path(f"/proc/{pid}/maps").read_text() for pid in children_of(server))
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the ids of the processes that a process started."""
+    lists = [task / "children" for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [int(child) for children in lists for child in children.read_text().split()]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ One module per command, each with `add_arguments(parser)` and `run(options) -> e
 what they need when they run, so that `nerve --help` is quick.
 
 Exit status: 0 done; 1 cannot start, failed, or below what was asked for (one line on stderr says why);
-2 wrong usage; 130 interrupted; 141 the reader of stdout left.
+2 wrong usage; 130 interrupted; 141 the reader of stdout left; 143 told to stop.
 """
 
 from __future__ import annotations

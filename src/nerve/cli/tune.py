@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
     from nerve.graph import is_buildable
     from nerve.model import find_max_length, read_json
 
+    _end_in_order()
     file = find_config(options.config)
     config = load_config(file)
     out = Path(options.out) if options.out else file.with_name(f"{file.stem}.tuned.yaml")
@@ -113,6 +115,18 @@ def run(options: argparse.Namespace) -> int:
     if overrides:
         print(f"nerve: the environment overrides {', '.join(overrides)}; unset it there", file=sys.stderr)
     return 0 if winner.capacity > 0 else 1
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM, and the end of the terminal, stop the server that is being measured before this process ends."""
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # the server is being stopped
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # and not ignored, as under nohup
+            signal.signal(number, end)
 
 
 def _agreements(
