@@ -26,6 +26,15 @@ def usable_cores(proc: Path = Path("/proc/self")) -> int:
     return max(1, min(cores, math.ceil(min(quotas)))) if quotas else cores
 
 
+def limit_blas_threads(proc: Path = Path("/proc/self")) -> None:
+    """Keep numpy, not imported yet, to the usable cores, in this process and those it starts.
+
+    Its OpenBLAS looks at the affinity only: with a quota of one core of two, building an int8 graph takes three
+    times as long.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(usable_cores(proc)))
+
+
 def _cgroup_folders(proc: Path) -> Iterator[Path]:
     """Give the folders of the cgroups that may limit CPU time: this process's own and those above it."""
     paths = dict(_cgroup_paths(proc))

@@ -18,6 +18,7 @@ from nerve.responses import ERROR_TABLE
 REPOSITORY = Path(__file__).parents[2]
 # Modules that touch the environment without taking a setting from it, once each.
 PASSED_ON = {
+    "cores.py": "sets the variable that keeps numpy to the usable cores",
     "session.py": "sets the variable that keeps onnxruntime from reporting to Microsoft",
     "wheel.py": "hands the environment on to pip",
 }

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,26 @@ def test_without_cgroups_affinity_decides(tmp_path: Path, files: dict[str, str])
     """A kernel without cgroups, or files that make no sense, limit nothing."""
     write_files(tmp_path, files)
     assert usable_cores(tmp_path) == CORES
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 1), ("2", 2)], ids=["quota", "told otherwise"])
+@pytest.mark.skipif(CORES < 2, reason="numpy starts no threads on one core")
+def test_numpy_starts_no_more_threads_than_cores(tmp_path: Path, given: str | None, expected: int) -> None:
+    """A quota of half a core leaves numpy one thread; who names a number gets it."""
+    write_files(tmp_path, {"cpu.max": "50000 100000", "proc/cgroup": "0::/\n"})
+    write_files(tmp_path, {"proc/mountinfo": mount(tmp_path)})
+    script = (
+        "import os, sys, pathlib; from nerve.cores import limit_blas_threads; "
+        "limit_blas_threads(pathlib.Path(sys.argv[1])); import numpy; print(len(os.listdir('/proc/self/task')))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    if given is not None:
+        environment["OPENBLAS_NUM_THREADS"] = given
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "proc"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == expected

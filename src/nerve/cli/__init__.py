@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import nerve
 from nerve.cli import export, predict, pull, serve, tune, verify
+from nerve.cores import limit_blas_threads
 from nerve.errors import NerveError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    limit_blas_threads()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("nerve").setLevel(options.log_level)
     try:
