@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +14,19 @@ from pathlib import Path
 import httpx
 import pytest
 
-from builders import ServerProcess, workers_of, write_troubled_model
+from builders import ServerProcess, free_port, workers_of, write_config, write_troubled_model
 from raw_http import connect, metric, read_answer, request_bytes, wait_until
+
+
+UNSHARE = [shutil.which("unshare") or "", "--pid", "--fork", "--kill-child"]
+
+
+def can_unshare() -> bool:
+    """Tell whether a process may be the first of a namespace."""
+    return (
+        bool(UNSHARE[0])
+        and not subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode
+    )
 
 
 def is_ready(server: ServerProcess) -> bool:
@@ -44,6 +57,22 @@ def test_sigterm_under_load_loses_no_answer(
         connection.close()
     assert server.process.wait(20) == 0
     assert "Killing" not in server.log()
+
+
+@pytest.mark.skipif(not can_unshare(), reason="a process namespace cannot be made here")
+def test_the_first_process_of_a_container_heeds_an_early_sigterm(lookup_model: Path, tmp_path: Path) -> None:
+    """SIGTERM has no default action for process 1; a stop while Granian is still imported ends it all the same."""
+    config = write_config(tmp_path / "config.yaml", lookup_model, server={"port": free_port()})
+    command = [*UNSHARE, sys.executable, "-X", "importtime", "-m", "nerve", "serve", "--config", str(config)]
+    log = tmp_path / "log"
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as namespace:
+        try:
+            wait_until(lambda: "granian" in log.read_text(), "Granian is being imported", timeout=30)
+            children = Path(f"/proc/{namespace.pid}/task/{namespace.pid}/children").read_text()
+            os.kill(int(children), signal.SIGTERM)
+            assert namespace.wait(10) == 128 + signal.SIGTERM
+        finally:
+            namespace.kill()
 
 
 def test_readiness_turns_before_the_end(serve: Callable[..., ServerProcess]) -> None:
