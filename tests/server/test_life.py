@@ -17,7 +17,6 @@ import pytest
 from builders import ServerProcess, free_port, workers_of, write_config, write_troubled_model
 from raw_http import connect, metric, read_answer, request_bytes, wait_until
 
-
 UNSHARE = [shutil.which("unshare") or "", "--pid", "--fork", "--kill-child"]
 
 
