@@ -53,8 +53,9 @@ _LOOKAHEAD = 4
 _RATE_SMOOTHING = 0.1
 # What remains of the best rate of one call with each later call.
 _RATE_DECAY = 0.99
-# So many calls in a row must have taken less than that before one is run on a thread that has more to do: a model may
-# be slow on some texts.
+# So many calls in a row must have computed for less than that before one is run on a thread that has more to do: a
+# model may be slow on some texts. CPU time counts, because a call that lost its core for a while says nothing of the
+# model.
 _QUICK_CALLS = 100
 _SLOW_SECONDS = 0.005
 # Most that one batch counts for, as a multiple of the time it should have taken: a process that was stopped
@@ -421,6 +422,7 @@ class Scheduler:
         windows = batch.windows
         ahead = self._begin_ahead()
         started = time.monotonic()
+        cpu_started = time.thread_time()
         results: list[TokenScores] = []
         failure: Exception | None = None
         more = {} if batch.packed is None else {"packed": batch.packed}
@@ -430,10 +432,12 @@ class Scheduler:
             log.error("a batch of %d windows failed: %s", len(windows), stack_of(error))
             failure = error
         now = time.monotonic()
+        cpu_seconds = time.thread_time() - cpu_started
         if ahead is not None:
             ahead.wait()
         seconds = now - started
-        n_tokens = sum(len(window.ids) for window in windows)
+        lengths = [len(window.ids) for window in windows]
+        n_tokens = sum(lengths)
         with self._lock:
             self._n_busy -= 1
             self._last_end = now
@@ -441,12 +445,12 @@ class Scheduler:
             self._n_running -= len(windows)
             if failure is None:
                 self._n_calls += 1
-                self._measure(n_tokens, seconds, now - since, 1 if batch.spread else len(self._threads))
+                self._measure(n_tokens, cpu_seconds, now - since, 1 if batch.spread else len(self._threads))
             finished = self._settle(batch.pairs, results, failure, now)
             if isinstance(failure, DeviceFailed):
                 finished += self._abandon(str(failure))
         if self._on_batch is not None and failure is None:
-            n_padded = cost([len(window.ids) for window in windows], self._policy)
+            n_padded = cost(lengths, self._policy)
             n_threads = len(self._threads) if batch.spread else 1
             self._report(self._on_batch, len(windows), n_tokens, n_padded - n_tokens, seconds, n_threads)
         if finished:
@@ -465,6 +469,7 @@ class Scheduler:
         self, batch: list[tuple[Job, int]], results: list[TokenScores], failure: Exception | None, now: float
     ) -> list[Job]:
         """Write results or failures into the jobs of a batch; return the jobs that are finished."""
+        finished = []
         for position, (job, window_index) in enumerate(batch):
             job.n_running -= 1
             if failure is None:
@@ -476,10 +481,10 @@ class Scheduler:
                 else:
                     job.error = InferenceFailed("the model could not compute this request")
                 job.error.__cause__ = failure
-        jobs = list({id(job): job for job, _ in batch}.values())
-        for job in jobs:
-            job.inference_seconds = now - job.submitted_at - job.queue_seconds
-        return [job for job in jobs if not job.n_running and not job.waiting]
+            if not job.n_running and not job.waiting:
+                job.inference_seconds = now - job.submitted_at - job.queue_seconds
+                finished.append(job)
+        return finished
 
     def _abandon(self, reason: str) -> list[Job]:
         """Fail all that waits, and admit nothing more; return the jobs of which nothing runs.
@@ -504,16 +509,16 @@ class Scheduler:
             job.waiting.clear()
             self._jobs.remove(job)
 
-    def _measure(self, n_tokens: int, call_seconds: float, seconds: float, n_beside: int) -> None:
+    def _measure(self, n_tokens: int, cpu_seconds: float, seconds: float, n_beside: int) -> None:
         """Update the rates; the lock is held.
 
+        cpu_seconds: that the call computed, on its own thread.
         seconds: of the call and what comes between calls.
         n_beside: calls of this kind that the lane can run side by side.
         """
-        self._n_quick = self._n_quick + 1 if call_seconds < _SLOW_SECONDS else 0
-        # The best of late: what a call takes on a thread that has the interpreter lock. A smoothed rate holds what
-        # engine threads wait for that lock, so a busy server would never find out that calls are quick.
-        self._call_rate = max(_RATE_DECAY * self._call_rate, n_tokens / max(call_seconds, 1e-9))
+        self._n_quick = self._n_quick + 1 if cpu_seconds < _SLOW_SECONDS else 0
+        # The best of late: what a call takes on a thread whose caches are warm.
+        self._call_rate = max(_RATE_DECAY * self._call_rate, n_tokens / max(cpu_seconds, 1e-9))
         seconds = max(seconds, 1e-9) / n_beside
         if self._mean_tokens:
             seconds = min(seconds, _MOST_DELAY * self._seconds_for(n_tokens))
