@@ -110,10 +110,13 @@ def decode_texts(
     rows = []
     position = 0
     for text in texts:
-        parts = scores[position : position + len(text.windows)]
-        position += len(text.windows)
-        ranges = [(w.start, w.start + len(w.ids) - text.n_prefix - text.n_suffix) for w in text.windows]
-        merged = merge_scores(parts, ranges, text.n_prefix, text.n_suffix)
+        n_windows = len(text.windows)
+        merged = scores[position]
+        if n_windows > 1:
+            parts = scores[position : position + n_windows]
+            ranges = [(w.start, w.start + len(w.ids) - text.n_prefix - text.n_suffix) for w in text.windows]
+            merged = merge_scores(parts, ranges, text.n_prefix, text.n_suffix)
+        position += n_windows
         rows.append(decode(text, merged, labels, vocabulary, options))
     return rows
 

@@ -313,9 +313,12 @@ class Engine:
 
     def _deliver(self, jobs: list[Job]) -> None:
         """Go on with finished jobs; called by engine threads, once per batch."""
-        if any(isinstance(job.error, DeviceFailed) for job in jobs):
-            self._tell_failure()
-        waiters = [job.waiter for job in jobs if job.waiter is not None]
+        waiters = []
+        for job in jobs:
+            if isinstance(job.error, DeviceFailed):
+                self._tell_failure()
+            if job.waiter is not None:
+                waiters.append(job.waiter)
         if not waiters:
             return
         if self._answering is not None:

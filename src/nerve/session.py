@@ -194,8 +194,9 @@ def best_labels(logits: npt.NDArray[Any], keep_logits: bool) -> TokenScores:
     """Reduce logits (T,L) to the best label of each token and its softmax probability, in float32."""
     values: FloatArray = logits.astype(np.float32, copy=False)
     label_ids = values.argmax(axis=-1)  # (T,); the first of equal values
-    best = values.max(axis=-1, keepdims=True)  # (T,1)
-    scores = 1 / np.exp(values - best).sum(axis=-1)  # softmax of the largest: exp(0) / sum
+    # The methods `max` and `sum` take a microsecond longer each.
+    best = np.maximum.reduce(values, axis=-1, keepdims=True)  # (T,1)
+    scores = 1 / np.add.reduce(np.exp(values - best), axis=-1)  # softmax of the largest: exp(0) / sum
     return TokenScores(label_ids, scores, values if keep_logits else None)
 
 

@@ -10,7 +10,6 @@ What is made for every request is a `msgspec.Struct`: made in C, where a frozen 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -56,8 +55,7 @@ class RawScoresAs(enum.StrEnum):
     LOGITS = "logits"
 
 
-@dataclass(frozen=True, slots=True)
-class PredictOptions:
+class PredictOptions(msgspec.Struct, frozen=True):
     """Everything a request can choose, apart from its texts; `raw_scores_as` is the configuration's alone."""
 
     aggregation_strategy: AggregationStrategy = AggregationStrategy.NONE

@@ -7,6 +7,7 @@ client sent, and a client may send personal data in any place, even as the name 
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -115,21 +116,30 @@ def resolve_request(
         raise InvalidRequest(
             f"inputs: {len(texts)} texts, above limits.max_inputs = {limits.max_inputs}; send several requests"
         )
-    strategy, unit = request.aggregation_strategy, request.offset_unit
-    direction = request.truncation_direction.lower()
+    strategy, unit, direction = _choices(
+        request.aggregation_strategy, request.offset_unit, request.truncation_direction
+    )
     options = PredictOptions(
-        aggregation_strategy=runtime.aggregation_strategy
-        if strategy is msgspec.UNSET
-        else _member(AggregationStrategy, strategy, "aggregation_strategy"),
+        aggregation_strategy=runtime.aggregation_strategy if strategy is None else strategy,
         truncate=runtime.truncate if request.truncate is msgspec.UNSET else request.truncate,
-        truncation_direction=_member(TruncationDirection, direction, "truncation_direction"),
+        truncation_direction=direction,
         raw_scores=runtime.raw_scores if request.raw_scores is msgspec.UNSET else request.raw_scores,
         raw_scores_as=runtime.raw_scores_as,
-        offset_unit=runtime.offset_unit
-        if unit is msgspec.UNSET
-        else _member(OffsetUnit, unit, "offset_unit"),
+        offset_unit=runtime.offset_unit if unit is None else unit,
     )
     return texts, options
+
+
+@lru_cache(maxsize=256)  # of known values only: others raise. Enumerations are slow to look up
+def _choices(
+    strategy: str | msgspec.UnsetType, unit: str | msgspec.UnsetType, direction: str
+) -> tuple[AggregationStrategy | None, OffsetUnit | None, TruncationDirection]:
+    """Read what a request chooses by name; None for what it leaves to the configuration."""
+    return (
+        None if strategy is msgspec.UNSET else _member(AggregationStrategy, strategy, "aggregation_strategy"),
+        None if unit is msgspec.UNSET else _member(OffsetUnit, unit, "offset_unit"),
+        _member(TruncationDirection, direction.lower(), "truncation_direction"),
+    )
 
 
 def encode_rows(rows: list[list[Row]], *, msgpack: bool) -> bytes:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from builders import LOOKUP, WORDS, write_lookup_model
@@ -136,7 +137,7 @@ def test_windows_give_the_rows_of_one_large_window(
     options = PredictOptions(aggregation_strategy=strategy)
     expected = predict(engine_of(large), texts, options)
     assert predict(engine_of(load(lookup_model, tmp_path, stride)), texts, options) == expected
-    raw = dataclasses.replace(options, raw_scores=True)
+    raw = msgspec.structs.replace(options, raw_scores=True)
     assert predict(engine_of(load(lookup_model, tmp_path, stride)), texts, raw) == predict(
         engine_of(large), texts, raw
     )
@@ -171,7 +172,7 @@ def test_text_within_one_window_is_unaffected_by_the_stride(
 ) -> None:
     """`window_stride` changes nothing of a text that fits."""
     texts = ["Anna Schmidt lives in Paris.", "", "My e-mail is anna@example.org, please write. " * 5]
-    options = dataclasses.replace(SIMPLE, raw_scores=True)
+    options = msgspec.structs.replace(SIMPLE, raw_scores=True)
     first, second = (
         predict(engine_of(load(rampart, tmp_path, stride)), texts, options) for stride in (0, 200)
     )
@@ -188,7 +189,7 @@ def test_truncation_keeps_one_end(
 ) -> None:
     """A cut text has the entities of the end that is kept, and is reported by its index."""
     text = "anna " + "x " * 30 + "paris"
-    options = dataclasses.replace(SIMPLE, truncate=True, truncation_direction=direction)
+    options = msgspec.structs.replace(SIMPLE, truncate=True, truncation_direction=direction)
     prediction = engine_of(small).predict_blocking(["x", text], options)
     assert [[row.token for row in rows] for rows in prediction.rows] == [[], expected]
     assert prediction.truncated == [1]
@@ -210,7 +211,7 @@ def test_concurrent_requests_get_their_own_answers(
     requests = [
         (
             [random_text(rng, rng.choice([1, 5, 14, 60])) for _ in range(rng.randint(1, 4))],
-            rng.choice([SIMPLE, PredictOptions(), dataclasses.replace(SIMPLE, raw_scores=True)]),
+            rng.choice([SIMPLE, PredictOptions(), msgspec.structs.replace(SIMPLE, raw_scores=True)]),
         )
         for _ in range(60)
     ]
