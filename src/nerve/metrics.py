@@ -139,6 +139,10 @@ class Metrics(Collector):
         """Record whether this worker is ready."""
         self._numbers[_READY] = int(ready)
 
+    def count_ready(self) -> int:
+        """Return how many workers are ready."""
+        return int(self._sum_workers()[_READY])
+
     def render(self, queued_tokens: int, queued_requests: int) -> bytes:
         """Return the Prometheus text of all workers together."""
         self._numbers[_QUEUED_TOKENS] = queued_tokens

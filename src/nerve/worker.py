@@ -84,6 +84,7 @@ class Worker:
         self._folder = folder
         self._shared = shared
         self._loading: threading.Thread | None = None
+        self._n_awaited = 1
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Load the model: in the background at the first start, at once in a worker that replaces another."""
@@ -91,6 +92,7 @@ class Worker:
         if self._shared is not None and self._shared.was_ready.is_set():
             self._load_or_exit(None)
             return
+        self._n_awaited = self._config.server.workers if self._shared is not None else 1
         self._loading = threading.Thread(target=self._load_or_exit, args=(loop,), name="nerve-loader")
         self._loading.start()
 
@@ -121,7 +123,9 @@ class Worker:
     def _become_ready(self, model: Model) -> None:
         shared = self._shared
         is_draining = shared.draining.is_set if shared is not None else lambda: False
-        self.app.start(model, self._config, is_draining, self._end_soon, self._announce)
+        self.app.start(
+            model, self._config, is_draining, self._end_soon, self._announce, n_awaited=self._n_awaited
+        )
         log.info("ready")
 
     def _announce(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -119,6 +121,44 @@ def tokens(response: Response) -> list[str]:
     """Return the entities of an answer to one text."""
     assert response.status == 200, response.body
     return [row["token"] for row in json.loads(response.body)[0]]
+
+
+OTHER_WORKER = """
+import sys
+from pathlib import Path
+from nerve.app import ROUTES
+from nerve.errors import REASONS
+from nerve.metrics import Metrics
+Metrics(ROUTES, REASONS, Path(sys.argv[1])).set_ready(ready=True)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_no_worker_is_ready_before_all_were(config: Config, lookup_model: Path, tmp_path: Path) -> None:
+    """The next request may reach the worker that still loads; once all were ready, one may die."""
+    shared = tmp_path / "metrics"
+    shared.mkdir()
+    app = App(config, None, Metrics(ROUTES, REASONS, shared))
+    app.start(load_model(config, ModelFolder(lookup_model, "test", ""), tmp_path), config, n_awaited=2)
+
+    def ask() -> Response:
+        probe = Probe()
+        probe.method, probe.path = "GET", "/health/ready"
+        return send(app, probe).answer()
+
+    try:
+        assert ask().status == 503
+        assert b"starting" in ask().body
+        command = [sys.executable, "-c", OTHER_WORKER, str(shared)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "ready\n"
+            assert ask().status == 200
+            other.communicate()
+        assert ask().status == 200
+    finally:
+        app.close()
 
 
 def test_request_of_a_client_that_left_is_dropped(gated: tuple[App, GatedSession]) -> None:
