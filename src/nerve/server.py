@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 _MOST_FAILURES = 5
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
+_STOP_TICK_SECONDS = 0.01
 
 # Descriptors that a worker needs for other things than connections.
 _OTHER_DESCRIPTORS = 128
@@ -116,6 +117,20 @@ class _DrainingServer(MPServer):
         if not self.interrupt_children and self.drain_delay_seconds:
             time.sleep(self.drain_delay_seconds)
         super().shutdown(1 if self.shared.failed.is_set() else exit_code)  # type: ignore[no-untyped-call]
+
+    def _stop_workers(self) -> None:
+        """Tell the workers to stop, and wait for them; whoever does not within the time is killed.
+
+        Granian by itself asks once whether a worker lives, possibly while a thread of its own is just taking note
+        of that worker's end, and then reports to have killed it.
+        """
+        until = time.monotonic() + (self.workers_kill_timeout or math.inf)
+        for worker in self.wrks:
+            worker.terminate()  # type: ignore[no-untyped-call]
+        while any(worker.inner.is_alive() for worker in self.wrks) and time.monotonic() < until:
+            time.sleep(_STOP_TICK_SECONDS)
+        self.workers_kill_timeout = 1  # second; they had their time
+        super()._stop_workers()  # type: ignore[no-untyped-call]
 
     def _init_shared_socket(self) -> None:
         """Listen. Raises `StartupError`, where Granian raises what its Rust side says."""
