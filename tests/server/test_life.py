@@ -58,6 +58,34 @@ def test_sigterm_under_load_loses_no_answer(
     assert "Killing" not in server.log()
 
 
+def test_worker_that_does_not_end_in_time_is_killed(
+    serve: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    """A call that outlasts `drain_timeout_ms` holds up no stop."""
+    folder = write_troubled_model(tmp_path / "slow", slow_turns=60_000)
+    server = serve(folder=folder, server={"drain_timeout_ms": 500})
+    (worker,) = workers_of(server)
+    with connect(server) as connection:
+        connection.sendall(request_bytes(b'{"inputs": "x"}'))
+        wait_until(lambda: metric(server, "nerve_queue_tokens") == 0 and is_computing(worker), "a call runs")
+        server.process.send_signal(signal.SIGTERM)
+        server.client.close()
+        assert server.process.wait(10) == 0
+    assert not Path(f"/proc/{worker}").exists()
+    assert "Killing worker-1" in server.log()
+
+
+def is_computing(pid: int) -> bool:
+    """Tell whether a process takes CPU time."""
+
+    def ticks() -> int:
+        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+    before = ticks()
+    time.sleep(0.2)
+    return ticks() - before >= 5
+
+
 @pytest.mark.skipif(not can_unshare(), reason="a process namespace cannot be made here")
 def test_the_first_process_of_a_container_heeds_an_early_sigterm(lookup_model: Path, tmp_path: Path) -> None:
     """SIGTERM has no default action for process 1; a stop while Granian is still imported ends it all the same."""
