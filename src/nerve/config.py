@@ -457,7 +457,9 @@ def _explain(message: str) -> str:
     if "missing required field" in text:
         key = text.split("`")[1]
         return f"{f'{path}.' if path else ''}{key}: required, but missing"
-    return f"{path or 'config'}: {text[0].lower()}{text[1:]}"
+    is_number = text.startswith("Expected `str") and text.endswith(("got `int`", "got `float`"))
+    hint = "; put it in quotes" if is_number else ""  # YAML reads a version such as 1.0 as a number
+    return f"{path or 'config'}: {text[0].lower()}{text[1:]}{hint}"
 
 
 def _type_at(path: list[str]) -> Any:  # noqa: ANN401 - types of fields are of many classes

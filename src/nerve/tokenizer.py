@@ -44,6 +44,11 @@ class TextTokenizer:
         self._capacity = max_length - len(self._prefix) - len(self._suffix)
         self._stride = stride
         self._max_input_tokens = max_input_tokens
+        if self._capacity < 1:
+            raise ModelError(
+                f"the max length of {max_length} tokens leaves no room between the special tokens; raise "
+                "model.max_length, or correct the length that config.json or tokenizer_config.json states"
+            )
         if not 0 <= stride < self._capacity:
             raise ModelError(
                 f"runtime.window_stride is {stride}, but a window holds {self._capacity} tokens besides "

@@ -230,7 +230,7 @@ def test_a_damaged_ready_graph_is_refused(content: bytes, tmp_path: Path) -> Non
     """A file that is no graph is a clear error."""
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(ModelError, match=r"model\.onnx"):
+    with pytest.raises(ModelError, match=r"model\.onnx is not an ONNX graph, or a damaged one"):
         load_graph(tmp_path, Precision.AUTO, tmp_path)
 
 

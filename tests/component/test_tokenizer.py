@@ -207,11 +207,18 @@ def test_lone_surrogates_are_refused(lookup_model: Path) -> None:
         encode(load_tokenizer(lookup_model).to_str(), "a\ud800b")
 
 
-@pytest.mark.parametrize(("max_length", "stride"), [(16, 14), (16, 500), (2, 0), (1, 0)])
+@pytest.mark.parametrize(("max_length", "stride"), [(16, 14), (16, 500), (3, 1)])
 def test_stride_must_be_shorter_than_a_window(lookup_model: Path, max_length: int, stride: int) -> None:
     """A stride that leaves no progress is refused at start; the library would panic at the first long text."""
     with pytest.raises(ModelError, match=r"runtime\.window_stride is .* set window_stride below"):
         TextTokenizer(load_tokenizer(lookup_model), max_length, stride, 100)
+
+
+@pytest.mark.parametrize("max_length", [2, 1])
+def test_a_window_must_hold_more_than_special_tokens(lookup_model: Path, max_length: int) -> None:
+    """A length that leaves no room is refused at start, and not with advice about the stride that cannot help."""
+    with pytest.raises(ModelError, match=r"max length of \d tokens .* raise model\.max_length"):
+        TextTokenizer(load_tokenizer(lookup_model), max_length, 0, 100)
 
 
 def test_special_tokens_inside_a_text_are_refused(lookup_model: Path) -> None:

@@ -98,6 +98,14 @@ def test_every_key_has_a_comment() -> None:
         ({"server": {"port": 70000}}, "server.port: expected `int` <= 65535"),
         ({"server": {"port": "8000"}}, "server.port: expected `int`, got `str`"),
         ({"server": {"uds_permissions": "999"}}, "server.uds_permissions: expected `str` matching"),
+        (
+            {"server": {"uds_permissions": 660}},
+            "server.uds_permissions: expected `str`, got `int`; put it in quotes",
+        ),
+        (
+            {"model": {"checkpoint_repository": {"source": "WHEEL", "repo": "x", "revision": 1.0}}},
+            "model.checkpoint_repository.revision: expected `str | null`, got `float`; put it in quotes",
+        ),
         ({"server": []}, "server: expected `object`, got `array`"),
         ({"limits": {"max_inputs": 0}}, "limits.max_inputs: expected `int` >= 1"),
         ({"batching": {"max_padding": 1.5}}, "batching.max_padding: expected `float` <= 1"),

@@ -131,9 +131,10 @@ def read_onnx(file: Path) -> Weights | None:
 def load_onnx(file: Path, *, with_weights: bool) -> onnx.ModelProto | None:
     """Return the parsed file, with or without the tensors kept in other files; None when it is damaged."""
     try:
-        return onnx.load(file, load_external_data=with_weights)
+        model = onnx.load(file, load_external_data=with_weights)
     except (OSError, ValueError, DecodeError, onnx.checker.ValidationError):
         return None
+    return model if model.graph.node else None  # an empty file parses as a model of nothing
 
 
 def onnx_parts(file: Path) -> list[Path]:
