@@ -26,6 +26,7 @@ from nerve.graph import GraphKind, load_graph
 from nerve.labels import LabelSet, parse_labels
 from nerve.packed_session import PackedSession
 from nerve.packing import StepLimits, choose_budget
+from nerve.positions import padding_id, unused_positions
 from nerve.samples import calibration_texts
 from nerve.session import Session, choose_device
 from nerve.threads import EngineThread
@@ -45,19 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Families that number positions from pad_token_id + 1, so that many entries of the table are never used.
-_POSITIONS_AFTER_PADDING = frozenset(
-    {
-        "roberta",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "camembert",
-        "mpnet",
-        "longformer",
-        "roberta-prelayernorm",
-        "xmod",
-    }
-)
 _USUAL_UNKNOWN = ("<unk>", "[UNK]")
 # Default of batching.max_batch_tokens on a GPU for graphs that are not packed. For packed ones it is measured.
 _CUDA_BATCH_TOKENS = 16384
@@ -123,14 +111,14 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
 
     def open_float32() -> Session:
         exact = load_graph(folder.path, Precision.FLOAT32, cache_dir, device=device)
-        return _open_padded(exact, config, device, _padding_id(settings), n_threads)
+        return _open_padded(exact, config, device, padding_id(settings), n_threads)
 
     def open_model(thread: EngineThread | None) -> Model:
         opened: tuple[Session | PackedSession, BatchPolicy]
         if thread is not None:
             opened = _open_packed(graph, config, policy, max_length)
         else:
-            opened = _open_padded(graph, config, device, _padding_id(settings), n_threads), policy
+            opened = _open_padded(graph, config, device, padding_id(settings), n_threads), policy
         session, chosen_policy = opened
         if session.n_labels not in (None, len(labels.names)):
             raise ModelError(
@@ -220,7 +208,7 @@ def find_max_length(
     Raises `ModelError` when `asked` is above what the model allows, or nothing states a length.
     """
     limits: dict[str, int] = {}
-    unused = _padding_id(settings) + 1 if settings.get("model_type") in _POSITIONS_AFTER_PADDING else 0
+    unused = unused_positions(settings)
     positions = settings.get("max_position_embeddings")
     if isinstance(positions, int) and positions > 0:
         limits["max_position_embeddings of config.json"] = positions - unused
@@ -312,16 +300,6 @@ def _id2label(settings: dict[str, Any]) -> dict[int, str]:
         return {int(key): str(value) for key, value in names.items()}
     except ValueError as error:
         raise ModelError("config.json: the keys of id2label must be numbers") from error
-
-
-def _padding_id(settings: dict[str, Any]) -> int:
-    """Return the id that fills rows; a config.json may leave the family's default out."""
-    stated = settings.get("pad_token_id")
-    if stated is None:
-        return 1 if settings.get("model_type") in _POSITIONS_AFTER_PADDING else 0
-    if isinstance(stated, bool) or not isinstance(stated, int):
-        raise ModelError(f"config.json: pad_token_id must be a whole number, not {stated!r}")
-    return stated
 
 
 def _warm_up(model: Model) -> None:

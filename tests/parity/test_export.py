@@ -3,10 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import nerve
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.export import export_checkpoint
@@ -16,6 +18,7 @@ from nerve.types import Window
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+sentencepiece = pytest.importorskip("sentencepiece")
 
 SIZES = {
     "vocab_size": 200,
@@ -29,7 +32,7 @@ SIZES = {
 }
 DISENTANGLED = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 MODERN = {"global_attn_every_n_layers": 2, "local_attention": 16, "bos_token_id": 2, "eos_token_id": 3}
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "deberta": DISENTANGLED,
     "deberta-v2": {
         **DISENTANGLED,
@@ -37,19 +40,18 @@ ARCHITECTURES = {
         "norm_rel_ebd": "layer_norm",
         "share_att_key": True,
     },
-    "modernbert": {**MODERN, "cls_token_id": 2, "sep_token_id": 3},
+    # The padding id stands near the end of the vocabulary, as in answerdotai/ModernBERT-base.
+    "modernbert": {**MODERN, "cls_token_id": 2, "sep_token_id": 3, "pad_token_id": 195},
     "albert": {"embedding_size": 16},
 }
 # The exporters warn about their own deprecation, and PyTorch about traced control flow.
 pytestmark = pytest.mark.filterwarnings("default")
 
 
-@pytest.fixture(params=sorted(ARCHITECTURES))
-def checkpoint(request: pytest.FixtureRequest, tmp_path: Path, lookup_model: Path) -> Path:
-    """A tiny seeded checkpoint of one architecture, as its owner would have it on disk."""
-    folder = tmp_path / "checkpoint"
+def write_checkpoint(folder: Path, model_type: str, settings: dict[str, Any], lookup_model: Path) -> Path:
+    """Write a tiny seeded checkpoint of one architecture, as its owner would have it on disk."""
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(request.param, **SIZES, **ARCHITECTURES[request.param])
+    config = transformers.AutoConfig.for_model(model_type, **{**SIZES, **settings})
     transformers.AutoModelForTokenClassification.from_config(config).eval().save_pretrained(folder)
     shutil.copy(lookup_model / "tokenizer.json", folder)
     specials = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
@@ -57,6 +59,14 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path, lookup_model: Pat
         json.dumps({**specials, "tokenizer_class": "PreTrainedTokenizerFast"})
     )
     return folder
+
+
+@pytest.fixture(params=sorted(ARCHITECTURES))
+def checkpoint(request: pytest.FixtureRequest, tmp_path: Path, lookup_model: Path) -> Path:
+    """A tiny checkpoint of each architecture."""
+    return write_checkpoint(
+        tmp_path / "checkpoint", request.param, ARCHITECTURES[request.param], lookup_model
+    )
 
 
 def test_exported_graph_gives_the_logits_of_pytorch(checkpoint: Path, tmp_path: Path) -> None:
@@ -72,6 +82,54 @@ def test_exported_graph_gives_the_logits_of_pytorch(checkpoint: Path, tmp_path: 
         with torch.no_grad():
             expected = model(input_ids=torch.tensor([row])).logits[0].numpy()
         np.testing.assert_allclose(scores.logits, expected, atol=1e-4)
+    with nerve.load(tmp_path / "exported", window_stride=8) as classifier:
+        (tokens,) = classifier.predict("Anna lives in Paris.", "none")
+        assert [token.token for token in tokens][1:-1] == ["Anna", "lives", "in", "Paris", "."]
+
+
+def test_checkpoint_with_a_sentencepiece_model_alone(tmp_path: Path, lookup_model: Path) -> None:
+    """DeBERTa-v3 comes with spm.model and no tokenizer.json; the exported folder has one."""
+    folder = write_checkpoint(
+        tmp_path / "checkpoint", "deberta-v2", ARCHITECTURES["deberta-v2"], lookup_model
+    )
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"vocab_type": "spm"}))
+    (tmp_path / "texts").write_text("Anna lives in Paris and Bob in New York\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "texts"),
+        model_prefix=str(folder / "spm"),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        **{"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3},
+        **{"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"},
+        minloglevel=2,
+    )
+    export_checkpoint(str(folder), tmp_path / "exported")
+    with nerve.load(tmp_path / "exported", window_stride=8) as classifier:
+        (tokens,) = classifier.predict("Anna lives in Paris", "none")
+    reference = transformers.AutoTokenizer.from_pretrained(folder)
+    assert [token.token_id for token in tokens] == reference("Anna lives in Paris").input_ids
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "reason"),
+    [
+        ("convbert", {"embedding_size": 16}, "with the padding beside a text"),
+        (
+            "longformer",
+            {"attention_window": 16, "max_position_embeddings": 600},
+            "fails on a batch of 3 tokens",
+        ),
+    ],
+)
+def test_graph_that_is_not_faithful_is_refused(
+    tmp_path: Path, lookup_model: Path, model_type: str, settings: dict[str, Any], reason: str
+) -> None:
+    """A graph that answers otherwise than PyTorch, or not at every length, is not written."""
+    folder = write_checkpoint(tmp_path / "checkpoint", model_type, settings, lookup_model)
+    with pytest.raises(ModelError, match=reason):
+        export_checkpoint(str(folder), tmp_path / "exported")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_existing_target_is_refused(tmp_path: Path) -> None:
