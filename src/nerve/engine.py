@@ -237,7 +237,8 @@ class Engine:
         )
 
     def cancel(self, job: Job) -> None:
-        """Drop what is still queued of a job whose results nobody wants."""
+        """Drop what is still queued of a job whose results nobody wants; its waiter is not told any more."""
+        job.waiter = None  # what was computed until now is no whole answer; and it holds what holds the job
         self.lane_of(job).cancel(job)
 
     def offload(
@@ -317,8 +318,9 @@ class Engine:
         for job in jobs:
             if isinstance(job.error, DeviceFailed):
                 self._tell_failure()
-            if job.waiter is not None:
-                waiters.append(job.waiter)
+            waiter = job.waiter  # `cancel` may take it away at any moment
+            if waiter is not None:
+                waiters.append(waiter)
         if not waiters:
             return
         if self._answering is not None:
@@ -410,6 +412,7 @@ class Call:
                 engine.lane_of(job).submit(job)
                 return
         except Exception as error:  # noqa: BLE001 - whoever waits must be told
+            self._job = None  # it holds this call
             self._tell(error)
             return
         self._job = job

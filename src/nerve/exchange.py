@@ -126,6 +126,10 @@ class Watch:
         """End the watch; True for the first caller, who must answer."""
         return self._open.pop(exchange, False)
 
+    def __contains__(self, exchange: Exchange) -> bool:
+        """Tell whether an exchange still waits for its answer."""
+        return exchange in self._open
+
     def _run(self) -> None:
         while True:
             self._wake.wait()
@@ -279,6 +283,8 @@ class Exchange:
             self._cancel = future.cancel
 
     def _on_outline(self, began: float, begun: tuple[Outline, bytes, list[Window]]) -> None:
+        if self not in self._service.watch:  # its client left while it was tokenized
+            return
         outline, context, windows = begun
         engine = self._service.engine
         tokenize_seconds = time.monotonic() - began

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import logging
+import math
+import queue
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,7 +36,7 @@ from nerve.types import (
 
 PATIENCE = 20.0
 SIMPLE = PredictOptions(aggregation_strategy=AggregationStrategy.SIMPLE)
-# More than INLINE_TOKENS tokens in few enough characters to be tokenized on the event loop.
+# More than INLINE_TOKENS tokens in few enough characters to be tokenized on the calling thread.
 MANY_TOKENS = "x y " * 900
 MANY_CHARACTERS = "paris " * 900
 
@@ -326,6 +330,40 @@ def test_two_event_loops_share_an_engine(small: Model, engine_of: Callable[..., 
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     assert answers == ["anna", "paris"]
+
+
+@pytest.mark.parametrize("way", ["refused", "cancelled"])
+def test_request_that_is_not_answered_leaves_no_cycle(
+    small: Model, engine_of: Callable[..., Engine], way: str
+) -> None:
+    """Its texts, and whatever its owner holds, are freed at once, not when the collector comes by."""
+
+    class Texts(list[str]):
+        """A list that can be watched."""
+
+    model, session = held(small)
+    engine = engine_of(model, max_queue_tokens=8)
+    first: queue.SimpleQueue[object] = queue.SimpleQueue()
+    engine.start(["anna"], SIMPLE, math.inf, first.put)
+    assert session.entered.acquire(timeout=PATIENCE)
+    if way == "refused":
+        engine.start(["x y"], SIMPLE, math.inf, first.put)
+    outcomes: queue.SimpleQueue[object] = queue.SimpleQueue()
+    texts = Texts(["x y x y"])
+    texts_gone = weakref.ref(texts)
+    gc.disable()
+    try:
+        call = engine.start(texts, SIMPLE, math.inf, outcomes.put)
+        if way == "refused":
+            assert isinstance(outcomes.get(timeout=PATIENCE), Overloaded)
+        else:
+            call.cancel()
+        del call, texts
+        assert texts_gone() is None
+    finally:
+        gc.enable()
+    session.gate.set()
+    assert not isinstance(first.get(timeout=PATIENCE), Exception)
 
 
 # --- overload and closing ---------------------------------------------------------------------------

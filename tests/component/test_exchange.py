@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +30,8 @@ from nerve.types import TokenScores, Window
 
 PATIENCE = 20.0
 BODY = b'{"inputs": "anna lives in paris", "aggregation_strategy": "simple"}'
+# Long enough for the annex, and for many model calls.
+LARGE_BODY = json.dumps({"inputs": "anna lives in paris " * 1_000, "aggregation_strategy": "simple"}).encode()
 
 
 class Probe:
@@ -93,7 +98,10 @@ def config(lookup_model: Path, tmp_path: Path) -> Config:
     """Make a configuration for the lookup model."""
     return load_config(
         write_config(
-            tmp_path / "config.yaml", lookup_model, cpu={"threads": 1}, batching={"max_queue_ms": None}
+            tmp_path / "config.yaml",
+            lookup_model,
+            cpu={"threads": 1},
+            batching={"max_queue_ms": None, "max_batch_tokens": 64},
         )
     )
 
@@ -176,6 +184,46 @@ def test_request_of_a_client_that_left_is_dropped(gated: tuple[App, GatedSession
     assert tokens(send(app).answer()) == ["anna", "paris"]
     assert session.n_windows == 2
     assert second.answers.empty()
+
+
+def test_large_request_of_a_client_that_left_is_dropped(
+    gated: tuple[App, GatedSession], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The windows that run end unseen, those that wait never run, and nothing is made of the scores of some."""
+    app, session = gated
+    left = send(app, Probe(LARGE_BODY))
+    assert session.entered.acquire(timeout=PATIENCE)
+    assert left.is_watched.wait(PATIENCE)
+    assert left.gone is not None
+    left.gone()
+    assert left.answer().status == 499
+    session.gate.set()
+    app.close()
+    assert 0 < session.n_windows < 100
+    assert not [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_client_that_leaves_while_its_text_is_tokenized(gated: tuple[App, GatedSession]) -> None:
+    """What the annex has begun ends unseen, and its windows never run."""
+    app, session = gated
+    session.gate.set()
+    assert len(tokens(send(app, Probe(LARGE_BODY)).answer())) == 2_000
+    n_windows = session.n_windows
+    pid = app._service.annex._process._child.pid  # type: ignore[union-attr]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        left = send(app, Probe(LARGE_BODY))
+        assert left.is_watched.wait(PATIENCE)
+        assert left.gone is not None
+        left.gone()
+        assert left.answer().status == 499
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    deadline = time.monotonic() + PATIENCE
+    while app._service.engine._n_offloaded and time.monotonic() < deadline:  # type: ignore[union-attr]
+        threading.Event().wait(0.01)
+    app.close()
+    assert session.n_windows == n_windows
 
 
 def test_deadline_is_kept_while_the_request_waits(gated: tuple[App, GatedSession]) -> None:
