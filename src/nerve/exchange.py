@@ -214,7 +214,10 @@ class Exchange:
         self._is_msgpack_in = wire.is_msgpack(self._request.header("content-type"))
         self._is_msgpack_out = wire.wants_msgpack(self._request.header("accept"))
         self._service.watch.add(self)
-        self._request.read(self._service.limits.max_body_bytes, self._on_body)
+        try:
+            self._request.read(self._service.limits.max_body_bytes, self._on_body)
+        except Exception as error:  # noqa: BLE001 - who is watched must be answered by whoever ends the watch
+            self._fail(error)
 
     def look(self, now: float) -> None:
         """End the exchange if its deadline has passed; watch its connection if it waits. `Watch` calls this."""

@@ -258,6 +258,20 @@ def test_deadline_is_kept_while_the_body_arrives(gated: tuple[App, GatedSession]
     assert request.answers.empty()
 
 
+def test_defect_of_the_interface_is_answered_once(gated: tuple[App, GatedSession]) -> None:
+    """A request whose body cannot even be asked for gets its 500, and no second answer at its deadline."""
+
+    class Broken(Probe):
+        def read(self, limit: int, then: Callable[[bytes | None, Exception | None], None]) -> None:
+            raise RuntimeError("no body")
+
+    app, _ = gated
+    request = send(app, Broken(request_timeout_ms="30"))
+    assert request.answer().status == 500
+    assert send(app, Probe(body=None, request_timeout_ms="100")).answer().status == 504
+    assert request.answers.empty()
+
+
 def test_watch_sleeps_and_wakes(gated: tuple[App, GatedSession]) -> None:
     """After a second without requests, deadlines are kept as before."""
     app, session = gated
