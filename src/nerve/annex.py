@@ -93,9 +93,12 @@ class Annex:
             answer, parts_back = _receive(channel)
         except (EOFError, OSError):
             self._discard(process)
-            process.channels.put(channel)  # whoever waits for it fails, too
             raise AnnexFailed("the process for large requests has died") from None
-        process.channels.put(channel)
+        except BaseException:
+            self._discard(process)  # the channel may stand in the middle of a message
+            raise
+        finally:
+            process.channels.put(channel)  # of a dead process, too: whoever waits for it fails
         if isinstance(answer, PredictError):
             raise answer
         if isinstance(answer, _Defect):
@@ -185,7 +188,11 @@ def _answer(channel: Connection, requests: LargeRequests, ended: threading.Event
             if _answer_one(channel, requests) > _TRIM_BYTES:
                 _trim()
     except (EOFError, OSError):
-        ended.set()
+        pass  # the worker has closed its end, or died
+    except Exception as error:  # noqa: BLE001 - lack of memory, say
+        print(f"the process for large requests ends: {stack_of(error)}", file=sys.stderr, flush=True)  # noqa: T201
+    finally:
+        ended.set()  # whatever it was: the worker would wait for ever on a channel that nobody serves
 
 
 def _answer_one(channel: Connection, requests: LargeRequests) -> int:

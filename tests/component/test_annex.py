@@ -198,6 +198,29 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def test_a_channel_that_breaks_is_not_used_again(
+    engine: Engine, annex_of: Callable[[Engine], Annex], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What one end cannot send or read, for lack of memory say, leaves no call waiting, and no answer to another's."""
+    annex = annex_of(engine)
+    body = json.dumps({"inputs": "anna paris"}).encode()
+    assert answer(annex, engine, body) == expected(engine, body)
+    process: Any = annex._process
+    with pytest.raises(TypeError):
+        annex._call(("begin", False), [object()])  # type: ignore[list-item]
+    assert process._child.wait(20) != 0
+    assert answer(annex, engine, body) == expected(engine, body)
+    process = annex._process
+    channel = process.channels.get()
+    channel.send_bytes(b"no pickle")
+    process.channels.put(channel)
+    assert process._child.wait(20) == 0
+    with pytest.raises(AnnexFailed):
+        annex.begin(body, msgpack=False)
+    assert answer(annex, engine, body) == expected(engine, body)
+    assert "UnpicklingError" in capfd.readouterr().err
+
+
 def test_a_defect_is_not_quoted(
     engine: Engine, annex_of: Callable[[Engine], Annex], caplog: pytest.LogCaptureFixture
 ) -> None:
