@@ -9,7 +9,6 @@ Threads: every method may be called from any thread, several at once; they share
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 from collections import deque
@@ -106,7 +105,6 @@ class TokenClassifier:
         self._tokens_ahead = _CALLS_AHEAD * model.policy.token_budget * model.n_threads
         # The queue needs no limit of its own: each caller bounds what it has submitted.
         self._engine = Engine(model, max_queue_tokens=sys.maxsize)
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
 
     @property
@@ -156,10 +154,9 @@ class TokenClassifier:
     ) -> list[list[Row]]:
         """As `predict`, for coroutines; calls that run at the same time share batches.
 
-        All texts of a call are held in memory at once. One event loop at a time may use it. Raises
-        `Overloaded` when 64 calls with long texts wait to be tokenized.
+        All texts of a call are held in memory at once. Several event loops may use it. Raises `Overloaded`
+        when 64 calls with long texts wait to be tokenized.
         """
-        self._enter_loop()
         resolved = self._options(aggregation_strategy, **options)
         many = [texts] if isinstance(texts, str) else texts
         checked = [_check_text(index, text) for index, text in enumerate(many)]
@@ -200,13 +197,6 @@ class TokenClassifier:
             raw_scores_as=self._raw_scores_as,
             offset_unit=_member(OffsetUnit, offset_unit, "offset_unit"),
         )
-
-    def _enter_loop(self) -> None:
-        """Refuse a second running event loop: the engine wakes the waiters of one."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not None and self._loop is not loop and self._loop.is_running():
-            raise RuntimeError("another running event loop uses this TokenClassifier; use predict in threads")
-        self._loop = loop
 
     def _stream(self, texts: Iterable[str], options: PredictOptions) -> Iterator[list[Row]]:
         """Submit chunks ahead of the one that is yielded; drop what is submitted when the reader leaves."""
