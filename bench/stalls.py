@@ -1,4 +1,4 @@
-"""Measure how long a large request stalls the event loop: /health/live is polled every ms meanwhile.
+"""Measure for how long a large request stalls all others: /health/live is polled every ms meanwhile.
 
 Each kind of request is sent one after the other for some seconds. Printed are the polls that took longer than
 2, 5 and 10 ms. From each poll is taken off what this process and the worker's threads (those that do not step

@@ -1,6 +1,6 @@
 """Closes connections whose client has stopped: one that sends nothing, or does not read its answer.
 
-Granian ends a request head after 30 s and an idle HTTP/1.1 connection likewise, `app` ends a body at the request's
+Granian ends a request head after 30 s and an idle HTTP/1.1 connection likewise, `exchange` ends a body at the request's
 deadline. Nothing there ends a connection that has sent less than a request line, an HTTP/2 connection without a
 request, or one whose client leaves the answer unread: each holds a descriptor, and one of the worker's
 connections, for as long as it likes. The kernel knows of each connection when its last byte came and went.

@@ -1,6 +1,6 @@
 """Every way a start-up or a request can fail.
 
-Lowest layer: it imports nothing of `nerve` and knows nothing of HTTP; `app` holds the one table
+Lowest layer: it imports nothing of `nerve` and knows nothing of HTTP; `responses` holds the one table
 from these classes to status codes. Two families by who must act: a `StartupError` is for the
 operator (the process exits non-zero and prints it), a `PredictError` for the client.
 
