@@ -62,9 +62,13 @@ IDLE_SHARE = 0.05
 FRAME = re.compile(r"^(?P<function>.*) \((?P<file>[^()]*?)(?::(?P<line>\d+))?\)$")
 OURS = re.compile(r"(?:^|/)nerve/(?P<module>\w+)\.py$")
 MODULES = {
+    "direct": HTTP,
     "interfaces": HTTP,
     "tokenizer": TOKENIZE,
+    "word_cache": TOKENIZE,
+    "admission": HAND_OVER,
     "scheduler": HAND_OVER,
+    "jobs": HAND_OVER,
     "batching": HAND_OVER,
     "threads": HAND_OVER,
     "session": HAND_OVER,  # the arrays of a batch; the call of the graph itself is told apart
@@ -72,6 +76,8 @@ MODULES = {
     "labels": ROWS,
     "floats": ROWS,
     "app": REST,
+    "exchange": REST,
+    "responses": REST,
     "metrics": REST,
     "logs": REST,
 }
@@ -80,11 +86,11 @@ FUNCTIONS = {
     "wire": (("encode", ENCODE), ("", DECODE)),
     "windows": (("merge", ROWS), ("", TOKENIZE)),
     "engine": (
-        ("_wait", HAND_OVER),
         ("_deliver", HAND_OVER),
-        ("_resolve", HAND_OVER),
-        ("submit", HAND_OVER),
-        ("_tokenize", TOKENIZE),
+        ("_call_each", HAND_OVER),
+        ("_queue", HAND_OVER),
+        ("run_here", HAND_OVER),
+        ("tokenize", TOKENIZE),
         ("_rows", ROWS),
         ("", REST),
     ),
@@ -277,7 +283,7 @@ def measure_cpu(server: Server, calls: Path, load, seconds: float) -> Measured:
 def split_wall(metrics: dict[str, float], client_ms: float, cpu_ms: dict[str, float]) -> dict[str, float]:
     """Return the mean milliseconds of a lone request by stage; they add up to `client_ms`.
 
-    Decoding and encoding run on the event loop without waiting: their CPU time is their wall time.
+    Decoding and encoding wait for nothing: their CPU time is their wall time.
     """
     count = metrics["nerve_request_duration_seconds_count"]
     total = 1000 * metrics["nerve_request_duration_seconds_sum"] / count

@@ -1,6 +1,7 @@
 """The breakdown of a request's time by stage."""
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -24,11 +25,14 @@ GRANIAN = "future_watcher (granian/_futures.py:12)"
         (["App.handle (nerve/app.py:188)"], REST),
         (["App._predict (nerve/app.py:205)", "decode_request (nerve/wire.py:99)"], DECODE),
         (["App._predict (nerve/app.py:233)", "encode_rows (nerve/wire.py:137)"], ENCODE),
-        (["Engine.predict (nerve/engine.py:1)", "TextTokenizer.tokenize (nerve/tokenizer.py:70)"], TOKENIZE),
-        (["Engine._wait (nerve/engine.py:242)", "submit (nerve/scheduler.py:2)"], HAND_OVER),
-        (["Engine._wait (nerve/engine.py:242)", "timeout (asyncio/timeouts.py:9)"], HAND_OVER),
-        (["Engine.predict (nerve/engine.py:149)"], REST),
-        (["Engine._rows (nerve/engine.py:220)", "merge_scores (nerve/windows.py:30)"], ROWS),
+        (["call (nerve/direct.py:98)", "Exchange._on_body (nerve/exchange.py:240)"], REST),
+        (["call (nerve/direct.py:98)", "RsgiRequest.read (nerve/interfaces.py:90)"], HTTP),
+        (["Call.begin (nerve/engine.py:1)", "TextTokenizer.tokenize (nerve/tokenizer.py:70)"], TOKENIZE),
+        (["TextTokenizer.tokenize (nerve/tokenizer.py:70)", "encode (nerve/word_cache.py:60)"], TOKENIZE),
+        (["Call._queue (nerve/engine.py:242)", "submit (nerve/scheduler.py:2)"], HAND_OVER),
+        (["Call._queue (nerve/engine.py:242)", "Job.__init__ (nerve/jobs.py:9)"], HAND_OVER),
+        (["Call._finish (nerve/engine.py:149)"], REST),
+        (["Engine.make_rows (nerve/engine.py:220)", "merge_scores (nerve/windows.py:30)"], ROWS),
         (["decode (nerve/aggregation.py:80)", "__init__ (<string>:3)"], ROWS),
         (["Session.run (nerve/session.py:1)", "run (onnxruntime/capi/inference.py:406)"], MODEL),
         (["Session.run (nerve/session.py:1)"], MODEL),
@@ -39,6 +43,15 @@ GRANIAN = "future_watcher (granian/_futures.py:12)"
 def test_sample_belongs_to_the_innermost_function_of_our_own(frames: list[str], stage: str) -> None:
     """What a library does counts for the stage that called it; the graph's call is told from its arrays."""
     assert stages.stage_of(frames, SOURCES) == stage
+
+
+def test_stages_are_those_of_modules_and_functions_that_there_are() -> None:
+    """What was renamed or moved would count for another stage, unseen."""
+    sources = {name: "\n".join(lines) for name, lines in stages.read_sources().items()}
+    assert {*stages.MODULES, *stages.FUNCTIONS} <= sources.keys()
+    for module, functions in stages.FUNCTIONS.items():
+        for part, _ in functions:
+            assert re.search(rf"def \w*{part}", sources[module]), (module, part)
 
 
 def test_samples_are_counted_by_thread() -> None:
