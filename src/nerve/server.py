@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ from nerve.logs import configure_logging, logging_settings
 from nerve.worker import Shared, create_worker_application
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
     from nerve.config import Config, ServerConfig
@@ -158,36 +159,49 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
         config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=show_progress
     )
     multiprocessing.set_start_method("spawn", force=True)
-    metrics_dir = Path(tempfile.mkdtemp(prefix="nerve-metrics-")) if config.server.workers > 1 else None
-    ready_pipe, ready = multiprocessing.Pipe(duplex=False)
-    try:
-        shared = Shared(
-            was_ready=multiprocessing.Event(),
-            failed=multiprocessing.Event(),
-            draining=multiprocessing.Event(),
-            ready=ready,
-            metrics_dir=metrics_dir,
-        )
-    except OSError as error:  # no shared memory, or a Python that this user may not start again
-        raise StartupError(f"cannot start worker processes with {sys.executable}: {error}") from error
     if api_key is None and not _is_loopback(config.server):
         log.warning("listening on a public address without an API key; set NERVE_API_KEY to require one")
     try:
         server = _create_server(config.server)
     except OSError as error:  # `ssl.SSLError` is one, too
         raise StartupError(f"server.tls: the certificate or the key cannot be loaded: {error}") from error
-    server.shared = shared
-    server.ready_pipe = ready_pipe
+    server.ready_pipe, ready = multiprocessing.Pipe(duplex=False)
     server.ready_pids = set()
     server.drain_delay_seconds = config.server.drain_delay_ms / 1000
-    try:
+    with _metrics_dir(config.server.workers) as metrics_dir:
+        try:
+            server.shared = Shared(
+                was_ready=multiprocessing.Event(),
+                failed=multiprocessing.Event(),
+                draining=multiprocessing.Event(),
+                ready=ready,
+                metrics_dir=metrics_dir,
+            )
+        except OSError as error:  # no shared memory, or a Python that this user may not start again
+            raise StartupError(f"cannot start worker processes with {sys.executable}: {error}") from error
         server.serve(
-            target_loader=partial(create_worker_application, config, api_key, folder, shared),
+            target_loader=partial(create_worker_application, config, api_key, folder, server.shared),
             wrap_loader=False,
         )
+
+
+@contextmanager
+def _metrics_dir(n_workers: int) -> Iterator[Path | None]:
+    """Give a folder in which several workers keep their metrics, for the block; None for one worker.
+
+    Raises `StartupError` when none can be made.
+    """
+    if n_workers == 1:
+        yield None
+        return
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="nerve-metrics-"))
+    except OSError as error:
+        raise StartupError(f"server.workers above 1 need a folder for temporary files: {error}") from error
+    try:
+        yield folder
     finally:
-        if metrics_dir is not None:
-            shutil.rmtree(metrics_dir, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _create_server(server: ServerConfig) -> _DrainingServer:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from builders import ServerProcess, write_config
+from nerve.errors import StartupError
+from nerve.server import _metrics_dir
 
 NOBODY = 65534
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -45,6 +47,27 @@ def refused(config: Path, environment: dict[str, str] | None = None, python: str
 def folder(tmp_path: Path, lookup_model: Path) -> Path:
     """Copy the lookup model, to break it."""
     return Path(shutil.copytree(lookup_model, tmp_path / "model"))
+
+
+def test_refusal_leaves_no_folder_behind(lookup_model: Path, tmp_path: Path) -> None:
+    """What several workers share is not made, or is removed, when none of them starts."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    tls = {"certificate": "none.pem", "key": "none.key"}
+    config = write_config(tmp_path / "config.yaml", lookup_model, server={"workers": 2, "tls": tls})
+    assert "server.tls" in refused(config, {"TMPDIR": str(scratch)})
+    assert list(scratch.iterdir()) == []
+
+
+def test_several_workers_without_a_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line says so, as in a container with a read-only root and no /tmp; a lone worker needs none."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(StartupError, match="temporary files"), _metrics_dir(2):
+        pass
+    with _metrics_dir(1) as folder:
+        assert folder is None
 
 
 def test_port_of_another_nerve(server: ServerProcess, lookup_model: Path, tmp_path: Path) -> None:
