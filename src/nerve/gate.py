@@ -12,12 +12,11 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nerve.aggregation import decode
+from nerve.aggregation import decode_texts
 from nerve.errors import ModelError
 from nerve.samples import sample_texts
 from nerve.types import AggregationStrategy, PredictOptions
 from nerve.verify import compare_text, summarize
-from nerve.windows import merge_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,11 +64,10 @@ class Judge:
 
     def _rows(self, session: Session, text: TokenizedText) -> tuple[list[Row], list[Row]]:
         """Return the rows of a text by token and by entity."""
-        parts = [score for window in text.windows for score in session.run([window], needs_logits=True)]
-        ranges = [(w.start, w.start + len(w.ids) - text.n_prefix - text.n_suffix) for w in text.windows]
-        merged = merge_scores(parts, ranges, text.n_prefix, text.n_suffix)
-        tokens, spans = (
-            decode(text, merged, self.labels, self.vocabulary, options) for options in (_TOKENS, _SPANS)
+        scores = [score for window in text.windows for score in session.run([window], needs_logits=True)]
+        (tokens,), (spans,) = (
+            decode_texts([text], scores, self.labels, self.vocabulary, options)
+            for options in (_TOKENS, _SPANS)
         )
         return tokens, spans
 
