@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +26,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from nerve.checkpoint import ModelFolder
 from nerve.config import default_cache_dir, parse_config
 from nerve.engine import Engine
-from nerve.model import load_model
+from nerve.model import Model, load_model
+from nerve.session import Session
+from nerve.types import TokenScores, Window
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 # Word -> label id; every other token is "O". Expected entities can be worked out by hand.
@@ -33,6 +37,7 @@ LOOKUP = {"anna": 1, "maria": 2, "bob": 1, "paris": 3, "new": 3, "york": 4, "##v
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = ("lives", "in", "and", "the", "sees", "a", ".", ",", "x", "y", "##s", "##ing", "é", "😀", "canary")
 SURE = 6.0  # logit of the label a token has; the others have 0
+PATIENCE = 20.0  # seconds after which a held call gives up
 SLOW_SIZE, SLOW_TURNS = 256, 300  # matrix products for each slow word: about 0.1 s
 
 
@@ -240,6 +245,30 @@ def workers_of(server: ServerProcess) -> list[int]:
         for child in children
         if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()
     ]
+
+
+class HeldSession:
+    """A real session behind a gate. `entered` counts the calls that have come to it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.provider = session.provider
+        self.gate = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.n_windows = 0
+
+    def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
+        """Wait for the gate, then compute."""
+        self.entered.release()
+        assert self.gate.wait(PATIENCE)
+        self.n_windows += len(windows)
+        return self._session.run(windows, needs_logits)
+
+
+def hold(model: Model) -> tuple[Model, HeldSession]:
+    """Put a gate before the session of a model, for one engine thread."""
+    session = HeldSession(model.session)  # type: ignore[arg-type]
+    return dataclasses.replace(model, session=session, n_threads=1), session  # type: ignore[arg-type]
 
 
 def open_engine(model_folder: Path, **sections: dict[str, Any]) -> Engine:

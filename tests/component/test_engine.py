@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,44 +18,23 @@ from typing import Any
 import msgspec
 import pytest
 
-from builders import LOOKUP, WORDS, write_lookup_model
+from builders import LOOKUP, PATIENCE, WORDS, HeldSession, hold, write_lookup_model
 from nerve.checkpoint import ModelFolder
 from nerve.config import Config, parse_config
 from nerve.engine import Engine
 from nerve.errors import DeadlineExceeded, InvalidRequest, Overloaded, Unavailable
 from nerve.model import Model, load_model
-from nerve.session import Session
 from nerve.types import (
     AggregationStrategy,
     PredictOptions,
     Row,
-    TokenScores,
     TruncationDirection,
-    Window,
 )
 
-PATIENCE = 20.0
 SIMPLE = PredictOptions(aggregation_strategy=AggregationStrategy.SIMPLE)
 # More than INLINE_TOKENS tokens in few enough characters to be tokenized on the calling thread.
 MANY_TOKENS = "x y " * 900
 MANY_CHARACTERS = "paris " * 900
-
-
-class HeldSession:
-    """The real session behind a gate."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.gate = threading.Event()
-        self.entered = threading.Semaphore(0)
-        self.n_windows = 0
-
-    def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
-        """Wait for the gate, then compute."""
-        self.entered.release()
-        assert self.gate.wait(PATIENCE)
-        self.n_windows += len(windows)
-        return self._session.run(windows, needs_logits)
 
 
 def make_config(stride: int = 4, **sections: dict[str, Any]) -> Config:
@@ -103,12 +82,6 @@ def engine_of() -> Iterator[Callable[..., Engine]]:
         if isinstance(session, HeldSession):
             session.gate.set()
         engine.close()
-
-
-def held(model: Model) -> tuple[Model, HeldSession]:
-    """Put a gate before the session of a model."""
-    session = HeldSession(model.session)
-    return dataclasses.replace(model, session=session, n_threads=1), session  # type: ignore[arg-type]
 
 
 def predict(engine: Engine, texts: list[str], options: PredictOptions = SIMPLE) -> list[list[Row]]:
@@ -240,7 +213,7 @@ def test_concurrent_requests_get_their_own_answers(
 
 def test_deadline_passes_while_waiting(small: Model, engine_of: Callable[..., Engine]) -> None:
     """A request whose deadline passes is answered at that moment, and its waiting windows never run."""
-    model, session = held(small)
+    model, session = hold(small)
     engine = engine_of(model)
 
     async def scenario() -> None:
@@ -300,7 +273,7 @@ def test_loop_that_ends_early_does_not_hurt_the_engine(
     small: Model, engine_of: Callable[..., Engine], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A request abandoned together with its event loop leaves the engine as it was, and logs no defect."""
-    model, session = held(small)
+    model, session = hold(small)
     engine = engine_of(model)
 
     async def abandoned() -> None:
@@ -316,7 +289,7 @@ def test_loop_that_ends_early_does_not_hurt_the_engine(
 
 def test_two_event_loops_share_an_engine(small: Model, engine_of: Callable[..., Engine]) -> None:
     """Each waiter is woken on its own loop, whichever loop came last."""
-    model, session = held(small)
+    model, session = hold(small)
     engine = engine_of(model)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(predict, engine, ["anna"])
@@ -341,7 +314,7 @@ def test_request_that_is_not_answered_leaves_no_cycle(
     class Texts(list[str]):
         """A list that can be watched."""
 
-    model, session = held(small)
+    model, session = hold(small)
     engine = engine_of(model, max_queue_tokens=8)
     first: queue.SimpleQueue[object] = queue.SimpleQueue()
     engine.start(["anna"], SIMPLE, math.inf, first.put)
@@ -371,7 +344,7 @@ def test_request_that_is_not_answered_leaves_no_cycle(
 
 def test_full_queue_refuses_before_tokenizing(small: Model, engine_of: Callable[..., Engine]) -> None:
     """When nothing could be admitted, a request is refused at once."""
-    model, session = held(small)
+    model, session = hold(small)
     engine = engine_of(model, max_queue_tokens=4)
 
     async def scenario() -> None:
@@ -389,7 +362,7 @@ def test_full_queue_refuses_before_tokenizing(small: Model, engine_of: Callable[
 
 def test_request_that_does_not_fit_is_refused_whole(small: Model, engine_of: Callable[..., Engine]) -> None:
     """A request larger than the room left gets `Overloaded`, and what was admitted is not touched."""
-    model, session = held(small)
+    model, session = hold(small)
     engine = engine_of(model, max_queue_tokens=10)
 
     async def scenario() -> None:
@@ -453,7 +426,7 @@ def test_large_request_is_not_refused_for_a_full_queue_of_small_ones(
     small: Model, engine_of: Callable[..., Engine]
 ) -> None:
     """The bulk lane has a queue of its own, and answers while the other lane is held."""
-    model, session = held(small)
+    model, session = hold(small)
     engine = engine_of(model, max_queue_tokens=4)
     n_windows = 40
 

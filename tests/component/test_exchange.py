@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -12,23 +11,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from builders import write_config
+from builders import PATIENCE, HeldSession, hold, write_config
 from nerve.app import ROUTES, App
 from nerve.checkpoint import ModelFolder
 from nerve.config import Config, load_config
 from nerve.errors import REASONS, MalformedRequest
 from nerve.metrics import Metrics
-from nerve.model import Model, load_model
+from nerve.model import load_model
 from nerve.responses import Response
-from nerve.session import Session
-from nerve.types import TokenScores, Window
 
-PATIENCE = 20.0
 BODY = b'{"inputs": "anna lives in paris", "aggregation_strategy": "simple"}'
 # Long enough for the annex, and for many model calls.
 LARGE_BODY = json.dumps({"inputs": "anna lives in paris " * 1_000, "aggregation_strategy": "simple"}).encode()
@@ -75,24 +71,6 @@ class Probe:
         return self.answers.get(timeout=PATIENCE)
 
 
-class GatedSession:
-    """The real session behind a gate."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.provider = session.provider
-        self.gate = threading.Event()
-        self.entered = threading.Semaphore(0)
-        self.n_windows = 0
-
-    def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
-        """Wait for the gate, then compute."""
-        self.entered.release()
-        assert self.gate.wait(PATIENCE)
-        self.n_windows += len(windows)
-        return self._session.run(windows, needs_logits)
-
-
 @pytest.fixture
 def config(lookup_model: Path, tmp_path: Path) -> Config:
     """Make a configuration for the lookup model."""
@@ -107,12 +85,12 @@ def config(lookup_model: Path, tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def gated(config: Config, lookup_model: Path, tmp_path: Path) -> Iterator[tuple[App, GatedSession]]:
+def gated(config: Config, lookup_model: Path, tmp_path: Path) -> Iterator[tuple[App, HeldSession]]:
     """Serve the lookup model behind a gate, with one engine thread."""
-    model: Model = load_model(config, ModelFolder(lookup_model, "test", ""), tmp_path)
-    session = GatedSession(model.session)  # type: ignore[arg-type]
+    model = load_model(config, ModelFolder(lookup_model, "test", ""), tmp_path)
+    held, session = hold(model)
     app = App(config, None, Metrics(ROUTES, REASONS))
-    app.start(dataclasses.replace(model, session=session, n_threads=1), config)  # type: ignore[arg-type]
+    app.start(held, config)
     yield app, session
     session.gate.set()
     app.close()
@@ -169,7 +147,7 @@ def test_no_worker_is_ready_before_all_were(config: Config, lookup_model: Path, 
         app.close()
 
 
-def test_request_of_a_client_that_left_is_dropped(gated: tuple[App, GatedSession]) -> None:
+def test_request_of_a_client_that_left_is_dropped(gated: tuple[App, HeldSession]) -> None:
     """A request that waits is noticed when its client goes: it never runs, and is counted as 499."""
     app, session = gated
     first = send(app)
@@ -187,7 +165,7 @@ def test_request_of_a_client_that_left_is_dropped(gated: tuple[App, GatedSession
 
 
 def test_large_request_of_a_client_that_left_is_dropped(
-    gated: tuple[App, GatedSession], caplog: pytest.LogCaptureFixture
+    gated: tuple[App, HeldSession], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The windows that run end unseen, those that wait never run, and nothing is made of the scores of some."""
     app, session = gated
@@ -203,7 +181,7 @@ def test_large_request_of_a_client_that_left_is_dropped(
     assert not [record.message for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_client_that_leaves_while_its_text_is_tokenized(gated: tuple[App, GatedSession]) -> None:
+def test_client_that_leaves_while_its_text_is_tokenized(gated: tuple[App, HeldSession]) -> None:
     """What the annex has begun ends unseen, and its windows never run."""
     app, session = gated
     session.gate.set()
@@ -226,7 +204,7 @@ def test_client_that_leaves_while_its_text_is_tokenized(gated: tuple[App, GatedS
     assert session.n_windows == n_windows
 
 
-def test_deadline_is_kept_while_the_request_waits(gated: tuple[App, GatedSession]) -> None:
+def test_deadline_is_kept_while_the_request_waits(gated: tuple[App, HeldSession]) -> None:
     """504 within a few hundredths of a second of the deadline, once, and the window never runs."""
     app, session = gated
     first = send(app)
@@ -244,7 +222,7 @@ def test_deadline_is_kept_while_the_request_waits(gated: tuple[App, GatedSession
     assert late.answers.empty()
 
 
-def test_deadline_is_kept_while_the_body_arrives(gated: tuple[App, GatedSession]) -> None:
+def test_deadline_is_kept_while_the_body_arrives(gated: tuple[App, HeldSession]) -> None:
     """504 says so; a body that comes afterwards is not answered again."""
     app, session = gated
     session.gate.set()
@@ -258,7 +236,7 @@ def test_deadline_is_kept_while_the_body_arrives(gated: tuple[App, GatedSession]
     assert request.answers.empty()
 
 
-def test_defect_of_the_interface_is_answered_once(gated: tuple[App, GatedSession]) -> None:
+def test_defect_of_the_interface_is_answered_once(gated: tuple[App, HeldSession]) -> None:
     """A request whose body cannot even be asked for gets its 500, and no second answer at its deadline."""
 
     class Broken(Probe):
@@ -272,7 +250,7 @@ def test_defect_of_the_interface_is_answered_once(gated: tuple[App, GatedSession
     assert request.answers.empty()
 
 
-def test_watch_sleeps_and_wakes(gated: tuple[App, GatedSession]) -> None:
+def test_watch_sleeps_and_wakes(gated: tuple[App, HeldSession]) -> None:
     """After a second without requests, deadlines are kept as before."""
     app, session = gated
     session.gate.set()
@@ -290,7 +268,7 @@ def test_watch_sleeps_and_wakes(gated: tuple[App, GatedSession]) -> None:
     ("body", "error", "status"), [(None, None, 413), (b"", MalformedRequest("cut"), 400)]
 )
 def test_body_that_cannot_be_read(
-    gated: tuple[App, GatedSession], body: bytes | None, error: Exception | None, status: int
+    gated: tuple[App, HeldSession], body: bytes | None, error: Exception | None, status: int
 ) -> None:
     """Too large a body and one that is cut short get their statuses, and cost nothing."""
     app, session = gated
@@ -300,7 +278,7 @@ def test_body_that_cannot_be_read(
     assert session.n_windows == 0
 
 
-def test_requests_from_many_threads_get_their_own_answers(gated: tuple[App, GatedSession]) -> None:
+def test_requests_from_many_threads_get_their_own_answers(gated: tuple[App, HeldSession]) -> None:
     """Any thread may hand requests over; each is answered once, with its own entities, and all are counted."""
     app, session = gated
     session.gate.set()
