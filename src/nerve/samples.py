@@ -7,6 +7,11 @@ compared, and they share no sentence: what a graph was fitted to must not be wha
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 # Given name, surname, city, street.
 _PEOPLE = (
     ("Maria", "Garcia", "Madrid", "Calle Mayor 12"),
@@ -52,20 +57,23 @@ _LONG = 60
 
 def sample_texts() -> list[str]:
     """Return the set: short texts, and one long one that needs several windows."""
-    texts = [
-        template.format(
-            given=given,
-            surname=surname,
-            city=city,
-            street=street,
-            user=f"user{person}{index}",
-            n=1000 + 37 * index + person,
-            d=1 + person,
-        )
-        for index, template in enumerate(_TEMPLATES)
-        for person, (given, surname, city, street) in enumerate(_PEOPLE)
-    ]
+    texts = _fill(_TEMPLATES, _PEOPLE, lambda index, person: (1000 + 37 * index + person, 1 + person))
     return [*dict.fromkeys(texts), " ".join(texts[:_LONG])]
+
+
+def _fill(
+    templates: Sequence[str],
+    people: Sequence[tuple[str, str, str, str]],
+    numbers: Callable[[int, int], tuple[int, int]],
+) -> list[str]:
+    """Return every template about every person; `numbers` gives `n` and `d` for the indexes of the two."""
+    texts = []
+    for index, template in enumerate(templates):
+        for person, (given, surname, city, street) in enumerate(people):
+            n, d = numbers(index, person)
+            names = {"given": given, "surname": surname, "city": city, "street": street}
+            texts.append(template.format(**names, user=f"user{person}{index}", n=n, d=d))
+    return texts
 
 
 # For calibration: given name, surname, city, street.
@@ -110,16 +118,5 @@ _CALIBRATION = (
 
 def calibration_texts() -> list[str]:
     """Return the texts for calibration, none of them long."""
-    texts = [
-        template.format(
-            given=given,
-            surname=surname,
-            city=city,
-            street=street,
-            n=1201 + 53 * index + 7 * person,
-            d=2 + person,
-        )
-        for index, template in enumerate(_CALIBRATION)
-        for person, (given, surname, city, street) in enumerate(_OTHERS)
-    ]
+    texts = _fill(_CALIBRATION, _OTHERS, lambda index, person: (1201 + 53 * index + 7 * person, 2 + person))
     return list(dict.fromkeys(texts))
