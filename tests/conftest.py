@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,18 @@ def rampart() -> Path:
 def lookup_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the lookup model: 16 tokens at most, labels O, PER, LOC."""
     return write_lookup_model(tmp_path_factory.mktemp("lookup") / "model")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of its own with 1 MB; only root can make one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False)  # noqa: S607
+    if mounted.returncode != 0:
+        pytest.skip("a small disk can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)  # noqa: S607
 
 
 @pytest.fixture

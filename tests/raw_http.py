@@ -74,6 +74,19 @@ def exchange(server: ServerProcess, data: bytes, *, half_close: bool = False) ->
         return read_answer(connection)[0]
 
 
+def is_closed(connection: socket.socket) -> bool:
+    """Tell whether the other end has closed a connection, and not only sent something; reads what it has sent."""
+    connection.setblocking(False)
+    try:
+        while connection.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+    return True
+
+
 def metric(server: ServerProcess, name: str) -> float:
     """Return the value of one sample of /metrics, 0 when it is not there; `name` includes the labels."""
     for line in server.client.get("/metrics").text.splitlines():

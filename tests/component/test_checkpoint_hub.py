@@ -191,18 +191,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub.close()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on a disk of its own with 1 MB; only root can make one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False)  # noqa: S607
-    if mounted.returncode != 0:
-        pytest.skip("a small disk can be mounted by root only")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)  # noqa: S607
-
-
 def model_of(
     revision: str | None = None, graph: str | None = None, repo: str = REPO, **changes: Any
 ) -> ModelConfig:

@@ -131,18 +131,6 @@ def index(find_links: Path) -> Iterator[Index]:
     index.close()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on a disk of its own with 1 MB; only root can make one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False)  # noqa: S607
-    if mounted.returncode != 0:
-        pytest.skip("a small disk can be mounted by root only")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)  # noqa: S607
-
-
 def make_wheel(folder: Path, files: dict[str, bytes], version: str = "1.0", link: str | None = None) -> Path:
     """Write a wheel that pip accepts; `link` is the name of an entry to store as a symbolic link."""
     info = f"tiny_ner-{version}.dist-info"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from nerve.connections import Progress, close_stopped, listening_ports
+from raw_http import is_closed
 
 IDLE, STALL = 0.4, 0.4  # seconds
 
@@ -45,19 +46,6 @@ def pairs() -> Iterator[Pairs]:
     made = Pairs(socket.create_server(("127.0.0.1", 0)))
     yield made
     made.close()
-
-
-def is_closed(one: socket.socket) -> bool:
-    """Tell whether the other end has closed a connection, and not only sent something."""
-    one.setblocking(False)
-    try:
-        while one.recv(65536):
-            pass
-    except BlockingIOError:
-        return False
-    except ConnectionResetError:
-        return True
-    return True
 
 
 def close_now() -> int:

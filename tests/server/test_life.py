@@ -190,16 +190,20 @@ def test_workers_that_die_in_a_row_are_replaced(serve: Callable[..., ServerProce
     assert server.stop() == 0
 
 
-def test_worker_that_cannot_be_replaced_ends_the_server(
-    serve: Callable[..., ServerProcess], lookup_model: Path, tmp_path: Path
-) -> None:
-    """With nobody left to serve, five failed starts are enough: the reasons, one last line, a failing status."""
+@pytest.fixture
+def doomed(serve: Callable[..., ServerProcess], lookup_model: Path, tmp_path: Path) -> ServerProcess:
+    """Start a server whose only worker has just died, and whose model cannot be loaded again."""
     folder = Path(shutil.copytree(lookup_model, tmp_path / "model"))
     server = serve(folder=folder)
     (folder / "model.onnx").write_bytes(b"not a graph")
     os.kill(workers_of(server)[0], signal.SIGKILL)
-    assert server.process.wait(60) == 1
-    messages = [json.loads(line)["message"] for line in server.log().splitlines() if line.startswith("{")]
+    return server
+
+
+def test_worker_that_cannot_be_replaced_ends_the_server(doomed: ServerProcess) -> None:
+    """With nobody left to serve, five failed starts are enough: the reasons, one last line, a failing status."""
+    assert doomed.process.wait(60) == 1
+    messages = [json.loads(line)["message"] for line in doomed.log().splitlines() if line.startswith("{")]
     assert messages.count("5 workers in a row could not start; the server ends") == 1
     assert sum("cannot start: " in message and "model.onnx" in message for message in messages) == 5
 
@@ -223,17 +227,11 @@ def test_second_worker_serves_until_the_first_can_be_replaced(
     assert server.stop() == 0
 
 
-def test_sigterm_ends_a_server_whose_worker_cannot_be_replaced(
-    serve: Callable[..., ServerProcess], lookup_model: Path, tmp_path: Path
-) -> None:
+def test_sigterm_ends_a_server_whose_worker_cannot_be_replaced(doomed: ServerProcess) -> None:
     """The pause before the next start is cut short."""
-    folder = Path(shutil.copytree(lookup_model, tmp_path / "model"))
-    server = serve(folder=folder)
-    (folder / "model.onnx").write_bytes(b"not a graph")
-    os.kill(workers_of(server)[0], signal.SIGKILL)
-    wait_until(lambda: "started in 2.0 s" in server.log(), "the third has failed", timeout=30)
+    wait_until(lambda: "started in 2.0 s" in doomed.log(), "the third has failed", timeout=30)
     started = time.monotonic()
-    server.stop()
+    doomed.stop()
     assert time.monotonic() - started < 1.5
 
 

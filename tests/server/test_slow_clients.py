@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from builders import ServerProcess, write_lookup_model
-from raw_http import GOOD_BODY, connect, exchange, read_answer, request_bytes, wait_until
+from raw_http import GOOD_BODY, connect, exchange, is_closed, read_answer, request_bytes, wait_until
 
 HEAD = b"POST /predict_tokens HTTP/1.1\r\nhost: a\r\n"
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -35,19 +35,6 @@ def median_latency(server: ServerProcess, count: int = 40) -> float:
         assert exchange(server, request_bytes(GOOD_BODY)).status == 200
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
-
-
-def is_closed(connection: socket.socket) -> bool:
-    """Tell whether the server has closed a connection; reads what it has sent."""
-    connection.setblocking(False)
-    try:
-        while connection.recv(65536):
-            pass
-    except BlockingIOError:
-        return False
-    except ConnectionResetError:
-        return True
-    return True
 
 
 def test_clients_that_stop_are_closed(serve: Callable[..., ServerProcess]) -> None:
