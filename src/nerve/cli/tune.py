@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nerve.cli.inputs import Format, InputError, read_records
+from nerve.cli.verify import compare, reference_config, share
 from nerve.config import Precision, cache_dir_of, find_config, load_config, overridden_keys
 from nerve.samples import sample_texts
 from nerve.tuning import choose
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min-agreement",
-        type=_share,
+        type=share,
         metavar="X",
         help="least token agreement with float32 of a precision to be tried (default: model.min_agreement, 0.995)",
     )
@@ -137,7 +138,6 @@ def _agreements(
 ) -> dict[Precision, float]:
     """Return the token agreement with float32 of each precision that rounds, on the texts."""
     from nerve.api import load_classifier, override
-    from nerve.cli.verify import compare, reference_config
     from nerve.types import AggregationStrategy
     from nerve.verify import summarize
 
@@ -175,11 +175,4 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError("it must be above 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("it must be between 0 and 1")
     return value

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", metavar="URL", help="judge a running server, such as http://localhost:8000")
     parser.add_argument(
         "--min-agreement",
-        type=_share,
+        type=share,
         metavar="X",
         help="least token agreement, 0 to 1; below it the exit status is 1 (default: model.min_agreement, 0.995)",
     )
@@ -125,6 +125,14 @@ def make_report(
     }
 
 
+def share(text: str) -> float:
+    """Read an argument that is a share, 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("it must be between 0 and 1")
+    return value
+
+
 def _open(
     config: Config, url: str | None, stack: ExitStack
 ) -> tuple[Served, TokenClassifier, dict[str, str]]:
@@ -195,13 +203,6 @@ def _describe_spans(
         | ({"token": texts[index][start:end]} if texts is not None else {})
         for start, end, label in spans
     ]
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("it must be between 0 and 1")
-    return value
 
 
 def _count(text: str) -> int:
