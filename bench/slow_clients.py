@@ -8,20 +8,17 @@ latency of the good client in ms, the server's memory, and how the slow connecti
 """
 
 import argparse
-import contextlib
 import json
-import os
 import select
 import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import machine
-from soak import Client, tree_rss_mb, wait_ready
+from soak import Client, serving, tree_rss_mb
 
 HERE = Path(__file__).parent
 HEAD = b"POST /predict_tokens HTTP/1.1\r\nhost: a\r\n"
@@ -119,17 +116,10 @@ def main() -> int:
     parser.add_argument("--config", default=str(HERE.parent / "config.yaml"))
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    environment = {"NERVE_SERVER__HOST": "127.0.0.1", "NERVE_SERVER__PORT": str(port)}
-    command = [sys.executable, "-m", "nerve", "serve", "--config", options.config]
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
     ended: Counter[str] = Counter()
     alone, beside = [], []
     memory = {}
-    try:
-        wait_ready(port, process)
+    with serving(options.config) as (port, process):
         client = Client(port)
         ask(client, 2, [], again=False)
         memory["start"] = tree_rss_mb(process.pid)
@@ -148,10 +138,6 @@ def main() -> int:
         still_open = Counter(one.name for one in slow if one.connection)
         alone += ask(client, 15, [], again=False)
         memory["end"] = tree_rss_mb(process.pid)
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)
     report = {
         **machine.describe(),
         "clients": options.clients,
@@ -166,7 +152,7 @@ def main() -> int:
     print(json.dumps(report, indent=1))
     if options.report:
         options.report.write_text(json.dumps(report, indent=1) + "\n")
-    return 1 if still_open or process.returncode else 0
+    return 1 if still_open or process.returncode != 0 else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import machine
@@ -186,6 +187,24 @@ def wait_ready(port: int, process: subprocess.Popen) -> None:
     raise SystemExit("the server did not become ready")
 
 
+@contextlib.contextmanager
+def serving(config: str) -> Iterator[tuple[int, subprocess.Popen]]:
+    """Run `nerve serve` on a free port while the block runs; give the port and the process."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    environment = {"NERVE_SERVER__HOST": "127.0.0.1", "NERVE_SERVER__PORT": str(port)}
+    command = [sys.executable, "-m", "nerve", "serve", "--config", config]
+    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
+    try:
+        wait_ready(port, process)
+        yield port, process
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+
+
 def main() -> int:
     """Run the soak and print its report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -193,14 +212,7 @@ def main() -> int:
     parser.add_argument("--config", default=str(HERE.parent / "config.yaml"))
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    environment = {"NERVE_SERVER__HOST": "127.0.0.1", "NERVE_SERVER__PORT": str(port)}
-    command = [sys.executable, "-m", "nerve", "serve", "--config", options.config]
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
-    try:
-        wait_ready(port, process)
+    with serving(options.config) as (port, process):
         soak = Soak(port)
         soak.until = time.monotonic() + options.minutes * 60
         threads = [threading.Thread(target=soak.work, args=(seed,)) for seed in range(CLIENTS)]
@@ -213,9 +225,6 @@ def main() -> int:
             samples.append(((time.monotonic() - started) / 60, tree_rss_mb(process.pid)))
         for thread in threads:
             thread.join()
-    finally:
-        process.terminate()
-        status = process.wait(60)
     after = [sample for sample in samples if sample[0] > options.minutes / 3]
     report = {
         **machine.describe(),
@@ -229,7 +238,7 @@ def main() -> int:
         },
         "wrong_answers": soak.outcomes["wrong answer"],
         "unexpected_statuses": soak.outcomes["unexpected status"],
-        "exit_status": status,
+        "exit_status": process.returncode,
         "outcomes": dict(sorted(soak.outcomes.items())),
         "examples": soak.examples,
     }
@@ -240,7 +249,7 @@ def main() -> int:
         report["rss_mb_per_minute"] <= MOST_GROWTH
         and not report["wrong_answers"]
         and not report["unexpected_statuses"]
-        and status == 0
+        and process.returncode == 0
     )
     return 0 if is_good else 1
 

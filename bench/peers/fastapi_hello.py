@@ -1,8 +1,6 @@
 """Peer (a): the framework alone. One async route with a pydantic body that answers at once."""
 
-import os
-
-import uvicorn
+import under_uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
@@ -21,13 +19,4 @@ async def hello_world(body: Hello) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    uvicorn.run(
-        "fastapi_hello:app",
-        host="127.0.0.1",
-        port=int(os.environ["BENCH_PORT"]),
-        workers=int(os.environ["BENCH_WORKERS"]),
-        loop="uvloop",
-        http="httptools",
-        log_level="warning",
-        access_log=False,
-    )
+    under_uvicorn.run("fastapi_hello:app")

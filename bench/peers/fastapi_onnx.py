@@ -1,9 +1,7 @@
 """Peer (c): FastAPI, tokenizers and ONNX Runtime, answering inline in the event loop."""
 
-import os
-
 import orjson
-import uvicorn
+import under_uvicorn
 from fastapi import FastAPI, Response
 from onnx_model import Model
 from pydantic import BaseModel
@@ -26,14 +24,4 @@ async def predict_tokens(body: Request) -> Response:
 
 
 if __name__ == "__main__":
-    uvicorn.run(
-        "fastapi_onnx:app",
-        host="127.0.0.1",
-        port=int(os.environ["BENCH_PORT"]),
-        workers=int(os.environ["BENCH_WORKERS"]),
-        loop="uvloop",
-        http="httptools",
-        log_level="warning",
-        access_log=False,
-        timeout_worker_healthcheck=120,  # importing the model takes longer than the 5 s of uvicorn
-    )
+    under_uvicorn.run("fastapi_onnx:app")

@@ -8,7 +8,7 @@ import os
 
 import orjson
 import torch
-import uvicorn
+import under_uvicorn
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
@@ -59,14 +59,4 @@ def predict_tokens(body: Request) -> Response:
 
 
 if __name__ == "__main__":
-    uvicorn.run(
-        "fastapi_transformers:app",
-        host="127.0.0.1",
-        port=int(os.environ["BENCH_PORT"]),
-        workers=int(os.environ["BENCH_WORKERS"]),
-        loop="uvloop",
-        http="httptools",
-        log_level="warning",
-        access_log=False,
-        timeout_worker_healthcheck=120,  # importing the model takes longer than the 5 s of uvicorn
-    )
+    under_uvicorn.run("fastapi_transformers:app")
