@@ -77,10 +77,12 @@ fuzz: $(DEV_READY) $(FUZZ_READY)
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz tests/server/test_fuzz.py
 
 # Known weaknesses of what is installed, by PyPI's database; needs its JSON interface, which mirrors seldom have.
+# AUDIT_ARGS="--vulnerability-service osv" asks osv.dev instead. What cannot be looked up is an error.
 audit: $(READY)
 	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet 'pip-audit>=2.9,<3'; }
-	$(AUDIT)/bin/pip-audit --strict --skip-editable --progress-spinner off \
-		--path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	$(BIN)/python -m pip freeze --all --exclude-editable > $(AUDIT)/installed.txt
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off \
+		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
 	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(AUDIT)
