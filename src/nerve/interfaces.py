@@ -199,6 +199,7 @@ class _Chunks:
 
     def _end(self, body: bytearray | None, error: Exception | None) -> None:
         self._is_over = body is not None or error is not None
+        self._body = bytearray()  # else it is held until the request is answered
         then, self._then = self._then, None
         if then is not None:
             then(body, error)

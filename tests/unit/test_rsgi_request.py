@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from nerve.interfaces import RsgiRequest
 from nerve.responses import Response
 
@@ -76,6 +78,34 @@ def test_answer_ends_what_was_begun() -> None:
     assert protocol.disconnect.is_cancelled
     assert (request._gone, request._reading) == (None, None)
     assert protocol.n_responses == 1
+
+
+@pytest.mark.parametrize(("limit", "given"), [(10, b"12345678"), (5, None)])
+def test_body_in_chunks_is_not_kept(limit: int, given: bytes | None) -> None:
+    """Whoever wanted it has it, and may let go of megabytes while the model is at work."""
+    chunks = [b"1234", b"5678"]
+
+    class Stream(Protocol):
+        def __aiter__(self) -> Stream:
+            return self
+
+        def __anext__(self) -> Awaitable:  # type: ignore[override] # as Granian's, it gives no coroutine
+            if not chunks:
+                raise StopAsyncIteration
+            chunk = chunks.pop(0)
+            self.body.result = lambda: chunk  # type: ignore[method-assign]
+            return self.body
+
+    protocol = Stream()
+    scope = SimpleNamespace(headers={}, method="POST", path="/")
+    request = RsgiRequest(scope, protocol)  # type: ignore[arg-type]
+    told: list[object] = []
+    request.read(limit, lambda *body: told.append(body))
+    for _ in range(2):
+        assert protocol.body.callback is not None
+        protocol.body.callback(protocol.body)
+    assert told == [(given, None)]
+    assert not request._reading._body
 
 
 def test_client_that_left_is_told_once() -> None:
