@@ -130,6 +130,11 @@ class Watch:
         """Tell whether an exchange still waits for its answer."""
         return exchange in self._open
 
+    def _look(self, now: float) -> None:
+        """Look at all; apart from `_run`, which would hold the last one for as long as it sleeps."""
+        for exchange in list(self._open):
+            exchange.look(now)
+
     def _run(self) -> None:
         while True:
             self._wake.wait()
@@ -141,8 +146,7 @@ class Watch:
                 now = time.monotonic()
                 if self._open:
                     seen = now
-                    for exchange in list(self._open):
-                        exchange.look(now)
+                    self._look(now)
                 elif now - seen > _IDLE_SECONDS:
                     self._is_awake = False
                     if not self._open:  # else it came between

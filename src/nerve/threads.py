@@ -56,3 +56,4 @@ class EngineThread:
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
             work()
+            del work  # what it holds is not kept until the next one comes

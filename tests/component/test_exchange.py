@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -276,6 +278,26 @@ def test_body_that_cannot_be_read(
     request.arrive(None if error is not None else body, error)
     assert request.answer().status == status
     assert session.n_windows == 0
+
+
+def test_answered_request_is_let_go_of(gated: tuple[App, HeldSession]) -> None:
+    """No thread that looked at it keeps it, and the connection's objects, until the next one comes."""
+    app, session = gated
+    request = send(app)
+    assert request.is_watched.wait(PATIENCE)
+    session.gate.set()
+    assert tokens(request.answer()) == ["anna", "paris"]
+    request.gone = request._then = None  # the stand-in's own way back to what holds it
+    gone = weakref.ref(request)
+    gc.disable()
+    try:
+        del request
+        deadline = time.monotonic() + 5
+        while gone() is not None and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_requests_from_many_threads_get_their_own_answers(gated: tuple[App, HeldSession]) -> None:

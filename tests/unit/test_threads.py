@@ -1,4 +1,5 @@
 import threading
+import weakref
 
 import pytest
 
@@ -28,6 +29,26 @@ def test_a_call_raises_what_its_work_raised() -> None:
     with pytest.raises(OSError, match="no device"):
         thread.call(fail)
     assert thread.call(lambda: 1) == 1
+    thread.close()
+
+
+def test_what_was_done_is_let_go_of() -> None:
+    """A thread that waits for its next work holds nothing of the last: it may be a client's text."""
+
+    class Text:
+        """What a request holds."""
+
+    thread = EngineThread("engine")
+    text, done = Text(), threading.Event()
+    gone = weakref.ref(text)
+    thread.post(lambda text=text: done.set())  # type: ignore[misc]
+    del text
+    assert done.wait(20)
+    for _ in range(500):
+        if gone() is None:
+            break
+        threading.Event().wait(0.01)
+    assert gone() is None
     thread.close()
 
 
