@@ -323,7 +323,9 @@ class Exchange:
                 Summary(outline.n_texts, outline.truncated, job.n_tokens, Timings(*times)), encoded
             )
 
-        service.engine.offload(work, finish, self._fail)
+        future = service.engine.offload(work, finish, self._fail)
+        if future is not None:
+            self._cancel = future.cancel
 
     def _on_encoded(self, summary: Summary, encoded: bytes) -> None:
         now = time.monotonic()

@@ -206,6 +206,31 @@ def test_client_that_leaves_while_its_text_is_tokenized(gated: tuple[App, HeldSe
     assert session.n_windows == n_windows
 
 
+def test_client_that_leaves_before_its_answer_is_made(
+    gated: tuple[App, HeldSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores that nobody wants any more are not sent to the annex."""
+    app, session = gated
+    left = send(app, Probe(LARGE_BODY))
+    assert session.entered.acquire(timeout=PATIENCE)
+    assert left.is_watched.wait(PATIENCE)
+    assert left.gone is not None
+    assert app._service is not None
+    engine, release = app._service.engine, threading.Event()
+    monkeypatch.setattr(app._service.annex, "finish", lambda *_, **__: pytest.fail("nobody wants this"))
+    failures: list[Exception] = []
+    for _ in range(2):  # all threads of the pool
+        engine.offload(lambda: release.wait(PATIENCE), lambda _: None, failures.append)
+    session.gate.set()
+    deadline = time.monotonic() + PATIENCE
+    while engine._n_offloaded < 3 and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    left.gone()
+    assert left.answer().status == 499
+    assert engine._n_offloaded == 2
+    release.set()
+
+
 def test_deadline_is_kept_while_the_request_waits(gated: tuple[App, HeldSession]) -> None:
     """504 within a few hundredths of a second of the deadline, once, and the window never runs."""
     app, session = gated
