@@ -1,7 +1,7 @@
 """The application: routes, and the life of one worker.
 
-`App.handle` is the one handler; it knows nothing of the server's interface. `interfaces` wraps it as RSGI
-(what Granian is given) and as ASGI (what any other server takes).
+`App.handle` is the one handler; it knows nothing of the server's interface. `interfaces` makes its requests of RSGI's
+(what Granian has) and of ASGI's (what any other server has).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two thin shims that make an `App` callable: RSGI for Granian, ASGI for any other server.
+"""Two thin shims around an `App`: RSGI requests for Granian (`direct`), and ASGI for any other server.
 
 They only move bytes in and out, and call the hooks of the worker's life.
 RSGI: https://github.com/emmett-framework/granian/blob/master/docs/spec/RSGI.md
@@ -42,7 +42,6 @@ class RsgiRequest:
     """A request as Granian hands it over.
 
     Granian's awaitables are used as the futures they are, by `add_done_callback`: no coroutine waits for them.
-    sent: told when the answer has been handed to Granian.
     """
 
     __slots__ = (
@@ -52,17 +51,13 @@ class RsgiRequest:
         "_is_answered",
         "_proto",
         "_reading",
-        "_sent",
         "method",
         "path",
     )
 
-    def __init__(
-        self, scope: RsgiScope, proto: RSGIHTTPProtocol, sent: Callable[[], object] | None = None
-    ) -> None:
+    def __init__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
         self._proto = proto
         self._headers = scope.headers
-        self._sent = sent
         self._is_answered = False
         self._has_unread_body = scope.method == "POST"
         self._reading: Any = None  # the awaitable of the read under way
@@ -123,8 +118,6 @@ class RsgiRequest:
         """Send the answer; a body that was refused unread is thrown away for a short while."""
         self._is_answered = True
         self._proto.response_bytes(response.status, response.headers, response.body)
-        if self._sent is not None:
-            self._sent()
         gone, self._gone = self._gone, None
         if gone is not None:
             gone.cancel()  # else Granian holds it for as long as the connection lives
@@ -294,7 +287,7 @@ class AsgiRequest:
 
 
 class Application:
-    """What a server is given: callable as RSGI and as ASGI.
+    """What a server is given: callable as ASGI; Granian's RSGI worker calls `handle` (`direct`).
 
     handle: answers one request.
     start: begins to load the model; given the worker's event loop.
@@ -318,13 +311,6 @@ class Application:
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Finish; Granian calls this once its connections have ended."""
         self._close()
-
-    async def __rsgi__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
-        """Answer one RSGI request, for a server that calls coroutines; ours calls `handle` (`direct`)."""
-        loop = asyncio.get_running_loop()
-        sent = asyncio.Event()
-        self.handle(RsgiRequest(scope, proto, lambda: loop.call_soon_threadsafe(sent.set)))
-        await sent.wait()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request, or run the lifespan protocol."""

@@ -21,7 +21,7 @@ GRANIAN = "future_watcher (granian/_futures.py:12)"
     ("frames", "stage"),
     [
         ([GRANIAN], HTTP),
-        ([GRANIAN, "Application.__rsgi__ (nerve/interfaces.py:160)"], HTTP),
+        ([GRANIAN, "Application.__call__ (nerve/interfaces.py:160)"], HTTP),
         (["App.handle (nerve/app.py:188)"], REST),
         (["App._predict (nerve/app.py:205)", "decode_request (nerve/wire.py:99)"], DECODE),
         (["App._predict (nerve/app.py:233)", "encode_rows (nerve/wire.py:137)"], ENCODE),
