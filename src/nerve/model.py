@@ -30,7 +30,7 @@ from nerve.positions import padding_id, unused_positions
 from nerve.samples import calibration_texts
 from nerve.session import Session, choose_device
 from nerve.threads import EngineThread
-from nerve.tokenizer import TextTokenizer, load_tokenizer
+from nerve.tokenizer import TextTokenizer, contradictions, load_tokenizer
 from nerve.types import Window
 
 if TYPE_CHECKING:
@@ -95,6 +95,12 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         **read_json(folder.path / "special_tokens_map.json", optional=True),
         **read_json(folder.path / "tokenizer_config.json", optional=True),
     }
+    if contradicted := contradictions(raw_tokenizer, tokenizer_settings):
+        log.warning(
+            "tokenizer_config.json contradicts tokenizer.json in %s; tokenizer.json is used, where transformers may "
+            "follow the other: write both anew with AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(FOLDER)",
+            " and ".join(contradicted),
+        )
     device = choose_device(config.model.device)
     calibration: list[list[int]] = []
     if config.model.precision is Precision.INT8:

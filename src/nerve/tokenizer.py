@@ -10,7 +10,7 @@ BERT's do without either where the words are known (`word_cache`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Encoding, Tokenizer
 
@@ -20,10 +20,20 @@ from nerve.windows import plan_windows
 from nerve.word_cache import WordCache, has_separate_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _MANY_TOKENS = 4096
+
+# Keys of tokenizer_config.json that most tokenizer classes of transformers put over what tokenizer.json says, as
+# (part, attribute) there; and the classes that take tokenizer.json as it is.
+_OVERRIDES = {
+    "do_lower_case": ("normalizer", "lowercase"),
+    "strip_accents": ("normalizer", "strip_accents"),
+    "tokenize_chinese_chars": ("normalizer", "handle_chinese_chars"),
+    "add_prefix_space": ("pre_tokenizer", "add_prefix_space"),
+}
+_FAITHFUL_CLASSES = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
 
 
 class TextTokenizer:
@@ -167,6 +177,21 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare `Exception`
         raise ModelError(f"{path} is not a tokenizer that the `tokenizers` library reads: {error}") from error
+
+
+def contradictions(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[str]:
+    """Return the keys of tokenizer_config.json (`settings`) that say otherwise than tokenizer.json."""
+    if settings.get("tokenizer_class") in _FAITHFUL_CLASSES:
+        return []
+    found = []
+    for key, (part, attribute) in _OVERRIDES.items():
+        here = getattr(tokenizer, part)
+        value = getattr(here, attribute, None)
+        if value is None and key == "strip_accents":  # then accents go where capitals do
+            value = getattr(here, "lowercase", None)
+        if value is not None and isinstance(settings.get(key), bool) and settings[key] != value:
+            found.append(key)
+    return found
 
 
 def _special_tokens_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

@@ -2,15 +2,25 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from corpus import texts as corpus_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from nerve.errors import InvalidRequest, ModelError
-from nerve.tokenizer import TextTokenizer, load_tokenizer
+from nerve.tokenizer import TextTokenizer, contradictions, load_tokenizer
 from nerve.types import TokenizedText, TruncationDirection
 from nerve.word_cache import WordCache, has_separate_words
 
@@ -332,3 +342,32 @@ def test_added_token_over_a_space_forbids_the_word_cache(rampart_tokenizer: Toke
         twin = load_twin(rampart_tokenizer)
         twin.add_tokens([token])
         assert not has_separate_words(twin)
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"do_lower_case": False}, ["do_lower_case"]),
+        ({"do_lower_case": True, "strip_accents": True, "tokenize_chinese_chars": True}, []),
+        (
+            {"strip_accents": False, "tokenize_chinese_chars": False},
+            ["strip_accents", "tokenize_chinese_chars"],
+        ),
+        ({"do_lower_case": False, "tokenizer_class": "PreTrainedTokenizerFast"}, []),
+        ({"do_lower_case": "no", "strip_accents": None, "add_prefix_space": True}, []),
+    ],
+)
+def test_settings_that_contradict_the_tokenizer(stated: dict[str, Any], expected: list[str]) -> None:
+    """tokenizer.json wins; that tokenizer_config.json, which transformers follows, says otherwise is noticed."""
+    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    assert contradictions(tokenizer, stated) == expected
+
+
+def test_prefix_space_that_contradicts_the_tokenizer() -> None:
+    """The same for byte-level BPE."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert contradictions(tokenizer, {"add_prefix_space": True}) == ["add_prefix_space"]
+    assert contradictions(tokenizer, {"add_prefix_space": False, "do_lower_case": True}) == []
