@@ -337,6 +337,6 @@ def _check_scores(model: Model, scores: TokenScores, n_tokens: int) -> None:
             f"shape {shape}; it is not the graph of this token classifier"
         )
     if not np.isfinite(scores.logits).all():
-        raise ModelError(
-            f"the model gives values that are not finite in {model.precision.value}; try float32"
-        )
+        is_exact = model.precision is Precision.FLOAT32
+        remedy = "its weights are damaged: fetch the checkpoint again" if is_exact else "try float32"
+        raise ModelError(f"the model gives values that are not finite in {model.precision.value}; {remedy}")

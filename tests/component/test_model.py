@@ -91,7 +91,7 @@ def test_model_that_proves_itself(folder: Path) -> None:
         (edit(id2label={"0": "O", "1": "B-PER"}), "names 2 labels in id2label, but the graph gives 5"),
         (edit(max_position_embeddings=None), "set model.max_length"),
         (edit(max_position_embeddings=6), "set window_stride below"),
-        (replace_table(40, np.nan), "not finite in float32"),
+        (replace_table(40, np.nan), "not finite in float32; its weights are damaged"),
         (replace_table(40, np.inf), "not finite in float32"),
         (replace_table(1, 0.0), "the model fails on a batch of"),
         (edit(pad_token_id=1000), "the model fails on a batch of 4 and 2 tokens"),
