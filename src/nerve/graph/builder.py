@@ -136,6 +136,20 @@ def finish(graph: GraphWriter, logits: str, labels: int) -> onnx.ModelProto:
 
 def embed(graph: GraphWriter, encoder: Encoder) -> str:
     """Sum of word and position vectors, normalised: (B, T, E), or (B, T, H) after the projection."""
+    positions = "" if encoder.padding_id is None else _positions(graph, encoder.padding_id)
+    embeddings = add_embeddings(graph, encoder, positions)
+    return (
+        embeddings
+        if encoder.projection is None
+        else linear(graph, embeddings, encoder.projection, "projection")
+    )
+
+
+def add_embeddings(graph: GraphWriter, encoder: Encoder, positions: str) -> str:
+    """Add the sum of word and position vectors, normalised, of the shape of `input_ids` and E.
+
+    positions: name of the position ids; "" where token t has position t.
+    """
     inputs = [
         "input_ids",
         "",  # token types: all 0, and their vector is part of the positions
@@ -145,8 +159,8 @@ def embed(graph: GraphWriter, encoder: Encoder) -> str:
         graph.constant("embedding_norm.weight", encoder.embedding_norm.weight),
         graph.constant("embedding_norm.bias", encoder.embedding_norm.bias),
     ]
-    if encoder.padding_id is not None:
-        inputs += ["", _positions(graph, encoder.padding_id)]
+    if positions:
+        inputs += ["", positions]
     graph.graph.node.append(
         helper.make_node(
             "EmbedLayerNormalization",
@@ -157,9 +171,7 @@ def embed(graph: GraphWriter, encoder: Encoder) -> str:
             epsilon=encoder.epsilon,
         )
     )
-    if encoder.projection is None:
-        return "embeddings"
-    return linear(graph, "embeddings", encoder.projection, "projection")
+    return "embeddings"
 
 
 def _positions(graph: GraphWriter, padding_id: int) -> str:

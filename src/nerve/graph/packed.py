@@ -72,29 +72,9 @@ class _PackedWriter(GraphWriter):
 
 def _embed(graph: _PackedWriter, encoder: Encoder) -> str:
     """Sum of word and position vectors, normalised: (T, H)."""
-    inputs = [
-        "input_ids",
-        "",  # token types: all 0, and their vector is part of the positions
-        graph.constant("words", encoder.words),  # (V, E)
-        graph.constant("positions", encoder.positions),  # (P, E)
-        "",
-        graph.constant("embedding_norm.weight", encoder.embedding_norm.weight),
-        graph.constant("embedding_norm.bias", encoder.embedding_norm.bias),
-        "",
-        "position_ids",
-    ]
-    graph.graph.node.append(
-        helper.make_node(
-            "EmbedLayerNormalization",
-            inputs,
-            ["embeddings", "unused_mask_index"],
-            name="embeddings",
-            domain="com.microsoft",
-            epsilon=encoder.epsilon,
-        )
-    )
+    embeddings = builder.add_embeddings(graph, encoder, "position_ids")  # (1, T, E)
     rows = graph.constant("rows_shape", np.array([-1, encoder.words.shape[1]], np.int64))
-    hidden = graph.node("Reshape", ["embeddings", rows], "rows")  # (1, T, E) to (T, E)
+    hidden = graph.node("Reshape", [embeddings, rows], "rows")  # (T, E)
     if encoder.projection is None:
         return hidden
     return builder.linear(graph, hidden, encoder.projection, "projection")
