@@ -99,11 +99,6 @@ class TokenizedText(msgspec.Struct, frozen=True):
     windows: tuple[Window, ...]
     truncated: bool
 
-    @property
-    def n_tokens(self) -> int:
-        """Tokens the model computes for this text: overlaps and special tokens included."""
-        return sum(len(window.ids) for window in self.windows)
-
 
 class TokenScores(msgspec.Struct, frozen=True):
     """What the model says of a run of tokens (a window's T_w, or after merging a text's T).

@@ -160,7 +160,6 @@ def test_windows_are_the_librarys_overflow(tokenizer_json: str, n_tokens: int, s
     library.enable_truncation(16, stride=stride)
     first = library.encode(text)
     assert [window.ids for window in found.windows] == [part.ids for part in (first, *first.overflowing)]
-    assert found.n_tokens == sum(len(window.ids) for window in found.windows)
     assert not found.truncated
 
 
