@@ -45,7 +45,7 @@ def packed_graph(folder: Path, device: Device) -> bytes | Path:
         return load_graph(folder, Precision.FLOAT16, default_cache_dir(), device=Device.CUDA).source
     from packed_reference import on_cpu
 
-    return on_cpu(load_graph(folder, Precision.FLOAT32, folder / "cache", device=Device.CUDA).source)
+    return on_cpu(load_graph(folder, Precision.FLOAT32, default_cache_dir(), device=Device.CUDA).source)
 
 
 def open_session(folder: Path, device: Device, limits: StepLimits | None = None) -> PackedSession:
