@@ -190,6 +190,17 @@ def test_reader_that_leaves_ends_the_command_quietly(config: Path, tmp_path: Pat
     assert process.wait() == 141
 
 
+def test_reader_of_a_report_that_leaves_is_no_failure(config: Path) -> None:
+    """`nerve verify | true` does not end with 1, which would say that the model is below what was asked for."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as stdout:
+        done = subprocess.run(
+            command("verify", "--config", config), stdout=stdout, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.stderr, done.returncode) == (b"", 141)
+
+
 def test_live_answers_each_line_at_once(config: Path) -> None:
     """With --live the answer to a line is there before the next line is sent."""
     process = subprocess.Popen(

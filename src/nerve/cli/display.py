@@ -1,6 +1,6 @@
 """Draws predictions on a terminal: entities in colour with their labels, or tokens in a table.
 
-Pure but for the colours: rich's `Text` and `Table` out, printed by the caller. Colours follow from the
+Pure but for the console and the colours: rich's `Text` and `Table` out, printed by the caller. Colours follow from the
 order of the model's tags alone, so that a tag looks the same in every text and every run.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +23,17 @@ _PALETTE = (114, 215, 111, 211, 221, 80, 183, 173, 150, 152, 217, 180)
 # Control characters could steer the terminal; each is shown as one visible character, so offsets hold.
 _VISIBLE = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
 _VISIBLE |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+class PlainConsole(Console):
+    """Prints to stdout what it is given, and nothing in it is markup."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to `main` that the reader left; rich would exit with 1, which means failed here."""
+        raise BrokenPipeError
 
 
 def choose_colours(tags: Sequence[str]) -> dict[str, Style]:

@@ -181,11 +181,9 @@ def _json_printer(options: argparse.Namespace) -> Callable[[Record, list[Row]], 
 def _terminal_printer(
     options: argparse.Namespace, classifier: TokenClassifier
 ) -> Callable[[Record, list[Row]], None]:
-    from rich.console import Console
+    from nerve.cli.display import PlainConsole, choose_colours, highlight, token_table
 
-    from nerve.cli.display import choose_colours, highlight, token_table
-
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = PlainConsole()
     labels = classifier.model.labels
     colours = choose_colours(labels.names if options.raw_scores else labels.tags)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nerve.cli.display import make_visible
+from nerve.cli.display import PlainConsole, make_visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def print_report(report: dict[str, Any], console: Console | None = None) -> None:
     """Print the numbers, then the worst texts if any differ."""
-    console = console or Console(highlight=False, markup=False, emoji=False)
+    console = console or PlainConsole()
     console.print(_numbers(report))
     if report["worst"]:
         console.print()

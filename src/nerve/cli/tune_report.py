@@ -6,14 +6,16 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import nerve
+from nerve.cli.display import PlainConsole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from rich.console import Console
 
     from nerve.cli.tune_search import Search
     from nerve.config import Precision
@@ -77,7 +79,7 @@ def describe(report: dict[str, Any]) -> list[str]:
 
 def print_report(report: dict[str, Any], console: Console | None = None) -> None:
     """Print what was tried, the finalists and the verdict."""
-    console = console or Console(highlight=False, markup=False, emoji=False)
+    console = console or PlainConsole()
     every = [*report["tried"], *report["refused"]]
     varied = [key for key in _COLUMNS if len({str(one[key]) for one in every}) > 1]
     fixed = ", ".join(f"{_COLUMNS[key]} {_cell(every[0], key)}" for key in _COLUMNS if key not in varied)
