@@ -182,7 +182,14 @@ def test_no_server_is_left_behind(number: signal.Signals, lookup_model: Path, tm
     """A `nerve tune` that is told to stop in the middle of a measurement stops the server it measures."""
     config = write_config(tmp_path / "c.yaml", lookup_model)
     command = [sys.executable, "-m", "nerve", "tune", "--config", config, "--target-p99-ms", "500"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as tuning:
+    inherited = signal.signal(
+        number, signal.SIG_DFL
+    )  # under nohup a child inherits that it is ignored, and heeds it
+    try:
+        tuning = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finally:
+        signal.signal(number, inherited)
+    with tuning:
         wait_until(lambda: any(is_loaded(pid) for pid in children_of(tuning.pid)), "a server runs", 30)
         servers = children_of(tuning.pid)
         workers = [worker for server in servers for worker in children_of(server)]
