@@ -44,7 +44,12 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="nerve-fuzz-") as temporary:
         write_lookup_model(Path(temporary) / "model")
         results = [
-            fuzz(sys.argv[1], *(sys.argv[2:] or ["500"]), Path(temporary), with_key=with_key)
+            fuzz(
+                str(Path(sys.argv[1]).absolute()),
+                *(sys.argv[2:] or ["500"]),
+                Path(temporary),
+                with_key=with_key,
+            )
             for with_key in (False, True)
         ]
     sys.exit(not all(results))
