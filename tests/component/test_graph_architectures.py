@@ -10,13 +10,13 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnxruntime
 import pytest
 from safetensors.numpy import save_file
 
-from nerve.config import Precision
+from nerve.config import Device, Precision
 from nerve.graph import GraphKind, load_graph
 from nerve.graph.architectures import ARCHITECTURES
+from nerve.session import create_session
 
 PARITY = Path(__file__).parents[1] / "parity"
 tiny = SimpleNamespace(**runpy.run_path(str(PARITY / "tiny_checkpoints.py")))
@@ -28,9 +28,7 @@ def open_session(folder: Path, cache: Path, precision: Precision = Precision.AUT
     """Return a session of the graph built from `folder`, on one thread."""
     graph = load_graph(folder, precision, cache)
     assert graph.kind is GraphKind.BUILT
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(graph.source, options, providers=["CPUExecutionProvider"])
+    return create_session(graph.source, Device.CPU, 0, n_threads=1)
 
 
 def run(

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
-from nerve.config import Precision
+from nerve.config import Device, Precision
 from nerve.graph import GraphKind, load_graph
 from nerve.graph.int8 import quantize_columns
+from nerve.session import create_session
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 
@@ -22,9 +22,7 @@ def open_session(folder: Path, cache: Path, precision: Precision, threads: int =
     """Return a session of the graph built from `folder`."""
     graph = load_graph(folder, precision, cache)
     assert (graph.kind, graph.precision) == (GraphKind.BUILT, precision)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(graph.source, options, providers=["CPUExecutionProvider"])
+    return create_session(graph.source, Device.CPU, 0, n_threads=threads)
 
 
 def run(
@@ -87,7 +85,7 @@ def test_calibration_texts_bring_int8_nearer(tmp_path: Path) -> None:
 
     def error(calibration: list[list[int]]) -> float:
         graph = load_graph(folder, Precision.INT8, tmp_path, calibration=calibration)
-        session = onnxruntime.InferenceSession(graph.source, providers=["CPUExecutionProvider"])
+        session = create_session(graph.source, Device.CPU, 0, n_threads=1)
         rounded = run(session, texts)
         differences = [one[2] - other[2] for one, other in zip(exact, rounded, strict=True)]
         return float(np.sqrt((np.concatenate(differences) ** 2).mean()))

@@ -6,20 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
-from nerve.config import Precision
+from nerve.config import Device, Precision
 from nerve.graph import GraphKind, load_graph
+from nerve.session import create_session
 
 N_WORDS = 19730
 
 
 def open_session(source: bytes | Path, threads: int = 1) -> Any:
     """Return a CPU session."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return create_session(source, Device.CPU, 0, n_threads=threads)
 
 
 def run(session: Any, ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

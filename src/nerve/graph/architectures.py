@@ -74,6 +74,11 @@ class Layer:
     down: Linear
     output_norm: Norm
 
+    @property
+    def projections(self) -> dict[str, Linear]:
+        """What attention reads, in the order in which its operators want them."""
+        return {"query": self.query, "key": self.key, "value": self.value}
+
 
 @dataclass(frozen=True, slots=True)
 class Encoder:

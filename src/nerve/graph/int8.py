@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from nerve.graph.architectures import Encoder, Layer
+    from nerve.graph.builder import AttentionScope
     from nerve.types import FloatArray
 
 # How much of an outlier moves from the activations into the weights (SmoothQuant, arXiv 2211.10438, eq. 4).
@@ -132,10 +133,10 @@ def write(smoothed: Smoothed) -> onnx.ModelProto:
     width = graph.constant("hidden_size", np.array([hidden_size], np.int64))
     grid = graph.node("Concat", [shape, width], "grid_shape", axis=0)  # (B, T, H)
     hidden = graph.node("Reshape", [builder.embed(graph, encoder), rows], "rows")  # (N, H)
-    bias = builder.relative_bias(graph, encoder)
+    scope = builder.attention_scope(graph, encoder)
     points = _zero_points(graph, hidden, encoder.activation)
     for index in range(len(encoder.layers)):
-        hidden = _LayerWriter(graph, smoothed, index, grid, rows, points).write(hidden, bias)
+        hidden = _LayerWriter(graph, smoothed, index, grid, rows, points).write(hidden, scope)
     logits = builder.linear(graph, hidden, encoder.classifier, "classifier")  # (N, L)
     labels = graph.constant("labels", np.array([len(encoder.classifier.bias)], np.int64))
     shape = graph.node("Concat", [shape, labels], "logits_shape", axis=0)
@@ -194,10 +195,10 @@ class _LayerWriter:
         self._rows_shape = rows
         self._points = points
 
-    def write(self, hidden: str, bias: str) -> str:
+    def write(self, hidden: str, scope: AttentionScope) -> str:
         """Add the layer and return its output, (N, H)."""
         layer, name, epsilon = self._layer, self._name, self._encoder.epsilon
-        context = self._attend(hidden, bias)
+        context = self._attend(hidden, scope)
         attended = self._matmul(
             self._quantize(context, f"{name}.out_in"), layer.attention_output, f"{name}.out"
         )
@@ -205,27 +206,21 @@ class _LayerWriter:
         shift, norm = layer.attention_output.bias, layer.attention_norm
         hidden = builder.skip_norm(self._graph, attended, skip, shift, norm, epsilon, f"{name}.attended")
         wide = self._matmul(self._quantize(hidden, f"{name}.up_in"), layer.up, f"{name}.up")
-        wide = builder.activate(self._graph, self._encoder.activation, wide, layer.up.bias, name)
+        wide = builder.activate(self._graph, self._encoder.activation, wide, layer.up.bias, name, fused=False)
         down = self._matmul(self._quantize_activation(wide, f"{name}.down_in"), layer.down, f"{name}.down")
         skip = self._restore(hidden, self._factors[1], f"{name}.middle")
         return builder.skip_norm(
             self._graph, down, skip, layer.down.bias, layer.output_norm, epsilon, f"{name}.output"
         )
 
-    def _attend(self, hidden: str, bias: str) -> str:
+    def _attend(self, hidden: str, scope: AttentionScope) -> str:
         graph, layer, name = self._graph, self._layer, self._name
         quantised = self._quantize(hidden, f"{name}.qkv_in")
-        parts = {"query": layer.query, "key": layer.key, "value": layer.value}
-        inputs = [
+        parts = [
             graph.node("Reshape", [self._matmul(quantised, p, f"{name}.{n}"), self._grid], f"{name}.{n}.grid")
-            for n, p in parts.items()
+            for n, p in layer.projections.items()
         ]
-        inputs.append(graph.constant(f"{name}.qkv.bias", np.concatenate([p.bias for p in parts.values()])))
-        inputs.append("lengths")
-        if bias:
-            inputs.append(bias)
-        heads = self._encoder.heads
-        context = graph.node("MultiHeadAttention", inputs, f"{name}.attention", fused=True, num_heads=heads)
+        context = builder.attend(graph, self._encoder, scope, layer, parts, name)
         return graph.node("Reshape", [context, self._rows_shape], f"{name}.context")
 
     def _restore(self, value: str, factors: FloatArray, name: str) -> str:

@@ -103,7 +103,7 @@ def _layer(graph: _PackedWriter, encoder: Encoder, layer: Layer, hidden: str, bi
     if bias:
         inputs.append(bias)
     context = graph.node("PackedAttention", inputs, f"{name}.attention", fused=True, num_heads=encoder.heads)
-    return builder.after_attention(graph, encoder, builder.fused_skip_norm, layer, context, hidden, name)
+    return builder.after_attention(graph, encoder, layer, context, hidden, name, fused=True)
 
 
 def _finish(graph: _PackedWriter, logits: str, n_labels: int, *, has_distances: bool) -> onnx.ModelProto:
