@@ -60,7 +60,7 @@ class App:
         self._unready_reason = "starting: the model is loading"
         self._has_failed = False  # the device, for good
         self._is_well = True
-        self._n_awaited = 0  # workers that must be ready before any of them says so; 0 once that was seen
+        self._is_complete: Callable[[], bool] = _always
         self._canary: Canary | None = None
         self._info = b""
         self._openapi = wire.encode_json(build_openapi(config.limits, needs_key=api_key is not None))
@@ -82,13 +82,14 @@ class App:
         is_draining: Callable[[], bool] = lambda: False,
         end: Callable[[], None] = lambda: None,
         announce: Callable[[], None] = lambda: None,
-        n_awaited: int = 1,
+        is_complete: Callable[[], bool] | None = None,
     ) -> None:
         """Begin to answer predictions with a loaded model.
 
         end: called, on another thread, when the device has failed and only a new process can go on.
         announce: called when all is there, before readiness can be seen.
-        n_awaited: workers that must be ready before this one says so: the next request may reach any of them.
+        is_complete: asked until it says yes; before, this worker does not say that it is ready: the next request may
+            reach another one, which is not.
         """
 
         def fail() -> None:
@@ -119,7 +120,7 @@ class App:
             )
         service = Service(engine, Annex(setup), self._limits, self._runtime, self._metrics, self._watch)
         announce()
-        self._n_awaited = n_awaited
+        self._is_complete = is_complete or _always
         self._metrics.set_ready(ready=True)
         self._service = service
 
@@ -224,10 +225,9 @@ class App:
             raise Unavailable("the model does not answer; this process ends unless it does so again")
         if self._is_draining():
             raise Unavailable("draining: the server is shutting down")
-        if self._n_awaited:
-            if self._metrics.count_ready() < self._n_awaited:
-                raise Unavailable("starting: another worker is loading the model")
-            self._n_awaited = 0
+        if not self._is_complete():
+            raise Unavailable("starting: another worker is loading the model")
+        self._is_complete = _always
         return Response(200, headers, wire.encode_json({"status": "ready"}))
 
     def _get_info(self, headers: Headers) -> Response:
@@ -243,6 +243,10 @@ class App:
 
     def _get_openapi(self, headers: Headers) -> Response:
         return Response(200, headers, self._openapi)
+
+
+def _always() -> bool:
+    return True
 
 
 def route_of(path: str) -> str:

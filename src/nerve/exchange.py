@@ -337,12 +337,16 @@ class Exchange:
             return
         self._cancel = None
         headers = self._headers
+        try:
+            seconds = now - self._started
+            engine = service.engine
+            service.metrics.record_prediction(summary, seconds, engine.queued_tokens, engine.queued_requests)
+            add_prediction_headers(headers, summary, seconds)
+        except Exception as error:  # noqa: BLE001 - nobody else would answer: it is off the watch
+            self._answer(error_response(error, headers, self._request_id))
+            return
         if self._is_msgpack_out:
             headers[0] = ("content-type", wire.MSGPACK_TYPE)
-        seconds = now - self._started
-        engine = service.engine
-        service.metrics.record_prediction(summary, seconds, engine.queued_tokens, engine.queued_requests)
-        add_prediction_headers(headers, summary, seconds)
         self._answer(Response(200, headers, encoded, summary=summary))
 
     def _drop(self, error: Exception) -> None:

@@ -361,16 +361,23 @@ class Scheduler:
         def choose_and_pack() -> None:
             with self._lock:
                 pairs = self._choose(time.monotonic()) if self._jobs else []  # they may have been cancelled
-            if pairs:
-                batch = Batch(pairs)
-                try:
-                    batch = Batch(pairs, packed=pack(batch.windows))
-                except Exception as error:  # noqa: BLE001 - `run` meets it again, and its batch fails of it
-                    log.debug("a batch was not packed ahead: %s", stack_of(error))
+            if not pairs:
+                return
+            batch = Batch(pairs)
+            try:
+                batch = Batch(pairs, packed=pack(batch.windows))
+            except Exception as error:  # noqa: BLE001 - `run` meets it again, and its batch fails of it
+                log.debug("a batch was not packed ahead: %s", stack_of(error))
+            with self._lock:
                 self._ahead = batch
-            done.set()
 
-        self._packer.post(choose_and_pack)
+        def prepare() -> None:
+            try:
+                choose_and_pack()
+            finally:  # a thread waits
+                done.set()
+
+        self._packer.post(prepare)
         return done
 
     def _candidates(self) -> list[Job]:

@@ -84,6 +84,7 @@ class _DrainingServer(MPServer):
     ) -> None:
         """Replace workers that died; slowly, and not for ever, when they cannot even start."""
         shared = self.shared
+        shared.settled.set()
         while self.ready_pipe.poll():
             self.ready_pids.add(self.ready_pipe.recv())
         processes = [worker.inner for worker in self.wrks]
@@ -174,6 +175,7 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
                 was_ready=multiprocessing.Event(),
                 failed=multiprocessing.Event(),
                 draining=multiprocessing.Event(),
+                settled=multiprocessing.Event(),
                 ready=ready,
                 metrics_dir=metrics_dir,
             )

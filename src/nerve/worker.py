@@ -59,6 +59,7 @@ class Shared:
     was_ready: some worker has been ready once.
     failed: a worker could not start, and the server must end.
     draining: the server is about to stop.
+    settled: a worker has been replaced; from then on none waits for the others before it says that it is ready.
     ready: a pipe into which each worker writes its process id when it has become ready; without a lock, which a
         worker that is killed would keep.
     metrics_dir: folder in which the workers keep their metrics; None for one worker.
@@ -67,6 +68,7 @@ class Shared:
     was_ready: Event
     failed: Event
     draining: Event
+    settled: Event
     ready: Connection
     metrics_dir: Path | None
 
@@ -80,11 +82,11 @@ class Worker:
         _forbid_core_dumps()
         metrics = Metrics(ROUTES, REASONS, shared.metrics_dir if shared is not None else None)
         self.app = App(config, api_key, metrics)
+        self._metrics = metrics
         self._config = config
         self._folder = folder
         self._shared = shared
         self._loading: threading.Thread | None = None
-        self._n_awaited = 1
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Load the model: in the background at the first start, at once in a worker that replaces another."""
@@ -92,7 +94,6 @@ class Worker:
         if self._shared is not None and self._shared.was_ready.is_set():
             self._load_or_exit(None)
             return
-        self._n_awaited = self._config.server.workers if self._shared is not None else 1
         self._loading = threading.Thread(target=self._load_or_exit, args=(loop,), name="nerve-loader")
         self._loading.start()
 
@@ -123,10 +124,14 @@ class Worker:
     def _become_ready(self, model: Model) -> None:
         shared = self._shared
         is_draining = shared.draining.is_set if shared is not None else lambda: False
-        self.app.start(
-            model, self._config, is_draining, self._end_soon, self._announce, n_awaited=self._n_awaited
-        )
+        self.app.start(model, self._config, is_draining, self._end_soon, self._announce, self._are_all_ready)
         log.info("ready")
+
+    def _are_all_ready(self) -> bool:
+        shared = self._shared
+        if shared is None or shared.settled.is_set():
+            return True
+        return self._metrics.count_ready() >= self._config.server.workers
 
     def _announce(self) -> None:
         """Do what must be done before anybody can see this worker ready."""

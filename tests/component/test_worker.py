@@ -20,9 +20,9 @@ def test_signal_that_came_before_the_event_loop_is_sent_again(
     """Uvloop loses a SIGTERM that comes before it runs; a worker that starts while the server stops must end."""
     monkeypatch.setattr("gc.freeze", lambda: None)  # pytest's process goes on to make garbage
     config = load_config(write_config(tmp_path / "config.yaml", lookup_model))
-    events = [multiprocessing.Event() for _ in range(3)]
+    events = [multiprocessing.Event() for _ in range(4)]
     reader, ready = multiprocessing.Pipe(duplex=False)
-    shared = Shared(was_ready=events[0], failed=events[1], draining=events[2], ready=ready, metrics_dir=None)
+    shared = Shared(*events, ready=ready, metrics_dir=None)
     if is_draining:
         shared.draining.set()
     worker = Worker(config, None, ModelFolder(lookup_model, "lookup", ""), shared)
