@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import machine
@@ -157,12 +157,24 @@ class Soak:
 
 def tree_rss_mb(pid: int) -> float:
     """Return the resident memory of a process and its descendants, in MB of 10^6 bytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6 + sum(tree_rss_mb(int(child)) for child in children)
+    return sum(rss_by_kind(pid).values())
 
 
-def slope(samples: list[tuple[float, float]]) -> float:
+def rss_by_kind(pid: int) -> Counter[str]:
+    """Return the resident memory of a server's processes by what they are, in MB of 10^6 bytes."""
+    found: Counter[str] = Counter()
+
+    def add(process: int, depth: int) -> None:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+        found[("server", "workers", "annexes")[min(depth, 2)]] += pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+            add(int(child), depth + 1)
+
+    add(pid, 0)
+    return found
+
+
+def slope(samples: Sequence[tuple[float, float]]) -> float:
     """Return the slope of a straight line through (x, y) samples."""
     mean_x = sum(x for x, _ in samples) / len(samples)
     mean_y = sum(y for _, y in samples) / len(samples)
@@ -222,19 +234,22 @@ def main() -> int:
         samples = []
         while time.monotonic() < soak.until:
             time.sleep(1)
-            samples.append(((time.monotonic() - started) / 60, tree_rss_mb(process.pid)))
+            samples.append(((time.monotonic() - started) / 60, rss_by_kind(process.pid)))
         for thread in threads:
             thread.join()
     after = [sample for sample in samples if sample[0] > options.minutes / 3]
     report = {
         **machine.describe(),
         "minutes": options.minutes,
-        "rss_mb_per_minute": round(slope(after), 3),
+        "rss_mb_per_minute": round(slope([(minute, rss.total()) for minute, rss in after]), 3),
+        "rss_mb_per_minute_of": {
+            kind: round(slope([(minute, rss[kind]) for minute, rss in after]), 3) for kind in after[-1][1]
+        },
         "rss_mb": {
-            "start": round(samples[0][1], 1),
-            "after_warm_up": round(after[0][1], 1),
-            "end": round(after[-1][1], 1),
-            "most": round(max(rss for _, rss in samples), 1),
+            "start": round(samples[0][1].total(), 1),
+            "after_warm_up": round(after[0][1].total(), 1),
+            "end": round(after[-1][1].total(), 1),
+            "most": round(max(rss.total() for _, rss in samples), 1),
         },
         "wrong_answers": soak.outcomes["wrong answer"],
         "unexpected_statuses": soak.outcomes["unexpected status"],
