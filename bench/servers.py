@@ -23,6 +23,7 @@ from pathlib import Path
 from models import WORK, BenchModel, Unavailable
 
 HERE = Path(__file__).parent
+ANSWERS = 10
 START_SECONDS = 120
 CORES = len(os.sched_getaffinity(0))
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -139,17 +140,19 @@ class Server:
             return answer.read()
 
     def wait_ready(self, probe: bytes) -> None:
-        """Return when the probe is answered. Raises `Unavailable`."""
+        """Return when the probe is answered, several times: there may be several workers. Raises `Unavailable`."""
         deadline = time.monotonic() + START_SECONDS
-        while True:
+        answers = 0  # in a row, each to a new connection
+        while answers < ANSWERS:
             try:
                 self.post(probe)
             except (OSError, urllib.error.URLError) as error:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     raise Unavailable(f"{self.spec.label} did not start ({error}); see {self.log}") from error
                 time.sleep(0.1)
+                answers = 0
             else:
-                return
+                answers += 1
 
     @contextlib.contextmanager
     def turn(self):
