@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MANY_TOKENS = 4096
+_STRIDE = 128
 
 # Keys of tokenizer_config.json that most tokenizer classes of transformers put over what tokenizer.json says, as
 # (part, attribute) there; and the classes that take tokenizer.json as it is.
@@ -40,11 +41,13 @@ class TextTokenizer:
     """A tokenizer together with the window it cuts for.
 
     max_length: most tokens of a window, special tokens included.
-    stride: tokens that neighbouring windows share.
+    stride: tokens that neighbouring windows share; None for 128, or half a window where that is less.
     max_input_tokens: most tokens of a text that is not truncated.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int, stride: int, max_input_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, max_length: int, stride: int | None, max_input_tokens: int
+    ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
@@ -52,13 +55,15 @@ class TextTokenizer:
         separate = has_separate_words(tokenizer)
         self._words = WordCache(tokenizer, self._prefix, self._suffix) if separate else None
         self._capacity = max_length - len(self._prefix) - len(self._suffix)
-        self._stride = stride
         self._max_input_tokens = max_input_tokens
         if self._capacity < 1:
             raise ModelError(
                 f"the max length of {max_length} tokens leaves no room between the special tokens; raise "
                 "model.max_length, or correct the length that config.json or tokenizer_config.json states"
             )
+        if stride is None:
+            stride = min(_STRIDE, self._capacity // 2)
+        self._stride = stride
         if not 0 <= stride < self._capacity:
             raise ModelError(
                 f"runtime.window_stride is {stride}, but a window holds {self._capacity} tokens besides "

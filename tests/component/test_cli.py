@@ -267,10 +267,9 @@ def test_progress_bar_only_for_many_texts(config: Path, tmp_path: Path) -> None:
 
 
 def test_folder_instead_of_a_config_file(lookup_model: Path, tmp_path: Path) -> None:
-    """--model takes a folder; its refusals are one line each."""
+    """--model takes a folder, without any setting; its refusals are one line each."""
     done = nerve("predict", "--model", lookup_model, TEXT)
-    assert done.returncode == 1
-    assert b"set window_stride below that" in done.stderr  # 16 tokens at most: the default stride is too long
+    assert done.returncode == 0, done.stderr
     done = nerve("predict", "--model", tmp_path / "nope", TEXT)
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
     assert b"neither a folder, nor a config file" in done.stderr

@@ -216,6 +216,14 @@ def test_lone_surrogates_are_refused(lookup_model: Path) -> None:
         encode(load_tokenizer(lookup_model).to_str(), "a\ud800b")
 
 
+@pytest.mark.parametrize(("max_length", "stride"), [(3, 0), (16, 7), (257, 127), (258, 128), (512, 128)])
+def test_stride_by_default(lookup_model: Path, max_length: int, stride: int) -> None:
+    """A short window shares half of its tokens, so that a model with 128 positions needs no setting."""
+    text = "anna " * 1000
+    found = TextTokenizer(load_tokenizer(lookup_model), max_length, None, 2000).tokenize([text])[0].windows
+    assert found[1].start == max_length - 2 - stride
+
+
 @pytest.mark.parametrize(("max_length", "stride"), [(16, 14), (16, 500), (3, 1)])
 def test_stride_must_be_shorter_than_a_window(lookup_model: Path, max_length: int, stride: int) -> None:
     """A stride that leaves no progress is refused at start; the library would panic at the first long text."""
