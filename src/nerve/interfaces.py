@@ -230,7 +230,10 @@ class AsgiRequest:
 
     def __init__(self, scope: AsgiScope, receive: Receive) -> None:
         self._receive = receive
-        self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        # A value that is not ASCII counts as absent, as it does with Granian's RSGI.
+        self._headers = {
+            name.decode("latin-1"): value.decode() for name, value in scope["headers"] if value.isascii()
+        }
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []  # what reads from the client
         self.answer: asyncio.Future[Response] = self._loop.create_future()

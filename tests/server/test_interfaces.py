@@ -15,6 +15,8 @@ from builders import ServerProcess, write_config
 from nerve.worker import create_app
 from raw_http import GOOD_BODY, chunked_request, connect, exchange, metric, request_bytes, wait_until
 
+NOT_ASCII = {"request-timeout-ms": b"\xff", "x-request-id": b"\xff\xfe"}
+
 
 def test_asgi_under_granian(server: ServerProcess, serve: Callable[..., ServerProcess]) -> None:
     """`interface: asgi` answers as RSGI does: rows, errors, cut bodies, deadlines, clients that leave."""
@@ -36,6 +38,11 @@ def test_asgi_under_granian(server: ServerProcess, serve: Callable[..., ServerPr
     asgi.client.close()
     assert asgi.stop() == 0
     assert "error" not in asgi.log()
+
+
+def test_header_that_is_not_ascii_counts_as_absent(server: ServerProcess) -> None:
+    """Granian's RSGI does not show it; under ASGI it is the same (below)."""
+    assert server.client.post("/predict_tokens", content=GOOD_BODY, headers=NOT_ASCII).status_code == 200
 
 
 def test_asgi_in_process(lookup_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +69,8 @@ def test_asgi_in_process(lookup_model: Path, tmp_path: Path, monkeypatch: pytest
             assert [row["token"] for row in answer.json()[0]][1] == "Anna"
             answers = await asyncio.gather(*(client.post("/", json={"inputs": "Bob"}) for _ in range(50)))
             assert {a.status_code for a in answers} == {200}
+            answer = await client.post("/predict_tokens", content=GOOD_BODY, headers=NOT_ASCII)
+            assert answer.status_code == 200
             await events.put({"type": "lifespan.shutdown"})
             assert (await sent.get())["type"] == "lifespan.shutdown.complete"
             await lifespan
