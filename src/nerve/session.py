@@ -26,9 +26,11 @@ from nerve.errors import DeviceFailed, ModelError
 from nerve.faults import is_sticky
 from nerve.types import TokenScores
 
+# What onnxruntime is told by variables, because it takes it in no other way.
+_passed_on = os.environ
 # Official builds since 1.29 send telemetry to Microsoft over HTTPS, and keep a device id in the user's cache,
 # unless this is set before they are loaded (Privacy.md of the onnxruntime wheel).
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+_passed_on.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 __all__ = ["Session", "best_labels", "choose_device", "collate", "create_session", "ort"]
@@ -266,16 +268,16 @@ def _one_kind_of_attention(device: Device) -> Iterator[None]:
     text alone would not give the same bits as the same text in a padded batch.
     """
     name = "ORT_DISABLE_FLASH_ATTENTION"
-    before = os.environ.get(name)
+    before = _passed_on.get(name)
     if device is Device.CPU:
-        os.environ[name] = "1"
+        _passed_on[name] = "1"
     try:
         yield
     finally:
         if before is None:
-            os.environ.pop(name, None)
+            _passed_on.pop(name, None)
         else:
-            os.environ[name] = before
+            _passed_on[name] = before
 
 
 def _refuse_without_cuda(device: Device, device_id: int, error: Exception | None = None) -> None:
