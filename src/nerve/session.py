@@ -31,7 +31,7 @@ _passed_on = os.environ
 # Official builds since 1.29 send telemetry to Microsoft over HTTPS, and keep a device id in the user's cache,
 # unless this is set before they are loaded (Privacy.md of the onnxruntime wheel).
 _passed_on.setdefault("ORT_DISABLE_TELEMETRY", "1")
-import onnxruntime as ort
+import onnxruntime as ort  # noqa: E402 - see above
 
 __all__ = ["Session", "best_labels", "choose_device", "collate", "create_session", "ort"]
 
