@@ -62,6 +62,12 @@ class Probe:
         self.gone = gone
         self.is_watched.set()
 
+    def leave(self) -> None:
+        """Go, once that is watched for."""
+        assert self.is_watched.wait(PATIENCE)
+        assert self.gone is not None
+        self.gone()
+
     def respond(self, response: Response) -> None:
         """Keep the answer."""
         self.answers.put(response)
@@ -135,9 +141,7 @@ def test_request_of_a_client_that_left_is_dropped(gated: tuple[App, HeldSession]
     first = send(app)
     assert session.entered.acquire(timeout=PATIENCE)
     second = send(app)
-    assert second.is_watched.wait(PATIENCE)
-    assert second.gone is not None
-    second.gone()
+    second.leave()
     assert second.answer().status == 499
     session.gate.set()
     assert tokens(first.answer()) == ["anna", "paris"]
@@ -153,9 +157,7 @@ def test_large_request_of_a_client_that_left_is_dropped(
     app, session = gated
     left = send(app, Probe(LARGE_BODY))
     assert session.entered.acquire(timeout=PATIENCE)
-    assert left.is_watched.wait(PATIENCE)
-    assert left.gone is not None
-    left.gone()
+    left.leave()
     assert left.answer().status == 499
     session.gate.set()
     app.close()
@@ -173,9 +175,7 @@ def test_client_that_leaves_while_its_text_is_tokenized(gated: tuple[App, HeldSe
     os.kill(pid, signal.SIGSTOP)
     try:
         left = send(app, Probe(LARGE_BODY))
-        assert left.is_watched.wait(PATIENCE)
-        assert left.gone is not None
-        left.gone()
+        left.leave()
         assert left.answer().status == 499
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -285,14 +285,6 @@ def attend(
     )
 
 
-def query_key_value(graph: GraphWriter, layer: Layer, name: str) -> tuple[str, str]:
-    """Add the weight (H, 3H) and the bias (3H,) that a fused attention operator projects with."""
-    projections = layer.projections.values()
-    weight = graph.constant(f"{name}.qkv.weight", np.concatenate([p.weight for p in projections]).T)
-    bias = graph.constant(f"{name}.qkv.bias", np.concatenate([p.bias for p in projections]))
-    return weight, bias
-
-
 def after_attention(
     graph: GraphWriter,
     encoder: Encoder,

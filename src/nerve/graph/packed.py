@@ -98,7 +98,11 @@ def _relative_bias(graph: _PackedWriter, encoder: Encoder) -> str:
 
 
 def _layer(graph: _PackedWriter, encoder: Encoder, layer: Layer, hidden: str, bias: str, name: str) -> str:
-    weight, qkv_bias = builder.query_key_value(graph, layer, name)
+    projections = layer.projections.values()
+    weight = graph.constant(
+        f"{name}.qkv.weight", np.concatenate([p.weight for p in projections]).T
+    )  # (H, 3H)
+    qkv_bias = graph.constant(f"{name}.qkv.bias", np.concatenate([p.bias for p in projections]))
     inputs = [hidden, weight, qkv_bias, "token_offset", "cu_seqlens"]
     if bias:
         inputs.append(bias)
