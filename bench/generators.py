@@ -1,18 +1,21 @@
 """Runs the load generators and turns what they print into one kind of measurement.
 
-Closed loop: wrk with load/closed_loop.lua. Open loop: k6 with load/open_loop.js, and closed loop too where
-wrk is not installed (its own CPU time then weighs on the result, which says so). Both check every answer.
+Closed loop: wrk with load/closed_loop.lua. Open loop: load/open_loop.py. k6 with load/k6.js gives a second opinion on
+the open loop, and drives the closed loop where wrk is not installed (its own CPU time then weighs on the result,
+which says so). All check every answer.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from models import WORK, Unavailable
 from workload import TOLERANCE
@@ -22,6 +25,11 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 HEADERS = {"content-type": "application/json"}
 # When 1 % of requests leave later than this, the generator was short of CPU and the result is not the server's.
 MAX_LATE_MS = 10.0
+# Connections of an open loop that are opened beforehand.
+OPEN_CONNECTIONS = 64
+TIMEOUT_SECONDS = 30
+OUTCOMES = ("right", "near", "wrong", "refused", "unanswered")
+NUMBER = re.compile(r"\d[\d.eE+-]*")
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,14 @@ def closed_loop(target: Target, connections: int, seconds: float, reuse: bool) -
         return run_k6(target, scenario, seconds, reuse)
     plan, out = WORK / "plan.lua", WORK / "wrk.txt"
     plan.write_bytes(lua_plan(target, reuse))
-    command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
+    command = [
+        wrk,
+        "-t1",
+        f"-c{connections}",
+        f"-d{max(1, round(seconds))}s",
+        "--timeout",
+        f"{TIMEOUT_SECONDS}s",
+    ]
     command += ["-s", str(LOAD / "closed_loop.lua"), target.url, "--", str(plan), str(out)]
     cpu_seconds = run_counting_cpu(command)
     return {"generator": "wrk", **read_wrk(out, connections, cpu_seconds)}
@@ -133,6 +148,84 @@ def read_wrk(out: Path, connections: int, cpu_seconds: float) -> dict:
 
 def open_loop(target: Target, rate: float, seconds: float, reuse: bool = True) -> dict:
     """Send `rate` requests a second at constant intervals, whatever comes back."""
+    plan, out = WORK / "plan.json", WORK / "open.json"
+    address = urlsplit(target.url)
+    content = {
+        "host": address.hostname,
+        "port": address.port,
+        "requests": [raw_request(target, body, reuse).decode() for body in target.bodies],
+        "rate": rate,
+        "seconds": seconds,
+        "connections": OPEN_CONNECTIONS,
+        "reuse": reuse,
+        "timeout": TIMEOUT_SECONDS,
+    }
+    plan.write_text(json.dumps(content))
+    cpu_seconds = run_counting_cpu([sys.executable, str(LOAD / "open_loop.py"), str(plan), str(out)])
+    found = json.loads(out.read_text())
+    outcomes: Counter = Counter(unanswered=found["unanswered"])
+    for index, status, body, count in found["answers"]:
+        outcomes[judge(status, body.encode(), target.answers[index])] += count
+    late = percentiles_ms(Counter(found["lateness_us"]))
+    latency = percentiles_ms(Counter(found["latency_us"]))
+    return {
+        "generator": "open_loop.py",
+        "offered_rps": rate,
+        "latency_ms": latency,
+        "connects": found["connects"],
+        **count_outcomes(outcomes, seconds),
+        **describe_generator(late, cpu_seconds / seconds),
+    }
+
+
+def raw_request(target: Target, body: bytes, reuse: bool) -> bytes:
+    headers = {"host": urlsplit(target.url).netloc, **HEADERS, "content-length": len(body)}
+    if not reuse:
+        headers["connection"] = "close"
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST {target.route} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+def judge(status: int, body: bytes, expected: bytes) -> str:
+    """Say of an answer: right, near (decimals differ by at most TOLERANCE), wrong, or refused."""
+    if status != 200:
+        return "refused"
+    if body == expected:
+        return "right"
+    one, other = body.decode(errors="replace"), expected.decode()
+    if NUMBER.sub("#", one) != NUMBER.sub("#", other):
+        return "wrong"
+    pairs = zip(NUMBER.findall(one), NUMBER.findall(other), strict=True)
+    return "near" if all(is_near(left, right) for left, right in pairs) else "wrong"
+
+
+def is_near(one: str, other: str) -> bool:
+    is_decimal = all("." in number or "e" in number for number in (one, other))
+    return one == other or (is_decimal and abs(float(one) - float(other)) <= TOLERANCE)
+
+
+def count_outcomes(outcomes: Counter, seconds: float) -> dict:
+    good = outcomes["right"] + outcomes["near"]
+    errors = {name: outcomes[name] for name in ("wrong", "refused", "unanswered") if outcomes[name]}
+    return {
+        "requests": good + sum(errors.values()),
+        "right": outcomes["right"],
+        "near": outcomes["near"],
+        "errors": errors,
+        "seconds": seconds,
+        "rps": good / seconds,
+    }
+
+
+def describe_generator(late: dict[str, float], cores: float) -> dict:
+    """Return what the generator of an open loop did itself; `invalid` says whether it was short of CPU."""
+    is_late = late.get("p99", 0) > MAX_LATE_MS
+    invalid = [f"1 % of requests left more than {late['p99']:.0f} ms late"] if is_late else []
+    return {"lateness_ms": late, "generator_cores": cores, "invalid": invalid}
+
+
+def open_loop_by_k6(target: Target, rate: float, seconds: float) -> dict:
+    """Do the same by k6, which takes 1 ms of CPU a request."""
     scenario = {
         "executor": "constant-arrival-rate",
         "rate": max(1, round(rate)),
@@ -141,7 +234,7 @@ def open_loop(target: Target, rate: float, seconds: float, reuse: bool = True) -
         "preAllocatedVUs": 100,
         "maxVUs": 400,
     }
-    return {"offered_rps": scenario["rate"], **run_k6(target, scenario, seconds, reuse)}
+    return {"offered_rps": scenario["rate"], **run_k6(target, scenario, seconds, reuse=True)}
 
 
 def run_k6(target: Target, scenario: dict, seconds: float, reuse: bool) -> dict:
@@ -162,7 +255,7 @@ def run_k6(target: Target, scenario: dict, seconds: float, reuse: bool) -> dict:
         "summary": str(summary),
     }
     plan.write_text(json.dumps(content))
-    command = [k6, "run", "--quiet", "--no-usage-report", "--log-output=none", str(LOAD / "open_loop.js")]
+    command = [k6, "run", "--quiet", "--no-usage-report", "--log-output=none", str(LOAD / "k6.js")]
     cpu_seconds = run_counting_cpu(command, {"PLAN": str(plan)})
     return {"generator": "k6", **read_k6(json.loads(summary.read_text()), seconds, cpu_seconds)}
 
@@ -176,27 +269,12 @@ def read_k6(metrics: dict, seconds: float, cpu_seconds: float) -> dict:
         keys = {"p(50)": "p50", "p(90)": "p90", "p(99)": "p99", "p(99.9)": "p999", "max": "max"}
         return {short: values[key] for key, short in keys.items()} if values else {}
 
-    good = count("answers_right") + count("answers_near")
-    errors = {name: count(f"answers_{name}") for name in ("wrong", "refused", "unanswered")}
-    late = trend("lateness") if "lateness" in metrics else {}
-    dropped = count("dropped_iterations")
-    invalid = [f"k6 dropped {dropped} iterations"] if dropped else []
-    if late.get("p99", 0) > MAX_LATE_MS:
-        invalid.append(f"1 % of requests left more than {late['p99']:.0f} ms late")
-    stages = {name.removeprefix("stage_"): trend(name) for name in metrics if name.startswith("stage_")}
-    return {
-        "requests": good + sum(errors.values()),
-        "right": count("answers_right"),
-        "near": count("answers_near"),
-        "errors": {name: number for name, number in errors.items() if number},
-        "seconds": seconds,
-        "rps": good / seconds,
-        "latency_ms": trend("latency") if "latency" in metrics else {},
-        "lateness_ms": late,
-        "stages_ms": stages,
-        "generator_cores": cpu_seconds / seconds,
-        "invalid": invalid,
-    }
+    outcomes = Counter({name: count(f"answers_{name}") for name in OUTCOMES})
+    found = describe_generator(trend("lateness") if "lateness" in metrics else {}, cpu_seconds / seconds)
+    if dropped := count("dropped_iterations"):
+        found["invalid"].append(f"k6 dropped {dropped} iterations")
+    latency = trend("latency") if "latency" in metrics else {}
+    return {"latency_ms": latency, **count_outcomes(outcomes, seconds), **found}
 
 
 def run_counting_cpu(command: list[str], more: dict[str, str] | None = None) -> float:

@@ -1,5 +1,5 @@
-// Open loop for k6: requests leave at a constant rate whatever the server does, and every answer is
-// checked against the one expected for its own request.
+// Load by k6: a second opinion on the open loop (selftest.py), and the closed loop where wrk is not installed. Every
+// answer is checked against the one expected for its own request.
 //
 // PLAN names a JSON file: {url, headers, requests, hashes, answers, tolerance, scenario, duration_ms, no_reuse,
 // summary}.
@@ -26,8 +26,6 @@ export const options = {
 
 const latency = new Trend("latency", true);
 const lateness = new Trend("lateness", true);
-const stages = {};
-for (const name of ["tokenize", "queue", "inference", "total"]) stages[name] = new Trend(`stage_${name}`, true);
 const outcomes = {};
 for (const name of ["right", "near", "wrong", "refused", "unanswered"]) outcomes[name] = new Counter(`answers_${name}`);
 
@@ -54,13 +52,6 @@ function judge(response, index) {
   return areNear(response.body, answers[index]) ? "near" : "wrong";
 }
 
-function recordStages(header) {
-  for (const part of header.split(",")) {
-    const found = /^\s*(\w+);dur=([\d.]+)/.exec(part);
-    if (found && stages[found[1]]) stages[found[1]].add(Number(found[2]));
-  }
-}
-
 export default function () {
   const number = exec.scenario.iterationInTest;
   let late = 0;
@@ -77,8 +68,6 @@ export default function () {
   if (response.status !== 200 || !isTimed) return;
   const timings = response.timings;
   latency.add(late + timings.blocked + timings.connecting + timings.duration);
-  const header = response.headers["Server-Timing"];
-  if (header) recordStages(header);
 }
 
 export function handleSummary(data) {
