@@ -44,7 +44,7 @@ types: $(DEV_READY)
 imports: $(DEV_READY)
 	$(BIN)/lint-imports
 
-# Side by side with the peers, into bench/results/local-*.json: about 40 minutes on an idle machine. Where it was cut
+# Side by side with the peers, into bench/results/local-*.json: about 50 minutes on an idle machine. Where it was cut
 # off it goes on. `make bench-quick` needs no PyTorch and takes a few minutes.
 bench: $(BENCH_READY)
 	$(BENCH)/bin/python -m pip install --quiet torch==2.13.0

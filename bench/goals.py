@@ -1,5 +1,6 @@
 """The goals of goals.toml: the ratio that each is about, whether it is reached, and who contends for it."""
 
+import statistics
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ class Goal:
     of, over: servers, each as `name` or `name/variant`; the best of them is compared. over: empty when `metric` is
         made of one server alone.
     best_by: the metric that decides which is best.
+    not_above: a metric in which the best of `of` must not be above the other; those that are count only where all are.
     """
 
     measure: str
@@ -27,6 +29,7 @@ class Goal:
     of: list[str]
     over: list[str]
     best_by: str
+    not_above: str = ""
     at_most: float | None = None
     at_least: float | None = None
 
@@ -50,10 +53,11 @@ class Goal:
         other = result.best(self.over, self.best_by)
         if other is None:
             return None
-        pairs = [(s[ours][0], s[other][0]) for s in result.rounds if ours in s and other in s]
-        known = [(a, b) for a, b in pairs if a["requests"] and b["requests"]]
-        values = [read_metric(a, self.metric) / read_metric(b, self.metric) for a, b in known]
-        return values, f"{ours} / {other}"
+        if self.not_above:
+            labels = result.labels(self.of)
+            held = [x for x in labels if statistics.median(result.ratios(x, other, self.not_above)) <= 1]
+            ours = result.best(held or labels, self.best_by)
+        return result.ratios(ours, other, self.metric), f"{ours} / {other}"
 
 
 def read_goals(file: Path = HERE / "goals.toml") -> list[Goal]:

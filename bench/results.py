@@ -155,6 +155,12 @@ class Result:
         """Return a metric of one server by round."""
         return [read_metric(one, metric) for one in self.measurements(label, at) if has_metric(one, metric)]
 
+    def ratios(self, label: str, other: str, metric: str) -> list[float]:
+        """Return a metric of one server over that of another, by round."""
+        pairs = [(seen[label][0], seen[other][0]) for seen in self.rounds if label in seen and other in seen]
+        known = [(a, b) for a, b in pairs if a["requests"] and b["requests"]]
+        return [read_metric(a, metric) / read_metric(b, metric) for a, b in known]
+
     def best(self, names: list[str], metric: str) -> str | None:
         """Return the best variant of the best of these servers, by the median over the rounds."""
         columns = {label: self.column(label, metric) for label in self.labels(names)}
