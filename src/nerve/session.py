@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
     from nerve.types import FloatArray, TokenIds, Window
 
+    # Of a padded batch: label ids (B,T), scores (B,T), and the logits (B,T,L) where they are needed.
+    BatchScores = tuple[npt.NDArray[Any], FloatArray, FloatArray | None]
+
 log = logging.getLogger(__name__)
 
 # As below for the session: this silences what concerns none.
@@ -129,13 +132,16 @@ class Session:
         session = self._wide if spread else self._session
         ids, lengths = collate([window.ids for window in windows], self._pad_id, self._id_type)  # (B,T), (B,)
         try:
-            if self._is_built:
-                return self._run_built(session, ids, lengths, needs_logits)
-            return self._run_ready(session, ids, lengths, needs_logits)
+            run = self._run_built if self._is_built else self._run_ready
+            label_ids, scores, logits = run(session, ids, lengths, needs_logits)
         except Exception as error:
             if self.device is Device.CUDA and is_sticky(error):
                 raise DeviceFailed("the GPU has failed; this process ends") from error
             raise
+        return [
+            TokenScores(label_ids[b, :n], scores[b, :n], logits[b, :n] if logits is not None else None)
+            for b, n in enumerate(lengths.tolist())
+        ]
 
     def _run_built(
         self,
@@ -143,14 +149,10 @@ class Session:
         ids: npt.NDArray[Any],
         lengths: npt.NDArray[np.int32],
         needs_logits: bool,
-    ) -> list[TokenScores]:
+    ) -> BatchScores:
         names = ["label_ids", "scores", "logits"] if needs_logits else ["label_ids", "scores"]
         label_ids, scores, *rest = session.run(names, {"input_ids": ids, "lengths": lengths})
-        logits = rest[0] if rest else None
-        return [
-            TokenScores(label_ids[b, :n], scores[b, :n], logits[b, :n] if logits is not None else None)
-            for b, n in enumerate(lengths.tolist())
-        ]
+        return label_ids, scores, rest[0] if rest else None
 
     def _run_ready(
         self,
@@ -158,7 +160,7 @@ class Session:
         ids: npt.NDArray[Any],
         lengths: npt.NDArray[np.int32],
         needs_logits: bool,
-    ) -> list[TokenScores]:
+    ) -> BatchScores:
         feeds: dict[str, npt.NDArray[Any]] = {"input_ids": ids}
         if self._mask_type is not None:
             mask = np.arange(ids.shape[1]) < lengths[:, None]  # (B,T)
@@ -166,7 +168,9 @@ class Session:
         if self._type_type is not None:
             feeds["token_type_ids"] = np.zeros(ids.shape, self._type_type)
         (logits,) = session.run([self._logits_name], feeds)  # (B,T,L)
-        return [best_labels(logits[b, :n], needs_logits) for b, n in enumerate(lengths.tolist())]
+        # Of all windows at once: each call of numpy gives the interpreter lock away, and has to wait for it.
+        label_ids, scores, values = best_labels(logits)
+        return label_ids, scores, values if needs_logits else None
 
     def _count_labels(self) -> int | None:
         """Return L as the graph declares it, or None when it leaves it open."""
@@ -195,14 +199,19 @@ def collate(
     return ids, lengths
 
 
-def best_labels(logits: npt.NDArray[Any], keep_logits: bool) -> TokenScores:
-    """Reduce logits (T,L) to the best label of each token and its softmax probability, in float32."""
+def best_labels(
+    logits: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
+    """Return the best label of each token, its softmax probability, and the logits, both in float32.
+
+    logits: (..., L); the labels and probabilities are (...).
+    """
     values: FloatArray = logits.astype(np.float32, copy=False)
-    label_ids = values.argmax(axis=-1)  # (T,); the first of equal values
+    label_ids = values.argmax(axis=-1)  # (...); the first of equal values
     # The methods `max` and `sum` take a microsecond longer each.
-    best = np.maximum.reduce(values, axis=-1, keepdims=True)  # (T,1)
+    best = np.maximum.reduce(values, axis=-1, keepdims=True)  # (..., 1)
     scores = 1 / np.add.reduce(np.exp(values - best), axis=-1)  # softmax of the largest: exp(0) / sum
-    return TokenScores(label_ids, scores, values if keep_logits else None)
+    return label_ids, scores, values
 
 
 def create_session(

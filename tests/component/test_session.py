@@ -175,18 +175,28 @@ def test_collate_then_split_is_the_identity(dtype: type[np.integer[Any]]) -> Non
 def test_best_labels(dtype: type[np.floating[Any]]) -> None:
     """The smallest id wins a tie; large logits do not overflow; float16 is widened before softmax."""
     logits = np.array([[1, 1, 0], [-50000, 50000, 0], [0, 0, 0], [3, 1, 2]], dtype)
-    result = best_labels(logits, keep_logits=True)
-    assert result.label_ids.tolist() == [0, 1, 0, 0]
-    assert result.scores.dtype == np.float32
+    label_ids, scores, values = best_labels(logits)
+    assert label_ids.tolist() == [0, 1, 0, 0]
+    assert scores.dtype == np.float32
     exact = softmax(logits[[0, 2, 3]])
-    np.testing.assert_allclose(result.scores[[0, 2, 3]], exact.max(-1), rtol=1e-6)
-    assert result.scores[1] == 1
-    assert result.logits is not None
-    assert result.logits.dtype == np.float32
+    np.testing.assert_allclose(scores[[0, 2, 3]], exact.max(-1), rtol=1e-6)
+    assert scores[1] == 1
+    assert values.dtype == np.float32
+
+
+@pytest.mark.parametrize("n_labels", [2, 9, 35, 300])
+def test_best_labels_of_a_batch_are_those_of_each_window(n_labels: int) -> None:
+    """To the bit: what shares a call does not change a score."""
+    logits = np.random.default_rng(n_labels).normal(size=(5, 40, n_labels)).astype(np.float32) * 5
+    label_ids, scores, _ = best_labels(logits)
+    for b, n in enumerate((40, 1, 7, 36, 39)):
+        alone_ids, alone_scores, _ = best_labels(logits[b, :n].copy())
+        assert np.array_equal(label_ids[b, :n], alone_ids)
+        assert np.array_equal(scores[b, :n], alone_scores)
 
 
 def test_a_tie_after_softmax() -> None:
     """Logits that differ by less than softmax can show: the best logit wins, and both have its score."""
-    result = best_labels(np.array([[0, 1e-9]], np.float32), keep_logits=False)
-    assert result.label_ids.tolist() == [1]
-    assert result.scores.tolist() == [0.5]
+    label_ids, scores, _ = best_labels(np.array([[0, 1e-9]], np.float32))
+    assert label_ids.tolist() == [1]
+    assert scores.tolist() == [0.5]
