@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 JSON_TYPE = "application/json"
 MSGPACK_TYPE = "application/msgpack"
+# Rows of a text that are encoded in one go in a large answer: some 10 us, 0.1 ms with the scores of 35 labels.
+_FEW_ROWS = 64
 _MSGPACK_TYPES = frozenset({MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"})
 
 
@@ -148,15 +150,22 @@ def encode_rows(rows: list[list[Row]], *, msgpack: bool) -> bytes:
 
 
 def encode_many_rows(rows: list[list[Row]], *, msgpack: bool) -> bytes:
-    """Encode a large answer on a thread of its own, row by row: one call would hold the interpreter lock throughout."""
+    """Encode a large answer on a thread of its own, in parts: one call would hold the interpreter lock throughout."""
     if msgpack:
-        texts = [
-            _array_header(len(text)) + b"".join([_msgpack_encoder.encode(row) for row in text])
-            for text in rows
-        ]
-        return _array_header(len(rows)) + b"".join(texts)
-    texts = [b"[" + b",".join([_json_encoder.encode(row) for row in text]) + b"]" for text in rows]
-    return b"[" + b",".join(texts) + b"]"
+        return _array_header(len(rows)) + b"".join([_encode_msgpack(text) for text in rows])
+    return b"[" + b",".join([_encode_json(text) for text in rows]) + b"]"
+
+
+def _encode_json(text: list[Row]) -> bytes:
+    if len(text) <= _FEW_ROWS:
+        return _json_encoder.encode(text)
+    return b"[" + b",".join([_json_encoder.encode(row) for row in text]) + b"]"
+
+
+def _encode_msgpack(text: list[Row]) -> bytes:
+    if len(text) <= _FEW_ROWS:
+        return _msgpack_encoder.encode(text)
+    return _array_header(len(text)) + b"".join([_msgpack_encoder.encode(row) for row in text])
 
 
 def _array_header(length: int) -> bytes:

@@ -255,9 +255,9 @@ def test_rows_are_the_same_in_both_encodings() -> None:
     assert wire.encode_rows(rows, msgpack=False) == msgspec.json.encode(expected)
 
 
-@pytest.mark.parametrize("n_rows", [0, 1, 15, 16, 70_000])
+@pytest.mark.parametrize("n_rows", [0, 1, 15, 16, 64, 65, 70_000])
 def test_many_rows_are_encoded_as_few_are(n_rows: int) -> None:
-    """Encoding row by row gives the bytes of one call in JSON, and the same value in MessagePack."""
+    """Encoding in parts gives the bytes of one call in JSON, and the same value in MessagePack."""
     rows = [[Row(f"é{k}", k, k, k + 1, {"B-PER": 0.25}) for k in range(n_rows)], []]
     assert wire.encode_many_rows(rows, msgpack=False) == wire.encode_rows(rows, msgpack=False)
     decoded = msgspec.msgpack.decode(wire.encode_many_rows(rows, msgpack=True))
