@@ -20,16 +20,17 @@ Arrays here count T tokens of a text (special tokens included), W words, E entit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from nerve.floats import shortest_floats
+from nerve.labels import results_type
 from nerve.types import AggregationStrategy, OffsetUnit, RawScoresAs, Row
 from nerve.windows import merge_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from nerve.labels import LabelSet
     from nerve.types import FloatArray, IntArray, PredictOptions, TokenizedText, TokenScores
@@ -132,7 +133,7 @@ def _token_rows(
     options: PredictOptions,
 ) -> list[Row]:
     if options.raw_scores:
-        results = _raw_results(_score_vectors(scores, options.raw_scores_as), labels)
+        results = _raw_results(_score_vectors(scores, options.raw_scores_as), labels, options)
     else:
         names = labels.names
         results = [
@@ -327,17 +328,19 @@ def _entity_raw_results(
 ) -> list[dict[str, float]]:
     vectors = _score_vectors(scores, options.raw_scores_as)  # (T, L)
     means = np.stack([vectors[first:end].mean(axis=0) for first, end, _, _ in entities])  # (E, L)
-    return _raw_results(means, labels)
+    return _raw_results(means, labels, options)
 
 
-def _raw_results(vectors: FloatArray, labels: LabelSet) -> list[dict[str, float]]:
+def _raw_results(vectors: FloatArray, labels: LabelSet, options: PredictOptions) -> list[dict[str, float]]:
     """Name the scores of (N, L) vectors."""
     names = labels.names
     width = len(names)
     values = shortest_floats(vectors.reshape(-1))
-    return [
-        dict(zip(names, values[begin : begin + width], strict=True)) for begin in range(0, len(values), width)
-    ]
+    begins = range(0, len(values), width)
+    if options.to_encode:
+        make = cast("Callable[..., dict[str, float]]", results_type(names))
+        return [make(*values[begin : begin + width]) for begin in begins]
+    return [dict(zip(names, values[begin : begin + width], strict=True)) for begin in begins]
 
 
 # --- offsets ----------------------------------------------------------------------------------------

@@ -56,7 +56,10 @@ class RawScoresAs(enum.StrEnum):
 
 
 class PredictOptions(msgspec.Struct, frozen=True):
-    """Everything a request can choose, apart from its texts; `raw_scores_as` is the configuration's alone."""
+    """Everything a request can choose, apart from its texts; `raw_scores_as` is the configuration's alone.
+
+    to_encode: nobody but an encoder looks at the rows, so that `results` may be what encodes as the dict does.
+    """
 
     aggregation_strategy: AggregationStrategy = AggregationStrategy.NONE
     truncate: bool = False
@@ -64,6 +67,7 @@ class PredictOptions(msgspec.Struct, frozen=True):
     raw_scores: bool = False
     raw_scores_as: RawScoresAs = RawScoresAs.PROBABILITIES
     offset_unit: OffsetUnit = OffsetUnit.CODE_POINT
+    to_encode: bool = False
 
     @property
     def needs_logits(self) -> bool:

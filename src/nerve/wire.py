@@ -128,6 +128,7 @@ def resolve_request(
         raw_scores=runtime.raw_scores if request.raw_scores is msgspec.UNSET else request.raw_scores,
         raw_scores_as=runtime.raw_scores_as,
         offset_unit=runtime.offset_unit if unit is None else unit,
+        to_encode=True,
     )
     return texts, options
 

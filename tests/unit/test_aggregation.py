@@ -6,6 +6,7 @@ import itertools
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from nerve.types import (
     TokenScores,
     Window,
 )
+from nerve.wire import encode_rows
 
 if TYPE_CHECKING:
     from nerve.types import Row
@@ -278,6 +280,25 @@ def test_raw_scores_hold_every_label(strategy: AggregationStrategy, raw_scores_a
     expected = vectors if strategy is AggregationStrategy.NONE else vectors[1:3].mean(axis=0, keepdims=True)
     assert all(list(row.results) == IOB.split() for row in rows)
     assert np.array([list(row.results.values()) for row in rows]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("names", [IOB, 'a"b O', "a\\b O", "Ä-ß O é", "a/b </script> O", "O"])
+@pytest.mark.parametrize("strategy", list(AggregationStrategy))
+@pytest.mark.parametrize("msgpack", [False, True])
+def test_rows_to_encode_give_the_same_bytes(names: str, strategy: AggregationStrategy, msgpack: bool) -> None:
+    """Whatever the labels are called, NaN included."""
+    tokens, vocabulary = tokenized("a b c", "a b c")
+    labels = parse_labels(dict(enumerate(names.split())))
+    logits = np.random.default_rng(3).normal(size=(5, len(labels))).astype(np.float32)
+    scores = TokenScores(logits.argmax(-1), np.ones(5, np.float32), logits)
+    options = PredictOptions(strategy, raw_scores=True)
+
+    def encode(options: PredictOptions) -> bytes:
+        return encode_rows([decode(tokens, scores, labels, vocabulary, options)], msgpack=msgpack)
+
+    assert encode(options) == encode(msgspec.structs.replace(options, to_encode=True))
+    logits[2] = np.nan
+    assert encode(options) == encode(msgspec.structs.replace(options, to_encode=True))
 
 
 def test_missing_logits_are_a_defect() -> None:

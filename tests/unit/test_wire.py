@@ -164,7 +164,13 @@ def test_options_left_out_take_the_configured_default() -> None:
     )
     request = wire.decode_request(b'{"inputs": "a"}', msgpack=False)
     assert wire.resolve_request(request, runtime, LIMITS)[1] == PredictOptions(
-        AggregationStrategy.MAX, True, TruncationDirection.RIGHT, True, RawScoresAs.LOGITS, OffsetUnit.BYTE
+        AggregationStrategy.MAX,
+        True,
+        TruncationDirection.RIGHT,
+        True,
+        RawScoresAs.LOGITS,
+        OffsetUnit.BYTE,
+        to_encode=True,
     )
 
 
@@ -181,7 +187,7 @@ def test_options_of_the_request_win() -> None:
     }
     request = wire.decode_request(encode(body, False), msgpack=False)
     assert wire.resolve_request(request, runtime, LIMITS)[1] == PredictOptions(
-        truncation_direction=TruncationDirection.LEFT, offset_unit=OffsetUnit.UTF16
+        truncation_direction=TruncationDirection.LEFT, offset_unit=OffsetUnit.UTF16, to_encode=True
     )
 
 
