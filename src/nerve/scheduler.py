@@ -5,9 +5,9 @@ batches across jobs (`batching` decides which windows), call `run`, and hand fin
 once per batch. Nothing waits while an engine thread is idle: batches form from what arrived meanwhile.
 
 Threads: `submit`, `cancel` and the properties may be called from any thread. `run` and `deliver` are
-called from engine threads; an exception in `deliver` is logged and does not end the thread. Idle engine
-threads wait on a queue of tickets (a C-level wait, cheaper than a condition variable); whenever windows
-wait, there is a ticket or a thread about to look, and there are never more tickets than threads.
+called from engine threads; an exception in `deliver` is logged and does not end the thread. An idle
+engine thread parks on a queue of its own (a C-level wait, cheaper than a condition variable), after a last look
+under the lock: whenever windows wait, a thread was woken or is about to look.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ class Scheduler:
         self._on_batch = on_batch
         self._niceness = niceness
         self._lock = threading.Lock()
-        self._tickets: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False asks one thread to end
+        self._parked: list[queue.SimpleQueue[None]] = []  # of the threads that wait, each one's own
+        self._is_draining = False
         self._jobs: deque[Job] = deque()  # jobs with waiting windows, next to be served first
         self._queued_tokens = 0
         self._running_tokens = 0
@@ -222,21 +223,22 @@ class Scheduler:
         with self._lock:
             if self._refusal is None:
                 self._refusal = Unavailable("the server is shutting down; send the request to another one")
-        for _ in self._threads:
-            self._tickets.put(False)
+            self._is_draining = True
+            while self._parked:
+                self._wake_one()
         for thread in self._threads:
             thread.close()
         if self._packer is not None:
             self._packer.close()
 
     def _wake_one(self) -> None:
-        """Wake an idle thread, if any; the lock is held. Busy threads look again by themselves.
+        """Wake the thread that parked last, if any; the lock is held. Others look again by themselves.
 
-        A thread between two batches is not busy, yet takes no ticket: without the bound, tickets would
-        pile up for as long as the queue is never empty.
+        Its core is warm. In turns, the threads that compute one call on all cores would meet on one of them now
+        and then, and take twice the time.
         """
-        if self._tickets.qsize() < len(self._threads) - self._n_busy:
-            self._tickets.put(True)
+        if self._parked:
+            self._parked.pop().put(None)
 
     def refuse(self) -> Overloaded:
         """Return what a job that would be refused is to be told: how long the queue needs to drain.
@@ -320,13 +322,19 @@ class Scheduler:
         """Serve until told to end and nothing waits."""
         if self._niceness and sys.platform == "linux":  # elsewhere niceness belongs to whole processes
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
+        own: queue.SimpleQueue[None] = queue.SimpleQueue()
+        since = time.monotonic()
         while True:
-            go_on = self._tickets.get()
-            since = time.monotonic()
             while batch := self._take_batch():
                 since = self._run_batch(batch, since)
-            if not go_on:
-                return
+            with self._lock:
+                if self._jobs or self._ahead is not None:  # since the look above
+                    continue
+                if self._is_draining:
+                    return
+                self._parked.append(own)
+            own.get()
+            since = time.monotonic()
 
     def _take_batch(self) -> Batch | None:
         """Take the windows of the next model call off the queue; None when there is nothing to do."""

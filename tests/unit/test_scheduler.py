@@ -497,32 +497,59 @@ def test_drain_finishes_what_was_admitted_and_refuses_the_rest(
     assert all(len(job.scores()) == 3 for job in jobs)
 
 
-@pytest.mark.parametrize("n_threads", [1, 2])
-def test_saturated_scheduler_does_not_pile_up_tickets(n_threads: int) -> None:
-    """Wake-ups are bounded by the number of threads, however long the queue is never empty."""
-    remaining = 2000
-    finished = threading.Semaphore(0)
-    lock = threading.Lock()
+def test_the_thread_that_parked_last_is_woken_first() -> None:
+    """Lone jobs stay on one thread, whose core is warm; the others are woken when there is more to do."""
+    seen: list[int] = []
+    runner = Runner()
 
-    def deliver(jobs: list[Job]) -> None:
-        nonlocal remaining
-        for _ in jobs:
-            with lock:
-                remaining -= 1
-                go_on = remaining > 0
-            if go_on:
-                scheduler.submit(make_job(1))
-            else:
-                finished.release()
+    def run(windows: Sequence[Window], needs_logits: bool, spread: bool) -> list[TokenScores]:
+        seen.append(threading.get_ident())
+        return runner(windows, needs_logits, spread)
 
-    scheduler = Scheduler(Runner(), deliver, BatchPolicy(64, 1, 1.0), 1000, n_threads)
-    most = 0
-    for _ in range(5):
+    delivered: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    scheduler = Scheduler(
+        run, lambda jobs: delivered.put(jobs[0]), BatchPolicy(64, 1, 1.0), 1000, n_threads=3
+    )
+
+    def wait_until_parked() -> None:
+        until = time.monotonic() + PATIENCE
+        while len(scheduler._parked) < 3:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+
+    for _ in range(20):
+        wait_until_parked()
         scheduler.submit(make_job(1))
-    while not finished.acquire(timeout=0.005):
-        most = max(most, scheduler._tickets.qsize())
+        delivered.get(timeout=PATIENCE)
+    assert len(set(seen)) == 1
+    wait_until_parked()
+    runner.gate.clear()
+    for _ in range(3):
+        scheduler.submit(make_job(1))
+    for _ in range(23):
+        runner.wait_for_call()
+    runner.gate.set()
+    for _ in range(3):
+        delivered.get(timeout=PATIENCE)
+    assert len(set(seen)) == 3
     scheduler.drain()
-    assert most <= n_threads
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_no_wake_up_is_lost(n_threads: int) -> None:
+    """Jobs that come at the very moment when a thread parks are computed."""
+    b = Bench(n_threads=n_threads, max_queue_tokens=100_000, policy=BatchPolicy(64, 1, 1.0))
+    for _ in range(3000):
+        b.submit(1)
+        b.wait(1)
+    submitters = [threading.Thread(target=lambda: [b.submit(2) for _ in range(1000)]) for _ in range(3)]
+    for submitter in submitters:
+        submitter.start()
+    for submitter in submitters:
+        submitter.join()
+    b.wait(3000)
+    b.scheduler.drain()
+    assert b.scheduler.queued_tokens == 0
 
 
 @pytest.mark.parametrize("broken", ["deliver", "on_batch"])
