@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -240,11 +241,12 @@ def wait_until_ready(server: ServerProcess, timeout: float = 60) -> None:
 def workers_of(server: ServerProcess) -> list[int]:
     """Return the ids of the processes that serve."""
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    return [
-        int(child)
-        for child in children
-        if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()
-    ]
+    workers = []
+    for child in children:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended since the list was made
+            if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text():
+                workers.append(int(child))
+    return workers
 
 
 class HeldSession:
