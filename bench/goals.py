@@ -20,7 +20,8 @@ class Goal:
     of, over: servers, each as `name` or `name/variant`; the best of them is compared. over: empty when `metric` is
         made of one server alone.
     best_by: the metric that decides which is best.
-    not_above: a metric in which the best of `of` must not be above the other; those that are count only where all are.
+    not_above: a metric in which the best of `of` must not be above the other, by the median of the ratios; those
+        that are above count only where all are.
     """
 
     measure: str
@@ -54,9 +55,9 @@ class Goal:
         if other is None:
             return None
         if self.not_above:
-            labels = result.labels(self.of)
-            held = [x for x in labels if statistics.median(result.ratios(x, other, self.not_above)) <= 1]
-            ours = result.best(held or labels, self.best_by)
+            ratios = {x: result.ratios(x, other, self.not_above) for x in result.labels(self.of)}
+            held = [x for x, values in ratios.items() if values and statistics.median(values) <= 1]
+            ours = result.best(held or self.of, self.best_by)
         return result.ratios(ours, other, self.metric), f"{ours} / {other}"
 
 

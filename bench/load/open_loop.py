@@ -33,13 +33,13 @@ class Connection:
         self.socket.setblocking(False)
         self.number = 0
         self.received = bytearray()
-        self._missing = -1  # bytes, once the head is there
+        self._length = -1  # of the whole answer in bytes, once its head is there
 
     def send(self, number: int, request: bytes) -> None:
         """Send the request `number`. Raises `OSError`, also when it does not fit the socket's buffer."""
         self.number = number
         self.received.clear()
-        self._missing = -1
+        self._length = -1
         if self.socket.send(request) < len(request):
             raise OSError("the request is larger than the socket's buffer")
 
@@ -59,16 +59,16 @@ class Connection:
         if not part:
             raise ConnectionResetError
         self.received += part
-        if self._missing < 0:
+        if self._length < 0:
             end = self.received.find(b"\r\n\r\n")
             if end < 0:
                 return False
             head = bytes(self.received[:end]).lower()
-            length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
-            if not length:
+            body_length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+            if not body_length:
                 raise ValueError(f"an answer without content-length: {head!r}")
-            self._missing = end + 4 + int(length)
-        return len(self.received) >= self._missing
+            self._length = end + 4 + int(body_length)
+        return len(self.received) >= self._length
 
     def answer(self) -> tuple[int, bytes]:
         """Return status and body."""

@@ -234,8 +234,8 @@ class Scheduler:
     def _wake_one(self) -> None:
         """Wake the thread that parked last, if any; the lock is held. Others look again by themselves.
 
-        Its core is warm. In turns, the threads that compute one call on all cores would meet on one of them now
-        and then, and take twice the time.
+        Its core is warm. With the threads in turns, lone calls took twice the time now and then, as if the threads of
+        a call on all cores had met on one of them (docs/design.md, "CPU threads").
         """
         if self._parked:
             self._parked.pop().put(None)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 JSON_TYPE = "application/json"
 MSGPACK_TYPE = "application/msgpack"
+_MSGPACK_TYPES = frozenset({MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"})
 # Rows of a text that are encoded in one go in a large answer: some 10 us, 0.1 ms with the scores of 35 labels.
 _FEW_ROWS = 64
-_MSGPACK_TYPES = frozenset({MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"})
 
 
 class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):

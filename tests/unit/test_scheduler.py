@@ -28,6 +28,7 @@ class Runner:
     def __init__(self) -> None:
         self.batches: list[list[int]] = []  # tags of the windows of each call
         self.needs_logits: list[bool] = []
+        self.threads: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)
@@ -41,6 +42,7 @@ class Runner:
         """Give every token its own id as its label."""
         self.batches.append([window.ids[0] for window in windows])
         self.needs_logits.append(needs_logits)
+        self.threads.append(threading.get_ident())
         self.entered.release()
         assert self.gate.wait(PATIENCE)
         until = time.thread_time() + self.cpu_seconds
@@ -499,40 +501,28 @@ def test_drain_finishes_what_was_admitted_and_refuses_the_rest(
 
 def test_the_thread_that_parked_last_is_woken_first() -> None:
     """Lone jobs stay on one thread, whose core is warm; the others are woken when there is more to do."""
-    seen: list[int] = []
-    runner = Runner()
-
-    def run(windows: Sequence[Window], needs_logits: bool, spread: bool) -> list[TokenScores]:
-        seen.append(threading.get_ident())
-        return runner(windows, needs_logits, spread)
-
-    delivered: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    scheduler = Scheduler(
-        run, lambda jobs: delivered.put(jobs[0]), BatchPolicy(64, 1, 1.0), 1000, n_threads=3
-    )
+    b = Bench(n_threads=3, max_queue_tokens=1000, policy=BatchPolicy(64, 1, 1.0))
 
     def wait_until_parked() -> None:
         until = time.monotonic() + PATIENCE
-        while len(scheduler._parked) < 3:
+        while len(b.scheduler._parked) < 3:
             assert time.monotonic() < until
             time.sleep(0.001)
 
     for _ in range(20):
         wait_until_parked()
-        scheduler.submit(make_job(1))
-        delivered.get(timeout=PATIENCE)
-    assert len(set(seen)) == 1
+        b.submit(1)
+        b.wait(1)
+    assert len(set(b.runner.threads)) == 1
     wait_until_parked()
-    runner.gate.clear()
-    for _ in range(3):
-        scheduler.submit(make_job(1))
-    for _ in range(23):
-        runner.wait_for_call()
-    runner.gate.set()
-    for _ in range(3):
-        delivered.get(timeout=PATIENCE)
-    assert len(set(seen)) == 3
-    scheduler.drain()
+    b.hold()
+    for _ in range(2):
+        b.submit(1)
+        b.runner.wait_for_call()
+    b.release()
+    b.wait(3)
+    assert len(set(b.runner.threads)) == 3
+    b.scheduler.drain()
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
@@ -633,22 +623,16 @@ def test_jobs_run_on_the_thread_that_was_given() -> None:
     """`run` is called on the thread that made the session, and draining ends that thread."""
     thread = EngineThread("home")
     home = thread.call(threading.get_ident)
-    seen: list[int] = []
     runner = Runner()
-
-    def run(windows: Sequence[Window], needs_logits: bool, spread: bool) -> list[TokenScores]:
-        seen.append(threading.get_ident())
-        return runner(windows, needs_logits, spread)
-
     delivered: queue.SimpleQueue[Job] = queue.SimpleQueue()
     scheduler = Scheduler(
-        run, lambda jobs: delivered.put(jobs[0]), BatchPolicy(64, 1, 1.0), 1000, thread=thread
+        runner, lambda jobs: delivered.put(jobs[0]), BatchPolicy(64, 1, 1.0), 1000, thread=thread
     )
     for tag in (1, 2):
         scheduler.submit(Job([Window([tag], 0)], needs_logits=False))
         delivered.get(timeout=PATIENCE).scores()
     scheduler.drain()
-    assert seen == [home, home]
+    assert runner.threads == [home, home]
     assert "home" not in {other.name for other in threading.enumerate()}
 
 
