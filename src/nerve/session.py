@@ -12,6 +12,7 @@ Threads: `run` may be called from several threads; ONNX Runtime releases the int
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import logging
 import os
@@ -55,6 +56,13 @@ _INTEGER_TYPES: dict[str, type[np.integer[Any]]] = {"tensor(int64)": np.int64, "
 # On the CPU the fused operator takes a quarter longer than the two that it stands for, to the same bits.
 _SLOW_FUSION = "BiasGeluFusion"
 _FLOAT_TYPES = ("tensor(float)", "tensor(float16)")
+# The graph c = MatMulInteger(a, b), a uint8 (m, k), b int8 (k, n), of opset 10; made in the tests, too. Here, because
+# the module `onnx` is known to `graph` only.
+_INT8_PRODUCT = (
+    b'\x08\x07:b\n\x18\n\x01a\n\x01b\x12\x01c"\rMatMulInteger\x12\x01gZ\x15\n\x01a\x12\x10\n\x0e\x08\x02\x12\n\n\x03'
+    b"\x12\x01m\n\x03\x12\x01kZ\x15\n\x01b\x12\x10\n\x0e\x08\x03\x12\n\n\x03\x12\x01k\n\x03\x12\x01nb\x15\n\x01c\x12"
+    b"\x10\n\x0e\x08\x06\x12\n\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\n"
+)
 
 
 def choose_device(asked: Device) -> Device:
@@ -242,6 +250,9 @@ def create_session(
     provider_options: dict[str, str] = {}
     if device is Device.CPU:
         without = [*without, _SLOW_FUSION]
+        if are_products_clipped():
+            # Weights become unsigned, for which this CPU has another, exact, instruction: docs/graphs.md, "int8".
+            options.add_session_config_entry("session.x64quantprecision", "1")
     if device is Device.CUDA:
         ort.preload_dlls()
         provider_options = {
@@ -267,6 +278,22 @@ def create_session(
         _refuse_without_cuda(device, device_id)
         raise ModelError(f"model.device is {device.value}, but onnxruntime runs the graph with {used}")
     return session
+
+
+@functools.cache
+def are_products_clipped() -> bool:
+    """Tell whether this CPU adds products of uint8 and int8 up in 16 bits, where large ones do not fit.
+
+    That is so for x86 without VNNI. It is measured, since onnxruntime does not tell: what it asks itself before it
+    heeds `session.x64quantprecision` (`MlasPlatformU8S8Overflow`) is true with VNNI, too, and would cost speed there.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = ort.InferenceSession(_INT8_PRODUCT, options, providers=[_PROVIDERS[Device.CPU]])
+    largest = {"a": np.full((1, 2), 255, np.uint8), "b": np.full((2, 1), 127, np.int8)}
+    (product,) = session.run(None, largest)
+    return int(product[0, 0]) != 2 * 255 * 127
 
 
 @contextlib.contextmanager

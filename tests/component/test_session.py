@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from builders import LABELS, SURE, write_lookup_model
 from nerve.config import Device
 from nerve.errors import ModelError
-from nerve.session import Session, best_labels, choose_device, collate
+from nerve.session import _INT8_PRODUCT, Session, best_labels, choose_device, collate, create_session
 from nerve.types import Window
 
 TABLE = np.array([[9, 0, 0], [0, 2, 1], [1, 0, 3], [0, 0, 0]], np.float32)  # (V,L)
@@ -147,6 +147,38 @@ def test_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has the CUDA provider")
+def write_int8_product(weight: np.ndarray[Any, Any] | None = None) -> bytes:
+    """Return the graph c = MatMulInteger(a, b), with `weight` for b."""
+
+    def value(name: str, kind: int, *shape: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    node = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
+    inputs = [value("a", TensorProto.UINT8, "m", "k"), value("b", TensorProto.INT8, "k", "n")]
+    stored = [] if weight is None else [numpy_helper.from_array(weight, "b")]
+    graph = helper.make_graph(
+        [node], "g", inputs[: 2 - len(stored)], [value("c", TensorProto.INT32, "m", "n")], stored
+    )
+    opsets = [helper.make_opsetid("", 10)]
+    content: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=7).SerializeToString()
+    return content
+
+
+def test_the_stored_product_is_the_one_it_says() -> None:
+    """The graph that shows how a CPU adds up stands in the code as bytes."""
+    assert onnx.load_from_string(_INT8_PRODUCT) == onnx.load_from_string(write_int8_product())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_int8_products_are_exact_on_every_cpu(rows: int, sign: int) -> None:
+    """Sums of the largest products do not fit in 16 bits, in which x86 CPUs without VNNI would add them."""
+    weight = np.full((384, 48), sign * 127, np.int8)
+    session = create_session(write_int8_product(weight), Device.CPU, 0, n_threads=1)
+    (product,) = session.run(None, {"a": np.full((rows, 384), 255, np.uint8)})
+    assert (product == sign * 384 * 255 * 127).all()
+
+
 def test_cuda_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
     """A device that is asked for is proven: neither the choice nor the session falls back to the CPU."""
     with pytest.raises(ModelError, match=r"install nerve\[gpu\].* or set device: cpu"):
