@@ -35,6 +35,7 @@ from nerve.errors import (
     stack_of,
 )
 from nerve.jobs import Batch, Job
+from nerve.rates import Rates
 from nerve.threads import EngineThread
 
 if TYPE_CHECKING:
@@ -49,18 +50,6 @@ P = ParamSpec("P")
 # Windows looked at when a batch is formed, as a multiple of the largest batch: enough to find equal
 # lengths, bounded so that a long queue does not make each step slower.
 _LOOKAHEAD = 4
-# Weight of the newest batch in the measured rates.
-_RATE_SMOOTHING = 0.1
-# What remains of the best rate of one call with each later call.
-_RATE_DECAY = 0.99
-# So many calls in a row must have computed for less than that before one is run on a thread that has more to do: a
-# model may be slow on some texts. CPU time counts, because a call that lost its core for a while says nothing of the
-# model.
-_QUICK_CALLS = 100
-_SLOW_SECONDS = 0.005
-# Most that one batch counts for, as a multiple of the time it should have taken: a process that was stopped
-# for a while has not become slow for good.
-_MOST_DELAY = 8.0
 # Jobs beyond which the wait is told from the sum of their tokens, without a look at each.
 _MANY_JOBS = 128
 _MAX_RETRY_AFTER_SECONDS = 60.0
@@ -118,11 +107,7 @@ class Scheduler:
         self._last_end = 0.0  # `time.monotonic()` of the last call's end
         self._n_calls = 0
         self._refusal: PredictError | None = None  # why nothing is admitted any more
-        # Smoothed over the batches so far: tokens and seconds of the lane, and the rate of one call.
-        self._mean_tokens = 0.0
-        self._mean_seconds = 0.0
-        self._call_rate = 0.0
-        self._n_quick = 0  # calls in a row that were not slow
+        self._rates = Rates()
         self._threads = [thread] if thread else [EngineThread(f"nerve-engine-{k}") for k in range(n_threads)]
         self._pack = pack
         self._packer = EngineThread("nerve-packer") if pack is not None else None
@@ -184,7 +169,7 @@ class Scheduler:
         are in the job on return.
         """
         with self._lock:
-            is_quick = self._n_quick >= _QUICK_CALLS and 0 < job.n_tokens < limit_seconds * self._call_rate
+            is_quick = self._rates.is_quick(job.n_tokens, limit_seconds)
             if not is_quick or self._refusal is not None or self._jobs:
                 return False
             job.submitted_at = time.monotonic()
@@ -261,17 +246,13 @@ class Scheduler:
 
     def _overloaded(self, *, is_full: bool) -> Overloaded:
         """Return a refusal; `is_full`: the tokens that wait are the reason, and not the time they take."""
-        seconds = self._seconds_for(self._queued_tokens)
+        seconds = self._rates.seconds_for(self._queued_tokens)
         return Overloaded(
             f"the queue is full: {self._queued_tokens} tokens wait, {seconds:.2f} s of work at the present rate; "
             "send the request again later",
-            retry_after_seconds=min(seconds, _MAX_RETRY_AFTER_SECONDS) if self._mean_tokens else 1.0,
+            retry_after_seconds=min(seconds, _MAX_RETRY_AFTER_SECONDS) if self._rates.is_measured else 1.0,
             reason="queue_tokens" if is_full else "queue_wait",
         )
-
-    def _seconds_for(self, n_tokens: float) -> float:
-        """Return how long all threads together take for these tokens; 0 while nothing was measured."""
-        return n_tokens * self._mean_seconds / self._mean_tokens if self._mean_tokens else 0.0
 
     def _must_wait_long(self, n_tokens: int, n_windows: int) -> bool:
         """Tell whether a job must be refused for its wait; the lock is held.
@@ -282,8 +263,8 @@ class Scheduler:
         admission = self._admission
         if not self._jobs or admission is None:
             return False
-        own = self._seconds_for(n_tokens)
-        seconds = self._seconds_for(self._running_tokens + self._queued_tokens)
+        own = self._rates.seconds_for(n_tokens)
+        seconds = self._rates.seconds_for(self._running_tokens + self._queued_tokens)
         if not admission.is_long(seconds, own):
             return False
         if not admission.is_overload:
@@ -291,7 +272,7 @@ class Scheduler:
         if len(self._jobs) > _MANY_JOBS:
             return True
         waiting = sum(len(job.windows[w].ids) for job in self._jobs for w in islice(job.waiting, n_windows))
-        return admission.is_long(self._seconds_for(self._running_tokens + waiting), own)
+        return admission.is_long(self._rates.seconds_for(self._running_tokens + waiting), own)
 
     def _count_windows(self) -> int:
         """Return the windows under way, as `Admission.is_pool` counts them; the lock is held."""
@@ -305,7 +286,9 @@ class Scheduler:
         ahead = self._running_tokens
         for job in list(self._jobs):
             is_begun = len(job.waiting) < len(job.windows)
-            if is_begun or not admission.is_long(self._seconds_for(ahead), self._seconds_for(job.n_tokens)):
+            if is_begun or not admission.is_long(
+                self._rates.seconds_for(ahead), self._rates.seconds_for(job.n_tokens)
+            ):
                 ahead += sum(len(job.windows[w].ids) for w in job.waiting)
             else:
                 self._forget(job)
@@ -460,7 +443,8 @@ class Scheduler:
             self._n_running -= len(windows)
             if failure is None:
                 self._n_calls += 1
-                self._measure(n_tokens, cpu_seconds, now - since, 1 if batch.spread else len(self._threads))
+                n_beside = 1 if batch.spread else len(self._threads)
+                self._rates.note_call(n_tokens, cpu_seconds, now - since, n_beside)
             finished = self._settle(batch.pairs, results, failure, now)
             if isinstance(failure, DeviceFailed):
                 finished += self._abandon(str(failure))
@@ -523,23 +507,3 @@ class Scheduler:
             self._queued_tokens -= sum(len(job.windows[w].ids) for w in job.waiting)
             job.waiting.clear()
             self._jobs.remove(job)
-
-    def _measure(self, n_tokens: int, cpu_seconds: float, seconds: float, n_beside: int) -> None:
-        """Update the rates; the lock is held.
-
-        cpu_seconds: that the call computed, on its own thread.
-        seconds: of the call and what comes between calls.
-        n_beside: calls of this kind that the lane can run side by side.
-        """
-        self._n_quick = self._n_quick + 1 if cpu_seconds < _SLOW_SECONDS else 0
-        # The best of late: what a call takes on a thread whose caches are warm.
-        self._call_rate = max(_RATE_DECAY * self._call_rate, n_tokens / max(cpu_seconds, 1e-9))
-        seconds = max(seconds, 1e-9) / n_beside
-        if self._mean_tokens:
-            seconds = min(seconds, _MOST_DELAY * self._seconds_for(n_tokens))
-        self._mean_tokens = _smooth(self._mean_tokens, n_tokens)
-        self._mean_seconds = _smooth(self._mean_seconds, seconds)
-
-
-def _smooth(old: float, new: float) -> float:
-    return old + _RATE_SMOOTHING * (new - old) if old else new

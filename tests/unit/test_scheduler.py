@@ -230,15 +230,15 @@ def test_call_on_all_cores_counts_once(bench: Callable[..., Bench]) -> None:
 def test_one_call_that_was_held_up_does_not_spoil_the_rate(bench: Callable[..., Bench]) -> None:
     """A process that was stopped for minutes is as fast as before when it goes on."""
     b = bench()
-    b.scheduler._measure(10, 0.01, 0.01, 1)
-    b.scheduler._measure(10, 100.0, 100.0, 1)
-    assert b.scheduler._seconds_for(10) < 0.02
+    b.scheduler._rates.note_call(10, 0.01, 0.01, 1)
+    b.scheduler._rates.note_call(10, 100.0, 100.0, 1)
+    assert b.scheduler._rates.seconds_for(10) < 0.02
 
 
 def fill(b: Bench, n_jobs: int, **options: Any) -> list[Job]:
     """Hold the engine at a rate of 100 tokens a second and submit jobs."""
     b.hold()
-    b.scheduler._measure(100, 1.0, 1.0, 1)
+    b.scheduler._rates.note_call(100, 1.0, 1.0, 1)
     return [b.submit(tag, **options) for tag in range(n_jobs)]
 
 
@@ -286,7 +286,7 @@ def test_jobs_that_were_begun_outlive_the_overload(bench: Callable[..., Bench]) 
     b.runner.gate.clear()
     begun = b.submit(1, n_windows=5)
     b.runner.wait_for_call()
-    b.scheduler._measure(1, 1.0, 1.0, 1)
+    b.scheduler._rates.note_call(1, 1.0, 1.0, 1)
     for tag in range(2, 125):
         b.submit(tag)
     with pytest.raises(Overloaded):
