@@ -49,8 +49,10 @@ _INLINE_SECONDS = 0.0002
 _POOL_THREADS = 2
 # Windows' worth of tokens beyond which a request goes to the bulk lane.
 _BULK_WINDOWS = 4
-# Step of the bulk lane's threads behind the others: about a tenth of a contended core is left to them.
-_BULK_NICENESS = 10
+# How far engine threads on the CPU step back behind the threads that talk to clients (docs/design.md, "CPU threads"),
+# and those of the bulk lane behind them: about a tenth of a contended core is left to these.
+_NICENESS = 10
+_BULK_NICENESS = 19
 # Work that may wait for the pool before a text that is not tokenized yet is refused: its tokens are not
 # counted, so the queue cannot refuse it. Work on requests that were admitted is never refused.
 _MAX_OFFLOADED = 64
@@ -106,8 +108,10 @@ class Engine:
         )
         session = model.session
         pack = session.pack if isinstance(session, PackedSession) else None
-        self._lane = create_lane(thread=model.thread, pack=pack)
-        self._bulk_lane = create_lane(niceness=_BULK_NICENESS) if model.runs_anywhere else self._lane
+        self._lane = create_lane(thread=model.thread, pack=pack, niceness=_NICENESS * model.runs_anywhere)
+        self._bulk_lane = self._lane
+        if model.runs_anywhere:
+            self._bulk_lane = create_lane(niceness=_BULK_NICENESS, may_spread=False)
         self._bulk_tokens = _BULK_WINDOWS * model.max_length
 
     @property

@@ -65,8 +65,8 @@ class Scheduler:
     max_queue_seconds: longest wait, by the measured rate, with which a job is still admitted in an overload
         (`admission`).
     on_batch: told of each model call: windows, tokens, padding, seconds, engine threads that it stands for.
-    niceness: how far the engine threads step back behind the other threads of the process, 0 to 19; with
-        more than 0 they never spread.
+    niceness: how far the engine threads step back behind the other threads of the process, 0 to 19.
+    may_spread: False: no call uses all cores.
     thread: the one thread that `run` must be called on; it is closed at the end. None: `n_threads` new ones.
     pack: prepares windows for `run`, which gets its result as `packed`. While one call runs, the next is
         chosen and packed on a thread of its own, but only when so much waits that nothing that comes later
@@ -85,6 +85,7 @@ class Scheduler:
         n_threads: int = 1,
         on_batch: Callable[[int, int, int, float, int], None] | None = None,
         niceness: int = 0,
+        may_spread: bool = True,
         thread: EngineThread | None = None,
         max_queue_seconds: float = math.inf,
         pack: Callable[[Sequence[Window]], Any] | None = None,
@@ -96,6 +97,7 @@ class Scheduler:
         self._admission = Admission(max_queue_seconds) if max_queue_seconds < math.inf else None
         self._on_batch = on_batch
         self._niceness = niceness
+        self._may_spread = may_spread
         self._lock = threading.Lock()
         self._parked: list[queue.SimpleQueue[None]] = []  # of the threads that wait, each one's own
         self._is_draining = False
@@ -333,7 +335,7 @@ class Scheduler:
             batch = self._choose(now) if self._jobs else []
             if batch:
                 self._n_busy += 1
-            spread = self._n_busy == 1 and not self._jobs and not self._niceness
+            spread = self._may_spread and self._n_busy == 1 and not self._jobs
             if self._jobs:
                 self._wake_one()  # another thread may go on with the rest
         if expired:
