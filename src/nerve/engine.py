@@ -108,7 +108,12 @@ class Engine:
         )
         session = model.session
         pack = session.pack if isinstance(session, PackedSession) else None
-        self._lane = create_lane(thread=model.thread, pack=pack, niceness=_NICENESS * model.runs_anywhere)
+        self._lane = create_lane(
+            thread=model.thread,
+            pack=pack,
+            niceness=_NICENESS if model.runs_anywhere else 0,
+            gathers=model.runs_anywhere,
+        )
         self._bulk_lane = self._lane
         if model.runs_anywhere:
             self._bulk_lane = create_lane(niceness=_BULK_NICENESS, may_spread=False)

@@ -2,16 +2,18 @@
 
 A `Job` is the windows of one request; it is admitted whole or refused whole. Engine threads take
 batches across jobs (`batching` decides which windows), call `run`, and hand finished jobs to `deliver`,
-once per batch. Nothing waits while an engine thread is idle: batches form from what arrived meanwhile.
+once per batch. Batches form from what arrived meanwhile. An idle engine thread takes what waits at once, unless it has
+just answered clients that are known to send again within a moment (`returns`).
 
 Threads: `submit`, `cancel` and the properties may be called from any thread. `run` and `deliver` are
 called from engine threads; an exception in `deliver` is logged and does not end the thread. An idle
 engine thread parks on a queue of its own (a C-level wait, cheaper than a condition variable), after a last look
-under the lock: whenever windows wait, a thread was woken or is about to look.
+under the lock: whenever windows wait, a thread was woken or is about to look, or gathers and will look in time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -24,7 +26,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from nerve.admission import MOST_WINDOWS_OF_ONE, POOL_WINDOWS, Admission
-from nerve.batching import BatchPolicy, cost, fair_order, take
+from nerve.batching import BatchPolicy, cost, fair_order, fills_batch, take
 from nerve.errors import (
     DeadlineExceeded,
     DeviceFailed,
@@ -36,6 +38,7 @@ from nerve.errors import (
 )
 from nerve.jobs import Batch, Job
 from nerve.rates import Rates
+from nerve.returns import Returns
 from nerve.threads import EngineThread
 
 if TYPE_CHECKING:
@@ -67,6 +70,7 @@ class Scheduler:
     on_batch: told of each model call: windows, tokens, padding, seconds, engine threads that it stands for.
     niceness: how far the engine threads step back behind the other threads of the process, 0 to 19.
     may_spread: False: no call uses all cores.
+    gathers: a thread may wait for clients that it has just answered.
     thread: the one thread that `run` must be called on; it is closed at the end. None: `n_threads` new ones.
     pack: prepares windows for `run`, which gets its result as `packed`. While one call runs, the next is
         chosen and packed on a thread of its own, but only when so much waits that nothing that comes later
@@ -86,6 +90,7 @@ class Scheduler:
         on_batch: Callable[[int, int, int, float, int], None] | None = None,
         niceness: int = 0,
         may_spread: bool = True,
+        gathers: bool = False,
         thread: EngineThread | None = None,
         max_queue_seconds: float = math.inf,
         pack: Callable[[Sequence[Window]], Any] | None = None,
@@ -98,11 +103,15 @@ class Scheduler:
         self._on_batch = on_batch
         self._niceness = niceness
         self._may_spread = may_spread
+        self._gathers = gathers
+        self._returns = Returns()
+        self._n_gathering = 0  # threads
         self._lock = threading.Lock()
         self._parked: list[queue.SimpleQueue[None]] = []  # of the threads that wait, each one's own
         self._is_draining = False
         self._jobs: deque[Job] = deque()  # jobs with waiting windows, next to be served first
         self._queued_tokens = 0
+        self._n_waiting = 0  # windows
         self._running_tokens = 0
         self._n_running = 0  # windows
         self._n_busy = 0
@@ -158,7 +167,10 @@ class Scheduler:
             if does_fit and not self._must_wait_long(job.n_tokens, len(job.windows)):
                 self._jobs.append(job)
                 self._queued_tokens += job.n_tokens
-                self._wake_one()
+                self._n_waiting += len(job.windows)
+                self._returns.note_arrival(len(job.windows))
+                if not self._n_gathering or not self._awaited(job.submitted_at):
+                    self._wake_one()
                 return
             job.submitted_at = 0.0
         raise self.refuse() if does_fit else self._overloaded(is_full=True)
@@ -313,13 +325,41 @@ class Scheduler:
             while batch := self._take_batch():
                 since = self._run_batch(batch, since)
             with self._lock:
-                if self._jobs or self._ahead is not None:  # since the look above
+                now = time.monotonic()
+                n_expected = self._awaited(now) if self._jobs else 0
+                if (self._jobs and not n_expected) or self._ahead is not None:  # since the look above
                     continue
                 if self._is_draining:
                     return
                 self._parked.append(own)
-            own.get()
+                self._n_gathering += n_expected > 0
+            if n_expected:
+                self._gather(own, n_expected, self._returns.seconds_left(now))
+            else:
+                own.get()
             since = time.monotonic()
+
+    def _gather(self, own: queue.SimpleQueue[None], n_expected: int, seconds: float) -> None:
+        """Wait, parked, until enough of the expected windows have come, or `seconds` have passed."""
+        with contextlib.suppress(queue.Empty):
+            own.get(timeout=seconds)
+        with self._lock:
+            self._n_gathering -= 1
+            is_late = own in self._parked  # nobody woke this thread
+            if is_late:
+                self._parked.remove(own)
+            self._returns.note_wait(n_expected, came=not is_late)
+        with contextlib.suppress(queue.Empty):
+            own.get_nowait()  # woken between the two
+
+    def _awaited(self, now: float) -> int:
+        """Return the windows that a call should wait for, 0 when it has its even share; the lock is held."""
+        expected = self._returns.expected(now)
+        if not expected or self._is_draining:
+            return 0
+        n_all = self._n_waiting + self._n_running + expected
+        is_enough = self._n_waiting * len(self._threads) >= n_all
+        return 0 if is_enough or fills_batch(self._n_waiting, self._queued_tokens, self._policy) else expected
 
     def _take_batch(self) -> Batch | None:
         """Take the windows of the next model call off the queue; None when there is nothing to do."""
@@ -332,12 +372,14 @@ class Scheduler:
             now = time.monotonic()
             while late := [job for job in self._candidates() if job.deadline <= now]:
                 expired += self._expire(late)
-            batch = self._choose(now) if self._jobs else []
+            batch = self._choose(now) if self._jobs and not self._awaited(now) else []
             if batch:
                 self._n_busy += 1
-            spread = self._may_spread and self._n_busy == 1 and not self._jobs
-            if self._jobs:
-                self._wake_one()  # another thread may go on with the rest
+                if self._jobs:
+                    self._wake_one()  # another thread may go on with the rest
+            spread = (
+                self._may_spread and self._n_busy == 1 and not (self._jobs or self._returns.expected(now))
+            )
         if expired:
             self._report(self._deliver, expired)
         return Batch(batch, spread) if batch else None
@@ -392,9 +434,9 @@ class Scheduler:
         # All windows of a call share one set of outputs, so requests with and without logits do not mix.
         needs_logits = candidates[0][0].needs_logits
         candidates = [pair for pair in candidates if pair[0].needs_logits is needs_logits]
-        # Leave the other idle threads their share of what waits.
-        n_idle = len(self._threads) - self._n_busy
-        share = math.ceil(len(candidates) / max(1, n_idle))
+        # Leave the other threads their share.
+        n_all = len(candidates) + self._n_running + self._returns.expected(now)
+        share = math.ceil(n_all / len(self._threads))
         chosen = take([len(job.windows[w].ids) for job, w in candidates], self._policy, share)
         batch = [candidates[index] for index in chosen]
         for job, window_index in batch:
@@ -402,6 +444,7 @@ class Scheduler:
             job.n_running += 1
             n_tokens = len(job.windows[window_index].ids)
             self._queued_tokens -= n_tokens
+            self._n_waiting -= 1
             self._running_tokens += n_tokens
             self._n_running += 1
             if job.queue_seconds < 0:
@@ -450,12 +493,16 @@ class Scheduler:
             finished = self._settle(batch.pairs, results, failure, now)
             if isinstance(failure, DeviceFailed):
                 finished += self._abandon(str(failure))
+            if self._gathers:
+                self._returns.note_answers(now, sum(len(job.windows) for job in finished), seconds)
         if self._on_batch is not None and failure is None:
             n_padded = cost(lengths, self._policy)
             n_threads = len(self._threads) if batch.spread else 1
             self._report(self._on_batch, len(windows), n_tokens, n_padded - n_tokens, seconds, n_threads)
         if finished:
             self._report(self._deliver, finished)
+            with self._lock:
+                self._returns.note_sent(time.monotonic())
         return now
 
     @staticmethod
@@ -507,5 +554,6 @@ class Scheduler:
         """Take a job's waiting windows off the queue; the lock is held."""
         if job.waiting:
             self._queued_tokens -= sum(len(job.windows[w].ids) for w in job.waiting)
+            self._n_waiting -= len(job.waiting)
             job.waiting.clear()
             self._jobs.remove(job)

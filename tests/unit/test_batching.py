@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nerve.batching import BatchPolicy, cost, fair_order, take
+from nerve.batching import BatchPolicy, cost, fair_order, fills_batch, take
 
 lengths_lists = st.lists(st.integers(1, 64), min_size=1, max_size=60)
 policies = st.builds(
@@ -118,3 +118,11 @@ def test_batch_that_is_large_enough_takes_no_more(lengths: list[int], expected: 
     """A batch grows until it has `enough_tokens`, and no further."""
     policy = BatchPolicy(token_budget=512, max_batch_size=32, max_padding=0.05, enough_tokens=128)
     assert len(take(lengths, policy, len(lengths))) == expected
+
+
+@given(st.integers(1, 64), st.integers(1, 40), policies)
+def test_nothing_joins_a_batch_that_is_filled(length: int, count: int, policy: BatchPolicy) -> None:
+    """One window more of the same length is left out of what counts as filled."""
+    if fills_batch(count, count * length, policy):
+        chosen = take([length] * (count + 1), policy, count + 1)
+        assert len(chosen) <= count

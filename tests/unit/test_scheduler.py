@@ -69,6 +69,7 @@ class Bench:
         max_queue_tokens: int,
         policy: BatchPolicy,
         max_queue_seconds: float = math.inf,
+        gathers: bool = False,
     ) -> None:
         self.runner = Runner()
         self.delivered: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -81,6 +82,7 @@ class Bench:
             n_threads=n_threads,
             on_batch=lambda *call: self.calls.append(call),
             max_queue_seconds=max_queue_seconds,
+            gathers=gathers,
         )
 
     def hold(self, tag: int = 999) -> Job:
@@ -540,6 +542,105 @@ def test_no_wake_up_is_lost(n_threads: int) -> None:
     b.wait(3000)
     b.scheduler.drain()
     assert b.scheduler.queued_tokens == 0
+
+
+class Clients:
+    """So many clients, each of which sends again `delay` seconds after it has its answer."""
+
+    def __init__(self, b: Bench, count: int, delay: float) -> None:
+        self._bench, self._count, self._delay = b, count, delay
+
+    def run(self, n_answers: int) -> None:
+        """Send and answer; those that are under way at the end are answered, too."""
+        for tag in range(self._count):
+            self._bench.submit(tag)
+        for number in range(n_answers):
+            self._bench.wait(1)
+            if number + self._count < n_answers:
+                time.sleep(self._delay)
+                self._bench.submit(number)
+
+
+@pytest.mark.parametrize("gathers", [True, False])
+def test_clients_that_come_again_share_calls(gathers: bool) -> None:
+    """One thread, four clients, calls of 20 ms: it waits for all four, and not only for the first."""
+    b = Bench(1, 1000, BatchPolicy(1000, 8, 1.0), gathers=gathers)
+    b.runner.cpu_seconds = 0.02
+    Clients(b, 4, delay=0.0001).run(80)
+    b.scheduler.drain()
+    sizes = [len(batch) for batch in b.runner.batches]
+    assert sum(sizes) == 80
+    n_full = sizes.count(4)
+    assert n_full > 0.7 * len(sizes) if gathers else n_full < 0.3 * len(sizes)
+
+
+def test_even_shares_of_two_threads() -> None:
+    """Six windows wait while one runs: the next thread leaves the other one its share of the seven."""
+    b = Bench(2, 1000, BatchPolicy(1000, 8, 1.0))
+    b.hold()
+    b.hold()
+    for tag in range(6):
+        b.submit(tag)
+    b.release()
+    b.wait(8)
+    b.scheduler.drain()
+    assert [len(batch) for batch in b.runner.batches[:3]] == [1, 1, 4]
+
+
+def test_requests_that_come_at_their_own_pace_are_not_kept() -> None:
+    """One comes right after two were answered, and nobody after it: it is taken at once, but for a few times."""
+    b = Bench(1, 1000, BatchPolicy(1000, 8, 1.0), gathers=True)
+    b.runner.cpu_seconds = 0.005
+    gather, waits = b.scheduler._gather, []
+
+    def count(*arguments: Any) -> None:
+        waits.append(arguments)
+        gather(*arguments)
+
+    b.scheduler._gather = count  # type: ignore[method-assign]
+    for number in range(60):
+        b.scheduler.submit(make_job(number, n_windows=2))
+        b.wait(1)
+        b.submit(number)
+        b.wait(1)
+    b.scheduler.drain()
+    assert 4 <= len(waits) <= 4 + 120 / 16
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_nothing_is_lost_while_threads_gather(n_threads: int) -> None:
+    """Clients that come in all kinds of delays, and some that never come again."""
+    b = Bench(n_threads, 100_000, BatchPolicy(1000, 8, 1.0), gathers=True)
+    b.runner.cpu_seconds = 0.0025
+    rng = np.random.default_rng(n_threads)
+    submitters = []
+    for delays in rng.choice([0.0, 0.0001, 0.001, 0.004], (6, 60)):
+
+        def send(delays: Any = delays) -> None:
+            for delay in delays:
+                time.sleep(delay)
+                b.submit(1, n_windows=1 + int(delay > 0.0005))
+
+        submitters.append(threading.Thread(target=send))
+    for submitter in submitters:
+        submitter.start()
+    for submitter in submitters:
+        submitter.join()
+    b.wait(360)
+    b.scheduler.drain()
+    assert (b.scheduler.queued_tokens, b.scheduler._n_waiting, b.scheduler._n_gathering) == (0, 0, 0)
+
+
+def test_drain_does_not_wait_for_clients() -> None:
+    """A window that waits for others is computed when the server stops."""
+    b = Bench(1, 1000, BatchPolicy(1000, 8, 1.0), gathers=True)
+    b.runner.cpu_seconds = 0.03
+    for tag in range(4):
+        b.submit(tag)
+    b.wait(4)
+    b.submit(5)
+    b.scheduler.drain()
+    assert b.wait(1)[0].error is None
 
 
 @pytest.mark.parametrize("broken", ["deliver", "on_batch"])
