@@ -1,8 +1,10 @@
 """Render result files of run.py and of stages.py: Markdown tables, and plots with --docs.
 
-usage: python bench/render.py RESULT.json ...          prints the tables
-       python bench/render.py --docs RESULT.json ...   writes them and the plots into docs/
-A scenario that is in several files is taken from the last. The stages are those of bench/results/stages.json.
+usage: python bench/render.py RESULT.json ...               prints the tables
+       python bench/render.py --docs RESULT.json ...        writes them and the plots into docs/
+       python bench/render.py --page PAGE RESULT.json ...   writes the tables into another page, between its marks
+A scenario that is in several files is taken from the last. The stages are those of bench/results/stages.json; a page
+of its own has none.
 """
 
 import argparse
@@ -270,19 +272,29 @@ def main() -> None:
     )
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("--stages", type=Path, default=STAGES_FILE, help="file of stages.py")
-    parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md and docs/img/")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--docs", action="store_true", help="write docs/benchmarks.md and docs/img/")
+    where.add_argument("--page", type=Path, help="write the tables into this page")
     arguments = parser.parse_args()
     results, contents = read_results(arguments.results)
-    stages = read_stages(arguments.stages)
+    stages = read_stages(arguments.stages) if arguments.page is None else None
     tables = render_tables(results, contents, stages)
-    if not arguments.docs:
+    if arguments.docs:
+        plots = "\n\n".join(draw(results, stages, DOCS / "img"))
+        fill(DOCS / "benchmarks.md", f"{tables}\n## Plots\n\n{plots}\n")
+    elif arguments.page is not None:
+        fill(arguments.page, tables)
+    else:
         print(tables)
-        return
-    plots = "\n\n".join(draw(results, stages, DOCS / "img"))
-    page = DOCS / "benchmarks.md"
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{tables}\n## Plots\n\n{plots}\n\n{END}{after}")
+
+
+def fill(page: Path, content: str) -> None:
+    """Put `content` between the marks of a page."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{page} has no marks: {BEGIN} and {END}")
+    page.write_text(f"{before}{BEGIN}\n\n{content}\n{END}{after}")
 
 
 if __name__ == "__main__":
