@@ -8,8 +8,9 @@ too late to be seen. So now and then a thread waits where nobody is likely to co
 
 from __future__ import annotations
 
-# A wait takes at most this share of the call before it, and of these seconds the second; below the first there is none.
+# Most of the call before it that a wait may take.
 _SHARE = 0.1
+# A shorter wait is not worth its wake-up; in a longer one nobody comes who comes at once.
 _LEAST_SECONDS = 0.0002
 _MOST_SECONDS = 0.002
 # Longest that answers may take to be sent: while they are, those who have theirs are expected already.
