@@ -50,7 +50,7 @@ _POOL_THREADS = 2
 # Windows' worth of tokens beyond which a request goes to the bulk lane.
 _BULK_WINDOWS = 4
 # How far engine threads on the CPU step back behind the threads that talk to clients (docs/design.md, "CPU threads"),
-# and those of the bulk lane behind them: about a tenth of a contended core is left to these.
+# and those of the bulk lane behind them: about an eighth of a contended core is left to these.
 _NICENESS = 10
 _BULK_NICENESS = 19
 # Work that may wait for the pool before a text that is not tokenized yet is refused: its tokens are not

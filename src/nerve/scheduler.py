@@ -143,7 +143,7 @@ class Scheduler:
 
     @property
     def is_idle(self) -> bool:
-        """True when a window submitted now would run at once."""
+        """True when a window submitted now would not have to wait for a call."""
         return not self._jobs and self._n_busy < len(self._threads)
 
     def is_full(self, n_tokens: int = 1) -> bool:

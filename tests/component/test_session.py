@@ -146,7 +146,6 @@ def test_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
         open_session(tmp_path / "m.onnx")
 
 
-@pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has the CUDA provider")
 def write_int8_product(weight: np.ndarray[Any, Any] | None = None) -> bytes:
     """Return the graph c = MatMulInteger(a, b), with `weight` for b."""
 
@@ -179,6 +178,7 @@ def test_int8_products_are_exact_on_every_cpu(rows: int, sign: int) -> None:
     assert (product == sign * 384 * 255 * 127).all()
 
 
+@pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has the CUDA provider")
 def test_cuda_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
     """A device that is asked for is proven: neither the choice nor the session falls back to the CPU."""
     with pytest.raises(ModelError, match=r"install nerve\[gpu\].* or set device: cpu"):

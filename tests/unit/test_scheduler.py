@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,16 @@ def make_job(
 ) -> Job:
     """Make a job whose windows hold nothing but `tag`."""
     return Job([Window([tag] * length, k) for k in range(n_windows)], needs_logits, deadline)
+
+
+def run_together(works: list[Callable[[], object]]) -> None:
+    """Do each of these on a thread of its own; return when all are done."""
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.fixture
@@ -534,31 +545,10 @@ def test_no_wake_up_is_lost(n_threads: int) -> None:
     for _ in range(3000):
         b.submit(1)
         b.wait(1)
-    submitters = [threading.Thread(target=lambda: [b.submit(2) for _ in range(1000)]) for _ in range(3)]
-    for submitter in submitters:
-        submitter.start()
-    for submitter in submitters:
-        submitter.join()
+    run_together([lambda: [b.submit(2) for _ in range(1000)]] * 3)
     b.wait(3000)
     b.scheduler.drain()
     assert b.scheduler.queued_tokens == 0
-
-
-class Clients:
-    """So many clients, each of which sends again `delay` seconds after it has its answer."""
-
-    def __init__(self, b: Bench, count: int, delay: float) -> None:
-        self._bench, self._count, self._delay = b, count, delay
-
-    def run(self, n_answers: int) -> None:
-        """Send and answer; those that are under way at the end are answered, too."""
-        for tag in range(self._count):
-            self._bench.submit(tag)
-        for number in range(n_answers):
-            self._bench.wait(1)
-            if number + self._count < n_answers:
-                time.sleep(self._delay)
-                self._bench.submit(number)
 
 
 @pytest.mark.parametrize("gathers", [True, False])
@@ -566,7 +556,13 @@ def test_clients_that_come_again_share_calls(gathers: bool) -> None:
     """One thread, four clients, calls of 20 ms: it waits for all four, and not only for the first."""
     b = Bench(1, 1000, BatchPolicy(1000, 8, 1.0), gathers=gathers)
     b.runner.cpu_seconds = 0.02
-    Clients(b, 4, delay=0.0001).run(80)
+    for tag in range(4):
+        b.submit(tag)
+    for tag in range(80):
+        b.wait(1)
+        if tag < 76:
+            time.sleep(0.0001)  # a client that sends again
+            b.submit(tag)
     b.scheduler.drain()
     sizes = [len(batch) for batch in b.runner.batches]
     assert sum(sizes) == 80
@@ -612,27 +608,21 @@ def test_nothing_is_lost_while_threads_gather(n_threads: int) -> None:
     """Clients that come in all kinds of delays, and some that never come again."""
     b = Bench(n_threads, 100_000, BatchPolicy(1000, 8, 1.0), gathers=True)
     b.runner.cpu_seconds = 0.0025
-    rng = np.random.default_rng(n_threads)
-    submitters = []
-    for delays in rng.choice([0.0, 0.0001, 0.001, 0.004], (6, 60)):
 
-        def send(delays: Any = delays) -> None:
-            for delay in delays:
-                time.sleep(delay)
-                b.submit(1, n_windows=1 + int(delay > 0.0005))
+    def send(delays: list[float]) -> None:
+        for delay in delays:
+            time.sleep(delay)
+            b.submit(1, n_windows=1 + int(delay > 0.0005))
 
-        submitters.append(threading.Thread(target=send))
-    for submitter in submitters:
-        submitter.start()
-    for submitter in submitters:
-        submitter.join()
+    chosen = np.random.default_rng(n_threads).choice([0.0, 0.0001, 0.001, 0.004], (6, 60))
+    run_together([partial(send, delays) for delays in chosen.tolist()])
     b.wait(360)
     b.scheduler.drain()
     assert (b.scheduler.queued_tokens, b.scheduler._n_waiting, b.scheduler._n_gathering) == (0, 0, 0)
 
 
-def test_drain_does_not_wait_for_clients() -> None:
-    """A window that waits for others is computed when the server stops."""
+def test_drain_finishes_what_waits_for_others() -> None:
+    """A thread that waits for clients when the server stops computes what it has."""
     b = Bench(1, 1000, BatchPolicy(1000, 8, 1.0), gathers=True)
     b.runner.cpu_seconds = 0.03
     for tag in range(4):
@@ -684,11 +674,7 @@ def test_every_job_is_delivered_exactly_once_under_load(bench: Callable[..., Ben
             else:
                 kept.append(job)
 
-    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(1, 6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
+    run_together([partial(client, seed) for seed in range(1, 6)])
     b.scheduler.drain()
     delivered = [b.delivered.get() for _ in range(b.delivered.qsize())]
     assert len(delivered) == len(set(map(id, delivered)))
