@@ -70,6 +70,7 @@ MODULES = {
     "scheduler": HAND_OVER,
     "jobs": HAND_OVER,
     "batching": HAND_OVER,
+    "burst": HAND_OVER,
     "threads": HAND_OVER,
     "session": HAND_OVER,  # the arrays of a batch; the call of the graph itself is told apart
     "aggregation": ROWS,
@@ -89,7 +90,7 @@ FUNCTIONS = {
         ("_deliver", HAND_OVER),
         ("_call_each", HAND_OVER),
         ("_queue", HAND_OVER),
-        ("run_here", HAND_OVER),
+        ("enter", HAND_OVER),
         ("tokenize", TOKENIZE),
         ("_rows", ROWS),
         ("", REST),

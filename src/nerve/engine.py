@@ -24,6 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from nerve.aggregation import decode_texts
+from nerve.burst import Burst
 from nerve.errors import DeadlineExceeded, DeviceFailed, InvalidRequest, Overloaded, stack_of
 from nerve.jobs import Job
 from nerve.packed_session import PackedSession
@@ -32,6 +33,7 @@ from nerve.threads import EngineThread
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 
 if TYPE_CHECKING:
+    from nerve.burst import Defer
     from nerve.model import Model
     from nerve.types import TokenScores, Window
 
@@ -117,6 +119,9 @@ class Engine:
         self._bulk_lane = self._lane
         if model.runs_anywhere:
             self._bulk_lane = create_lane(niceness=_BULK_NICENESS, may_spread=False)
+        self._burst: Burst | None = None
+        if model.runs_anywhere:
+            self._burst = Burst(self._lane, _INLINE_SECONDS, model.policy.max_padding)
         self._bulk_tokens = _BULK_WINDOWS * model.max_length
 
     @property
@@ -156,6 +161,7 @@ class Engine:
         options: PredictOptions,
         deadline: float,
         done: Callable[[Outcome], None],
+        defer: Defer | None = None,
     ) -> Call:
         """Begin to answer one request.
 
@@ -163,8 +169,9 @@ class Engine:
             Ending the request at that moment is the caller's task.
         done: called once with the prediction, or with the error (a `PredictError`, or a defect), by whichever
             thread has it, which may be this one before `start` returns. It must not raise, nor take long.
+        defer: other requests are about to be begun on this thread, and this one may wait for them (`burst`).
         """
-        call = Call(self, texts, options, deadline, done)
+        call = Call(self, texts, options, deadline, done, defer)
         call.begin()
         return call
 
@@ -313,13 +320,13 @@ class Engine:
         """Merge the windows of each text and make its rows."""
         return decode_texts(tokenized, scores, self.model.labels, self.model.vocabulary, options)
 
-    def run_here(self, job: Job) -> bool:
-        """Run a job on the calling thread, if that is quicker than handing it over; tells whether it did."""
-        return (
-            self.model.runs_anywhere
-            and len(job.windows) == 1
-            and self.lane_of(job).run_here(job, _INLINE_SECONDS)
-        )
+    def enter(self, job: Job, defer: Defer | None = None) -> None:
+        """Have a job run: on this thread if that is quicker than handing it over, else queued.
+
+        Its waiter is told, which may be before this returns. Raises `PredictError`s. defer: see `start`.
+        """
+        if len(job.windows) > 1 or self._burst is None or not self._burst.add(job, defer):
+            self.lane_of(job).submit(job)
 
     def _deliver(self, jobs: list[Job]) -> None:
         """Go on with finished jobs; called by engine threads, once per batch."""
@@ -349,6 +356,7 @@ class Call:
 
     __slots__ = (
         "_deadline",
+        "_defer",
         "_done",
         "_engine",
         "_is_cancelled",
@@ -368,12 +376,14 @@ class Call:
         options: PredictOptions,
         deadline: float,
         done: Callable[[Outcome], None],
+        defer: Defer | None,
     ) -> None:
         self._engine = engine
         self._texts = texts
         self._options = options
         self._deadline = deadline
         self._done = done
+        self._defer = defer
         self._started = time.perf_counter()
         self._is_cancelled = False
         self._offloaded: Future[None] | None = None
@@ -391,6 +401,7 @@ class Call:
                 self._queue(engine.tokenize(self._texts, self._options, beside_others=False))
             else:
                 engine.check_pool()
+                self._defer = None  # the pool's threads begin nothing
                 work = partial(engine.tokenize, self._texts, self._options)
                 self._offloaded = engine.offload(work, self._queue, self._tell)
         except Exception as error:  # noqa: BLE001 - whoever waits must be told
@@ -415,17 +426,12 @@ class Call:
             job = make_job(tokenized, self._options, self._deadline)
             self._tokenized = tokenized
             self._tokenize_seconds = time.perf_counter() - self._started
-            if not engine.run_here(job):
-                job.waiter = self._answer
-                self._job = job
-                engine.lane_of(job).submit(job)
-                return
+            job.waiter = self._answer
+            self._job = job
+            engine.enter(job, self._defer)
         except Exception as error:  # noqa: BLE001 - whoever waits must be told
             self._job = None  # it holds this call
             self._tell(error)
-            return
-        self._job = job
-        self._answer()
 
     def _answer(self) -> None:
         """Make the rows of a delivered job, here or on the pool."""

@@ -67,6 +67,9 @@ class Request(Protocol):
         The error, if there is one, is a `MalformedRequest`: the client stopped sending before the end.
         """
 
+    def defer(self, then: Callable[[], None]) -> bool:
+        """Call `then` on this thread after what has arrived by now; for `then` of `read`, once. False: it cannot."""
+
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when the client leaves before it is answered."""
 
@@ -94,6 +97,10 @@ class ForwardedRequest:
     def read(self, limit: int, then: Callable[[Body | None, Exception | None], None]) -> None:
         """See `Request`."""
         self._request.read(limit, then)
+
+    def defer(self, then: Callable[[], None]) -> bool:
+        """See `Request`."""
+        return self._request.defer(then)
 
     def watch(self, gone: Callable[[], None]) -> None:
         """See `Request`."""
@@ -125,6 +132,10 @@ class Watch:
     def remove(self, exchange: Exchange) -> bool:
         """End the watch; True for the first caller, who must answer."""
         return self._open.pop(exchange, False)
+
+    def __len__(self) -> int:
+        """Return how many exchanges wait for their answer."""
+        return len(self._open)
 
     def __contains__(self, exchange: Exchange) -> bool:
         """Tell whether an exchange still waits for its answer."""
@@ -259,7 +270,8 @@ class Exchange:
             if options.raw_scores and len(body) > _LARGE_BYTES_RAW:
                 self._begin_large(body)
                 return
-            call = service.engine.start(texts, options, self._deadline, self._on_outcome)
+            defer = self._request.defer if len(service.watch) > 1 else None
+            call = service.engine.start(texts, options, self._deadline, self._on_outcome, defer)
             self._cancel = call.cancel
         except Exception as failure:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
             self._fail(failure)

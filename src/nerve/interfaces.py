@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined] # it exports them
 
@@ -33,8 +33,6 @@ OnBody = Callable[[bytes | bytearray | None, Exception | None], None]
 # Seconds for which the rest of a refused body is read and thrown away. Without it the connection is reset
 # while the client still sends, and many a client then never reads why (RFC 9112, 9.6).
 _LINGER_SECONDS = 2.0
-# Bytes of a body up to which it is taken whole: one copy, for which other threads stand still. Of 8 MB that is 10 ms.
-_WHOLE_BYTES = 256 * 1024
 _CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
 
 
@@ -49,6 +47,7 @@ class RsgiRequest:
         "_has_unread_body",
         "_headers",
         "_is_answered",
+        "_is_http1",
         "_proto",
         "_reading",
         "method",
@@ -60,7 +59,8 @@ class RsgiRequest:
         self._headers = scope.headers
         self._is_answered = False
         self._has_unread_body = scope.method == "POST"
-        self._reading: Any = None  # the awaitable of the read under way
+        self._is_http1 = scope.http_version[0] == "1"
+        self._reading: _Chunks | None = None
         self._gone: Any = None  # the awaitable of the client's leaving
         self.method = scope.method
         self.path = scope.path
@@ -78,24 +78,12 @@ class RsgiRequest:
             then(None, None)
             return
         self._has_unread_body = False
-        if n_bytes is None or n_bytes > _WHOLE_BYTES:
-            self._reading = chunks = _Chunks(self._proto)
-            chunks.read(limit, n_bytes, then)
-            return
+        self._reading = chunks = _Chunks(self._proto)
+        chunks.read(limit, n_bytes, then)
 
-        def on_body(awaitable: Any) -> None:
-            self._reading = None
-            if awaitable.cancelled():
-                return
-            try:
-                body = awaitable.result()
-            except (ProtocolClosed, ProtocolError):
-                then(None, MalformedRequest(_CUT_SHORT))
-                return
-            then(body, None)
-
-        self._reading = awaitable = cast("Any", self._proto())
-        awaitable.add_done_callback(on_body)
+    def defer(self, then: Callable[[], None]) -> bool:
+        """Call `then` on this thread after what has arrived by now; not for HTTP/2, where a client could delay it."""
+        return self._reading is not None and self._is_http1 and self._reading.defer(then)
 
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when the client leaves before it is answered."""
@@ -121,10 +109,8 @@ class RsgiRequest:
         gone, self._gone = self._gone, None
         if gone is not None:
             gone.cancel()  # else Granian holds it for as long as the connection lives
-        if isinstance(self._reading, _Chunks):
+        if self._reading is not None:
             self._reading.discard()
-        elif self._reading is not None:
-            self._reading.cancel()
         elif self._has_unread_body:
             _Chunks(self._proto).discard()
 
@@ -184,11 +170,29 @@ class _Chunks:
             self._end(None, MalformedRequest(_CUT_SHORT))
             return
         if self._then is not None:
+            if len(chunk) == self._n_bytes:  # all of it
+                self._end(chunk, None)
+                return
             self._body += chunk
             if len(self._body) > self._limit:
                 self._end(None, None)
                 return
+            if len(self._body) == self._n_bytes:
+                self._end(self._body, None)
+                return
         self._next()
+
+    def defer(self, then: Callable[[], None]) -> bool:
+        """Call `then`, once the whole body was given, after what Granian's thread has to do by now.
+
+        Granian takes nothing for its thread but what it makes itself: here, the news that the body has ended.
+        """
+        try:
+            awaitable: Any = anext(self._iterator)
+        except StopAsyncIteration:
+            return False
+        awaitable.add_done_callback(lambda _: then())
+        return True
 
     def _end(self, body: bytearray | None, error: Exception | None) -> None:
         self._is_over = body is not None or error is not None
@@ -266,6 +270,10 @@ class AsgiRequest:
                 then(None, None)
                 return
         then(body, None)
+
+    def defer(self, then: Callable[[], None]) -> bool:
+        """Tell that it cannot be: what else the event loop has to do is not known."""
+        return False
 
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when the client leaves before it is answered."""

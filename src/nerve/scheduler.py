@@ -175,26 +175,30 @@ class Scheduler:
             job.submitted_at = 0.0
         raise self.refuse() if does_fit else self._overloaded(is_full=True)
 
-    def run_here(self, job: Job, limit_seconds: float) -> bool:
-        """Run a job of one window on the calling thread, if that is quicker than handing it over.
+    def is_quick(self, n_tokens: int, limit_seconds: float) -> bool:
+        """Tell whether a call takes less than that, by the measured rate, and none of the last hundred was slow."""
+        return self._rates.is_quick(n_tokens, limit_seconds)
 
-        That is so when nothing waits and the call will take less than `limit_seconds`, by the measured
-        rate, and none of the last hundred was slow. Returns False, with nothing done, otherwise. Its results
-        are in the job on return.
+    def run_here(self, jobs: Sequence[tuple[Job, float]]) -> bool:
+        """Run jobs of one window each as one call, on the calling thread.
+
+        jobs: each with the `time.monotonic()` since when it waits; all with logits or all without.
+        Returns False, with nothing done, when others wait or nothing is admitted any more.
         """
         with self._lock:
-            is_quick = self._rates.is_quick(job.n_tokens, limit_seconds)
-            if not is_quick or self._refusal is not None or self._jobs:
+            if self._refusal is not None or self._jobs:
                 return False
-            job.submitted_at = time.monotonic()
-            self._note_idle(job.submitted_at)
+            now = time.monotonic()
+            self._note_idle(now)
             self._n_busy += 1
-            job.queue_seconds = 0.0
-            job.waiting.clear()
-            job.n_running = 1
-            self._running_tokens += job.n_tokens
-            self._n_running += 1
-        self._run_batch(Batch([(job, 0)]), time.monotonic())
+            for job, since in jobs:
+                job.submitted_at = since
+                job.queue_seconds = now - since
+                job.waiting.clear()
+                job.n_running = 1
+                self._running_tokens += job.n_tokens
+            self._n_running += len(jobs)
+        self._run_batch(Batch([(job, 0) for job, _ in jobs]), now)
         with self._lock:
             if self._jobs:
                 self._wake_one()  # they came while all threads seemed busy
@@ -535,10 +539,7 @@ class Scheduler:
         return finished
 
     def _abandon(self, reason: str) -> list[Job]:
-        """Fail all that waits, and admit nothing more; return the jobs of which nothing runs.
-
-        The lock is held.
-        """
+        """Fail all that waits, admit nothing more; return the jobs of which nothing runs. The lock is held."""
         self._refusal = failure = DeviceFailed(reason)
         finished = []
         if self._ahead is not None:

@@ -198,13 +198,15 @@ def collate(
     rows: Sequence[TokenIds], pad_id: int, dtype: type[np.integer[Any]]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
     """Pad rows of ids on the right to the longest: returns ids (B,T) and lengths int32 (B,)."""
-    lengths = np.array([len(row) for row in rows], np.int32)
-    if len(rows) == 1:
-        return np.array(rows, dtype), lengths
-    ids = np.full((len(rows), int(lengths.max())), pad_id, dtype)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-    return ids, lengths
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    if min(lengths) == longest:
+        ids = np.array(rows, dtype)
+    else:
+        ids = np.full((len(rows), longest), pad_id, dtype)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row
+    return ids, np.array(lengths, np.int32)
 
 
 def best_labels(

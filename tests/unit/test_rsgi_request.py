@@ -39,15 +39,33 @@ class Awaitable:
 
 
 class Protocol:
-    """Granian's side of one request."""
+    """Granian's side of one request; its body comes in these chunks, and nothing after the last one."""
 
-    def __init__(self) -> None:
-        self.body, self.disconnect = Awaitable(), Awaitable()
+    def __init__(self, *chunks: bytes) -> None:
+        self.chunks = list(chunks)
+        self.asked: list[Awaitable] = []  # for a chunk
+        self.disconnect = Awaitable()
         self.n_responses = 0
 
-    def __call__(self) -> Awaitable:
-        """Give the body."""
-        return self.body
+    def __aiter__(self) -> Protocol:
+        """Give the chunks."""
+        return self
+
+    def __anext__(self) -> Awaitable:
+        """Give the next chunk; an empty one tells that the body has ended."""
+        if len(self.asked) > len(self.chunks):
+            raise StopAsyncIteration
+        self.asked.append(Awaitable())
+        return self.asked[-1]
+
+    def arrive(self) -> None:
+        """Give what was asked for last."""
+        index = len(self.asked) - 1
+        awaitable = self.asked[index]
+        chunk = self.chunks[index] if index < len(self.chunks) else b""
+        awaitable.result = lambda: chunk  # type: ignore[method-assign]
+        assert awaitable.callback is not None
+        awaitable.callback(awaitable)
 
     def client_disconnect(self) -> Awaitable:
         """Give the client's leaving."""
@@ -58,10 +76,13 @@ class Protocol:
         self.n_responses += 1
 
 
-def make_request() -> tuple[RsgiRequest, Protocol]:
-    """Make a request with a body of two bytes."""
-    protocol = Protocol()
-    scope = SimpleNamespace(headers={"content-length": "2"}, method="POST", path="/")
+def make_request(
+    *chunks: bytes, stated: int | None = 2, http_version: str = "1.1"
+) -> tuple[RsgiRequest, Protocol]:
+    """Make a request with a body, of two bytes if nothing else is said."""
+    protocol = Protocol(*(chunks or (b"{}",)))
+    headers = {} if stated is None else {"content-length": str(stated)}
+    scope = SimpleNamespace(headers=headers, method="POST", path="/", http_version=http_version)
     return RsgiRequest(scope, protocol), protocol  # type: ignore[arg-type]
 
 
@@ -70,42 +91,65 @@ def test_answer_ends_what_was_begun() -> None:
     request, protocol = make_request()
     told: list[object] = []
     request.read(10, lambda *body: told.append(body))
-    assert protocol.body.callback is not None
-    protocol.body.callback(protocol.body)
+    protocol.arrive()
     request.watch(lambda: told.append("gone"))
     request.respond(Response(200, [], b""))
     assert told == [(b"{}", None)]
     assert protocol.disconnect.is_cancelled
-    assert (request._gone, request._reading) == (None, None)
+    assert request._gone is None
+    assert request._reading is not None
+    assert request._reading._awaitable is None
     assert protocol.n_responses == 1
 
 
+@pytest.mark.parametrize("stated", [None, 8])
 @pytest.mark.parametrize(("limit", "given"), [(10, b"12345678"), (5, None)])
-def test_body_in_chunks_is_not_kept(limit: int, given: bytes | None) -> None:
+def test_body_in_chunks_is_not_kept(stated: int | None, limit: int, given: bytes | None) -> None:
     """Whoever wanted it has it, and may let go of megabytes while the model is at work."""
-    chunks = [b"1234", b"5678"]
-
-    class Stream(Protocol):
-        def __aiter__(self) -> Stream:
-            return self
-
-        def __anext__(self) -> Awaitable:  # type: ignore[override] # as Granian's, it gives no coroutine
-            if not chunks:
-                raise StopAsyncIteration
-            chunk = chunks.pop(0)
-            self.body.result = lambda: chunk  # type: ignore[method-assign]
-            return self.body
-
-    protocol = Stream()
-    scope = SimpleNamespace(headers={}, method="POST", path="/")
-    request = RsgiRequest(scope, protocol)  # type: ignore[arg-type]
+    request, protocol = make_request(b"1234", b"5678", stated=stated)
     told: list[object] = []
     request.read(limit, lambda *body: told.append(body))
-    for _ in range(2):
-        assert protocol.body.callback is not None
-        protocol.body.callback(protocol.body)
+    while protocol.asked and not told:
+        protocol.arrive()
     assert told == [(given, None)]
-    assert not request._reading._body
+    if protocol.asked:
+        assert request._reading is not None
+        assert not request._reading._body
+
+
+def test_body_is_there_with_its_last_byte() -> None:
+    """Granian is not asked for what comes after as many bytes as were stated."""
+    request, protocol = make_request(b"1234", b"5678", stated=8)
+    told: list[object] = []
+    request.read(10, lambda *body: told.append(body))
+    protocol.arrive()
+    assert told == []
+    protocol.arrive()
+    assert told == [(b"12345678", None)]
+    assert len(protocol.asked) == 2
+
+
+def test_what_is_deferred_comes_with_the_end_of_the_body() -> None:
+    """Once for each request; answering it meanwhile takes nothing back, because others rely on it."""
+    request, protocol = make_request()
+    told: list[object] = []
+    request.read(10, lambda *body: told.append(body))
+    protocol.arrive()
+    assert request.defer(lambda: told.append("deferred"))
+    request.respond(Response(200, [], b""))
+    assert told == [(b"{}", None)]
+    assert not protocol.asked[-1].is_cancelled
+    protocol.arrive()
+    assert told == [(b"{}", None), "deferred"]
+    assert not request.defer(lambda: told.append("twice"))
+
+
+def test_nothing_is_deferred_over_http2() -> None:
+    """There a client could send all of a body, and its end much later."""
+    request, protocol = make_request(http_version="2")
+    request.read(10, lambda *_: None)
+    protocol.arrive()
+    assert not request.defer(lambda: None)
 
 
 def test_client_that_left_is_told_once() -> None:

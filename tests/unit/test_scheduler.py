@@ -360,7 +360,7 @@ def test_nothing_counts_as_running_in_the_end(bench: Callable[..., Bench], n_thr
     for tag in range(5):
         b.submit(tag)
     b.wait(5)
-    b.scheduler.run_here(make_job(6), limit_seconds=math.inf)
+    assert run_here(b, make_job(6))
     b.scheduler.drain()
     assert (b.scheduler._running_tokens, b.scheduler._n_running) == (0, 0)
 
@@ -739,21 +739,24 @@ def test_packed_batches_count_their_tokens_only() -> None:
     assert [call[:3] for call in calls] == [(4, 64, 0), (1, 1, 0)]
 
 
-def test_quick_call_runs_on_the_calling_thread(bench: Callable[..., Bench]) -> None:
-    """Once a hundred calls in a row were quick, a job that will be runs here; it is not delivered."""
+def run_here(b: Bench, *jobs: Job) -> bool:
+    """Run jobs on this thread."""
+    return b.scheduler.run_here([(job, time.monotonic()) for job in jobs])
+
+
+def test_call_is_quick_after_a_hundred_quick_ones(bench: Callable[..., Bench]) -> None:
+    """Which is when their rate says so, too."""
     b = bench()
-    job = Job([Window([1] * 4, 0)], needs_logits=False)
     for _ in range(100):
-        assert not b.scheduler.run_here(job, limit_seconds=math.inf)
+        assert not b.scheduler.is_quick(4, math.inf)
         b.submit(2)
         b.wait(1)
-    assert b.scheduler.run_here(job, limit_seconds=math.inf)
-    assert len(job.scores()) == 1
-    assert not b.scheduler.run_here(Job([Window([1] * 4, 0)], needs_logits=False), limit_seconds=0.0)
+    assert b.scheduler.is_quick(4, math.inf)
+    assert not b.scheduler.is_quick(4, 0.0)
 
 
-def test_slow_call_hands_the_next_ones_over(bench: Callable[..., Bench]) -> None:
-    """A model that was slow once is not run here until a hundred calls in a row were quick again."""
+def test_call_is_not_quick_after_a_slow_one(bench: Callable[..., Bench]) -> None:
+    """A model that was slow once is not quick until a hundred calls in a row were quick again."""
     b = bench()
     for _ in range(100):
         b.submit(2)
@@ -761,7 +764,7 @@ def test_slow_call_hands_the_next_ones_over(bench: Callable[..., Bench]) -> None
     b.runner.cpu_seconds = 0.01
     b.submit(2)
     b.wait(1)
-    assert not b.scheduler.run_here(make_job(1), limit_seconds=math.inf)
+    assert not b.scheduler.is_quick(4, math.inf)
 
 
 def test_call_that_lost_its_core_is_not_slow(bench: Callable[..., Bench]) -> None:
@@ -774,18 +777,28 @@ def test_call_that_lost_its_core_is_not_slow(bench: Callable[..., Bench]) -> Non
     threading.Event().wait(0.01)
     b.release()
     b.wait(1)
-    assert b.scheduler.run_here(make_job(1), limit_seconds=math.inf)
+    assert b.scheduler.is_quick(4, math.inf)
 
 
-def test_quick_call_does_not_overtake(bench: Callable[..., Bench]) -> None:
-    """While something waits, a job is handed over, however quick it would be."""
+def test_jobs_run_on_the_calling_thread(bench: Callable[..., Bench]) -> None:
+    """As one call, and they are delivered before it returns; their times count from when they began to wait."""
     b = bench()
-    for _ in range(100):
-        b.submit(1)
-        b.wait(1)
+    jobs = [make_job(tag) for tag in (1, 2, 3)]
+    began = time.monotonic() - 10
+    assert b.scheduler.run_here([(job, began) for job in jobs])
+    assert b.runner.batches == [[1, 2, 3]]
+    assert b.runner.threads == [threading.get_ident()]
+    assert [b.delivered.get_nowait() for _ in jobs] == jobs
+    assert all(len(job.scores()) == 1 and 10 <= job.queue_seconds < 10 + PATIENCE for job in jobs)
+    assert all(0 <= job.inference_seconds < PATIENCE for job in jobs)
+
+
+def test_job_here_does_not_overtake(bench: Callable[..., Bench]) -> None:
+    """While something waits, nothing runs here."""
+    b = bench()
     b.hold()
     b.submit(3)
-    assert not b.scheduler.run_here(Job([Window([2] * 4, 0)], needs_logits=False), limit_seconds=math.inf)
+    assert not run_here(b, make_job(2))
     b.release()
 
 
