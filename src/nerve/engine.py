@@ -115,10 +115,11 @@ class Engine:
             pack=pack,
             niceness=_NICENESS if model.runs_anywhere else 0,
             gathers=model.runs_anywhere,
+            may_spread=model.can_spread,
         )
         self._bulk_lane = self._lane
         if model.runs_anywhere:
-            self._bulk_lane = create_lane(niceness=_BULK_NICENESS, may_spread=False)
+            self._bulk_lane = create_lane(niceness=_BULK_NICENESS)
         self._burst: Burst | None = None
         if model.runs_anywhere:
             self._burst = Burst(self._lane, _INLINE_SECONDS, model.policy.max_padding)

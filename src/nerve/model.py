@@ -64,6 +64,7 @@ class Model:
     folder: the model folder. max_length: most tokens of a window, special tokens included.
     n_threads: engine threads that should call `session.run`.
     runs_anywhere: `session.run` may be called from any thread, and shares its cores with the callers (CPU).
+    can_spread: a call can use the cores of all engine threads.
     thread: the one thread that `session.run` must be called on (packed graphs), or None for any.
     """
 
@@ -79,6 +80,7 @@ class Model:
     max_length: int
     n_threads: int
     runs_anywhere: bool
+    can_spread: bool
     thread: EngineThread | None = None
 
 
@@ -154,6 +156,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
             policy=chosen_policy,
             max_length=max_length,
             runs_anywhere=device is Device.CPU,
+            can_spread=device is Device.CPU and config.cpu.mode is CpuMode.AUTO,
             n_threads=1 if device is Device.CUDA or config.cpu.mode is CpuMode.LATENCY else n_threads,
             thread=thread,
         )

@@ -62,14 +62,14 @@ class Scheduler:
     """Turns a `run` function into a queue with admission and fair batches.
 
     run: computes windows, `(windows, needs_logits, spread) -> one TokenScores each`; `spread` tells that
-        nothing else runs or waits here, so that the call may use all cores.
+        nothing else runs or waits here, so that the call may use the cores of all engine threads.
     deliver: told of jobs that finished, all those of one batch together.
     max_queue_tokens: most tokens that wait.
     max_queue_seconds: longest wait, by the measured rate, with which a job is still admitted in an overload
         (`admission`).
     on_batch: told of each model call: windows, tokens, padding, seconds, engine threads that it stands for.
     niceness: how far the engine threads step back behind the other threads of the process, 0 to 19.
-    may_spread: False: no call uses all cores.
+    may_spread: calls can do that.
     gathers: a thread may wait for clients that it has just answered.
     thread: the one thread that `run` must be called on; it is closed at the end. None: `n_threads` new ones.
     pack: prepares windows for `run`, which gets its result as `packed`. While one call runs, the next is
@@ -89,7 +89,7 @@ class Scheduler:
         n_threads: int = 1,
         on_batch: Callable[[int, int, int, float, int], None] | None = None,
         niceness: int = 0,
-        may_spread: bool = True,
+        may_spread: bool = False,
         gathers: bool = False,
         thread: EngineThread | None = None,
         max_queue_seconds: float = math.inf,

@@ -71,6 +71,7 @@ class Bench:
         policy: BatchPolicy,
         max_queue_seconds: float = math.inf,
         gathers: bool = False,
+        may_spread: bool = False,
     ) -> None:
         self.runner = Runner()
         self.delivered: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -84,6 +85,7 @@ class Bench:
             on_batch=lambda *call: self.calls.append(call),
             max_queue_seconds=max_queue_seconds,
             gathers=gathers,
+            may_spread=may_spread,
         )
 
     def hold(self, tag: int = 999) -> Job:
@@ -138,9 +140,10 @@ def bench() -> Iterator[Callable[..., Bench]]:
         max_batch_size: int = 8,
         token_budget: int = 64,
         max_queue_seconds: float = math.inf,
+        may_spread: bool = False,
     ) -> Bench:
         policy = BatchPolicy(token_budget, max_batch_size, 1.0)
-        made = Bench(n_threads, max_queue_tokens, policy, max_queue_seconds)
+        made = Bench(n_threads, max_queue_tokens, policy, max_queue_seconds, may_spread=may_spread)
         benches.append(made)
         return made
 
@@ -220,15 +223,20 @@ def test_retry_after_is_the_queue_over_the_measured_rate(bench: Callable[..., Be
     assert refused.value.retry_after_seconds == pytest.approx(8 / rate, rel=0.1)
 
 
-def test_call_on_all_cores_counts_once(bench: Callable[..., Bench]) -> None:
-    """A lone job runs on all cores: two threads would not drain a queue twice as fast as that."""
-    b = bench(n_threads=2, max_queue_tokens=10)
+@pytest.mark.parametrize(("may_spread", "n_threads"), [(True, 2), (False, 1)])
+def test_lone_call_counts_for_the_cores_that_it_has(
+    bench: Callable[..., Bench], may_spread: bool, n_threads: int
+) -> None:
+    """Two threads do not drain a queue twice as fast as a job with all cores, but as one with a single core."""
+    b = bench(n_threads=2, max_queue_tokens=10, may_spread=may_spread)
     b.runner.gate.clear()
     b.submit(1, length=10)
     b.runner.wait_for_call()
     threading.Event().wait(0.2)
     b.release()
     b.wait(1)
+    _, _, _, seconds, n_counted = b.calls[0]
+    assert n_counted == n_threads
     b.runner.gate.clear()
     b.submit(2)
     b.runner.wait_for_call()
@@ -237,7 +245,7 @@ def test_call_on_all_cores_counts_once(bench: Callable[..., Bench]) -> None:
     b.submit(4, length=10)
     with pytest.raises(Overloaded) as refused:
         b.submit(5)
-    assert refused.value.retry_after_seconds >= 0.2
+    assert refused.value.retry_after_seconds == pytest.approx(seconds * n_threads / 2, rel=0.3)
 
 
 def test_one_call_that_was_held_up_does_not_spoil_the_rate(bench: Callable[..., Bench]) -> None:
