@@ -3,8 +3,8 @@
 usage: python bench/render.py RESULT.json ...               prints the tables
        python bench/render.py --docs RESULT.json ...        writes them and the plots into docs/
        python bench/render.py --page PAGE RESULT.json ...   writes the tables into another page, between its marks
-A scenario that is in several files is taken from the last. The stages are those of bench/results/stages.json; a page
-of its own has none.
+A scenario that is in several files is taken from the last. The stages are those of bench/results/stages.json, or of
+--stages; a page of its own has them only with --stages.
 """
 
 import argparse
@@ -271,13 +271,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", nargs="+", type=Path)
-    parser.add_argument("--stages", type=Path, default=STAGES_FILE, help="file of stages.py")
+    parser.add_argument("--stages", type=Path, help="file of stages.py")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--docs", action="store_true", help="write docs/benchmarks.md and docs/img/")
     where.add_argument("--page", type=Path, help="write the tables into this page")
     arguments = parser.parse_args()
     results, contents = read_results(arguments.results)
-    stages = read_stages(arguments.stages) if arguments.page is None else None
+    stages_file = arguments.stages or (STAGES_FILE if arguments.page is None else None)
+    stages = read_stages(stages_file) if stages_file else None
     tables = render_tables(results, contents, stages)
     if arguments.docs:
         plots = "\n\n".join(draw(results, stages, DOCS / "img"))
