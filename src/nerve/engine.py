@@ -122,7 +122,7 @@ class Engine:
             self._bulk_lane = create_lane(niceness=_BULK_NICENESS)
         self._burst: Burst | None = None
         if model.runs_anywhere:
-            self._burst = Burst(self._lane, _INLINE_SECONDS, model.policy.max_padding)
+            self._burst = Burst(self._lane, self._deliver, model.policy, _INLINE_SECONDS)
         self._bulk_tokens = _BULK_WINDOWS * model.max_length
 
     @property

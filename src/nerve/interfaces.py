@@ -79,7 +79,7 @@ class RsgiRequest:
             return
         self._has_unread_body = False
         self._reading = chunks = _Chunks(self._proto)
-        chunks.read(limit, n_bytes, then)
+        chunks.read(limit, n_bytes, then, reads_end=not self._is_http1)
 
     def defer(self, then: Callable[[], None]) -> bool:
         """Call `then` on this thread after what has arrived by now; not for HTTP/2, where a client could delay it."""
@@ -125,10 +125,16 @@ class _Chunks:
         self._limit = 0
         self._n_bytes: int | None = None  # as stated
         self._then: OnBody | None = None
+        self._ends_at: int | None = None  # bytes with which it is given
         self._is_over = False
 
-    def read(self, limit: int, n_bytes: int | None, then: OnBody) -> None:
-        """Give the whole body, which states to have `n_bytes`, to `then`; None as soon as it is above `limit` bytes."""
+    def read(self, limit: int, n_bytes: int | None, then: OnBody, reads_end: bool) -> None:
+        """Give the whole body, which states to have `n_bytes`, to `then`; None as soon as it is above `limit` bytes.
+
+        reads_end: wait for the news that the body has ended even when all bytes are there. Over HTTP/2 that is a
+            message of the client's own, and the stream is reset where it is answered before.
+        """
+        self._ends_at = None if reads_end else n_bytes
         self._limit = limit
         self._n_bytes = n_bytes
         self._then = then
@@ -136,10 +142,11 @@ class _Chunks:
 
     def discard(self) -> None:
         """Throw the rest away, for a short while."""
+        was_waiting = self._then is not None  # read before the other: `_end` writes them the other way round
         if self._is_over:
             return
-        was_waiting = self._then is not None
         self._then = None
+        self._body = bytearray()
         _linger.add(self)
         if not was_waiting:
             self._next()
@@ -170,14 +177,14 @@ class _Chunks:
             self._end(None, MalformedRequest(_CUT_SHORT))
             return
         if self._then is not None:
-            if len(chunk) == self._n_bytes:  # all of it
+            if len(chunk) == self._ends_at:  # all of it
                 self._end(chunk, None)
                 return
             self._body += chunk
             if len(self._body) > self._limit:
                 self._end(None, None)
                 return
-            if len(self._body) == self._n_bytes:
+            if len(self._body) == self._ends_at:
                 self._end(self._body, None)
                 return
         self._next()
@@ -189,7 +196,7 @@ class _Chunks:
         """
         try:
             awaitable: Any = anext(self._iterator)
-        except StopAsyncIteration:
+        except (StopAsyncIteration, ProtocolClosed, ProtocolError):
             return False
         awaitable.add_done_callback(lambda _: then())
         return True

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import queue
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from builders import PATIENCE, HeldSession, hold
+from nerve import burst as burst_module
 from nerve import engine as engine_module
 from nerve.batching import BatchPolicy
 from nerve.burst import Burst
@@ -26,6 +29,10 @@ from nerve.types import AggregationStrategy, Prediction, PredictOptions, TokenSc
 
 SIMPLE = PredictOptions(aggregation_strategy=AggregationStrategy.SIMPLE)
 MOST = 16  # jobs of one call
+
+
+class Texts(list[str]):
+    """A list that can be watched."""
 
 
 class Arrivals:
@@ -62,7 +69,7 @@ class Arrivals:
             return self.can_defer
 
         return self.engine.start(
-            [text],
+            Texts([text]),
             options,
             deadline,
             lambda outcome: self.outcomes.put((number, outcome)),
@@ -103,6 +110,7 @@ def model(lookup_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model
     document = {
         "model": {"checkpoint_repository": {"source": "LOCAL", "path": "."}, "device": "cpu"},
         "cpu": {"threads": 2},
+        "batching": {"max_batch_tokens": 512},
     }
     config = parse_config(document, {}, lookup_model)
     return load_model(config, ModelFolder(lookup_model, "test", ""), tmp_path_factory.mktemp("cache"))
@@ -112,6 +120,7 @@ def model(lookup_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model
 def _every_call_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine must not decide; what is quick is tested with the scheduler."""
     monkeypatch.setattr(engine_module, "_INLINE_SECONDS", 1.0)
+    monkeypatch.setattr(burst_module, "_MOST_SECONDS", 1.0)
 
 
 @pytest.fixture
@@ -226,9 +235,11 @@ def test_what_was_kept_is_queued_behind_others(
     session.gate.clear()
     while session.entered.acquire(blocking=False):
         pass
-    jobs = [arrivals.engine.compute([Window([1] * 4, 0)], False, math.inf, lambda _: None) for _ in range(5)]
-    for _ in range(held.n_threads):
-        assert session.entered.acquire(timeout=PATIENCE)
+    jobs = []
+    for _ in range(2):
+        jobs.append(arrivals.engine.compute([Window([1] * 4, 0)], False, math.inf, lambda _: None))
+        if len(jobs) == 1:
+            assert session.entered.acquire(timeout=PATIENCE)
     arrivals.end()
     assert arrivals.outcomes.empty()
     session.gate.set()
@@ -273,26 +284,47 @@ def test_answers_wait_for_the_call_only(arrivals: Arrivals) -> None:
     assert outcome.timings.queue >= 0.05
 
 
+def test_refusals_leave_no_cycle(model: Model, arrivals_of: Callable[[Model], Arrivals]) -> None:
+    """What a refused request holds is freed at once, not when the collector comes by."""
+    arrivals = arrivals_of(model)
+    arrivals.warm_up()
+    calls = [arrivals.begin("anna"), arrivals.begin("bob")]
+    jobs = [weakref.ref(call._texts) for call in calls]
+    arrivals.engine.close()
+    gc.disable()
+    try:
+        arrivals.end()
+        while not arrivals.outcomes.empty():
+            assert isinstance(arrivals.outcomes.get()[1], Unavailable)
+        del calls
+        assert [job() for job in jobs] == [None, None]
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize(
     ("lengths", "quick_tokens", "calls"),
     [
-        ([10, 10, 10], 12, [3]),  # no padding: one call costs less than three
-        ([100, 98, 99], 120, [3]),  # hardly any
+        ([10, 10, 10], 15, [3]),  # no padding: one call costs less than three
+        ([100, 98, 99], 120, [2, 1]),  # hardly any, but three take longer than the thread may be kept
+        ([100, 98, 99], 200, [3]),
         ([10, 100], 120, [1, 1]),  # as much again, and more
         ([10, 100], 200, [2]),  # which costs nothing here
         ([10, 10, 100, 10], 120, [2, 1, 1]),
+        ([100] * 6, 1000, [4, 2]),  # no more tokens than a call may have
+        ([1] * 11, 1000, [10, 1]),  # nor windows
     ],
 )
-def test_padding_is_worth_it(lengths: list[int], quick_tokens: int, calls: list[int]) -> None:
+def test_joining_is_worth_it(lengths: list[int], quick_tokens: int, calls: list[int]) -> None:
     """A short text joins a long one only where a call with all that padding is still quick."""
     seen: list[int] = []
-    policy = BatchPolicy(token_budget=256, max_batch_size=32, max_padding=0.05)
+    policy = BatchPolicy(token_budget=400, max_batch_size=10, max_padding=0.05)
 
     class Lane(Scheduler):
-        """One whose calls are quick up to so many tokens."""
+        """One whose calls are quick up to so many tokens, and take a millisecond for twice as many."""
 
         def is_quick(self, n_tokens: int, limit_seconds: float) -> bool:
-            return n_tokens <= quick_tokens
+            return n_tokens <= quick_tokens * (1 if limit_seconds < 1.0 else 2)
 
     lane = Lane(
         lambda windows, *_: [None] * len(windows),  # type: ignore[arg-type,return-value] # nobody asks for scores
@@ -302,7 +334,7 @@ def test_padding_is_worth_it(lengths: list[int], quick_tokens: int, calls: list[
         on_batch=lambda n_windows, *_: seen.append(n_windows),
     )
     try:
-        burst = Burst(lane, 1.0, policy.max_padding)
+        burst = Burst(lane, lambda _: None, policy, 0.0002)
         deferred: list[Callable[[], None]] = []
         for length in lengths:
             job = Job([Window([1] * length, 0)], needs_logits=False)

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from builders import ServerProcess
-from raw_http import GOOD_BODY, connect, exchange, metric, read_answer, request_bytes
+from raw_http import GOOD_BODY, chunked_request, connect, exchange, metric, read_answer, request_bytes
 
 TEXTS = [
     "Anna",
@@ -65,9 +65,14 @@ def test_requests_that_arrive_together_share_calls(quick: ServerProcess) -> None
 
 
 def test_nobody_waits_for_a_body_that_does_not_come(quick: ServerProcess) -> None:
-    """Fifty heads are there, and their bodies are not: a good request takes as long as ever."""
+    """Fifty heads are there, their bodies are not, or do not end: a good request takes as long as ever."""
     with ExitStack() as stack:
         connections = open_many(quick, 50, stack)
+        endless = chunked_request([GOOD_BODY], finish=False)
+        for connection in open_many(
+            quick, 20, stack
+        ):  # all bytes that are stated, but in a chunk with more to come
+            connection.sendall(endless.replace(b"host", b"content-length: %d\r\nhost" % len(GOOD_BODY)))
         whole = request_bytes(GOOD_BODY)
         head = whole[: -len(GOOD_BODY)]
         for connection in connections:

@@ -144,12 +144,30 @@ def test_what_is_deferred_comes_with_the_end_of_the_body() -> None:
     assert not request.defer(lambda: told.append("twice"))
 
 
-def test_nothing_is_deferred_over_http2() -> None:
-    """There a client could send all of a body, and its end much later."""
+def test_http2_body_is_read_to_its_end() -> None:
+    """The client tells it apart, and its stream would be reset before; so nothing can be deferred until then."""
     request, protocol = make_request(http_version="2")
-    request.read(10, lambda *_: None)
+    told: list[object] = []
+    request.read(10, lambda *body: told.append(body))
     protocol.arrive()
+    assert told == []
+    protocol.arrive()
+    assert told == [(b"{}", None)]
     assert not request.defer(lambda: None)
+
+
+def test_body_that_nobody_wants_any_more_is_let_go() -> None:
+    """Its deadline has passed: what had arrived is not kept while the rest is thrown away."""
+    request, protocol = make_request(b"1234", b"5678", stated=8)
+    told: list[object] = []
+    request.read(10, lambda *body: told.append(body))
+    protocol.arrive()
+    request.respond(Response(504, [], b""))
+    assert request._reading is not None
+    assert not request._reading._body
+    protocol.arrive()
+    assert told == []
+    assert not request._reading._body
 
 
 def test_client_that_left_is_told_once() -> None:
