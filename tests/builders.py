@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from nerve.checkpoint import ModelFolder
-from nerve.config import default_cache_dir, parse_config
+from nerve.config import Config, default_cache_dir, parse_config
 from nerve.engine import Engine
 from nerve.model import Model, load_model
 from nerve.session import Session
@@ -275,10 +275,16 @@ def hold(model: Model) -> tuple[Model, HeldSession]:
 
 def open_engine(model_folder: Path, **sections: dict[str, Any]) -> Engine:
     """Load a model folder and return an engine over it; `sections` are merged into the configuration."""
+    model, config = open_model(model_folder, **sections)
+    return Engine(model, config.batching.max_queue_tokens)
+
+
+def open_model(model_folder: Path, **sections: dict[str, Any]) -> tuple[Model, Config]:
+    """Load a model folder; `sections` are merged into the configuration, which is returned, too."""
     document: dict[str, Any] = {
         "model": {"checkpoint_repository": {"source": "LOCAL", "path": str(model_folder)}, "device": "cpu"},
         **sections,
     }
     config = parse_config(document, {}, model_folder)
     model = load_model(config, ModelFolder(model_folder, model_folder.name, ""), default_cache_dir())
-    return Engine(model, config.batching.max_queue_tokens)
+    return model, config

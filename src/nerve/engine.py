@@ -4,7 +4,7 @@ A request is a `Call`: tokenize, queue and run, merge windows, aggregate. Each s
 it ended, on the thread that ended it, and the answer goes to a function (`start`). `predict` is the same for
 coroutines; plain threads `submit` and then `collect`.
 
-Threads: short texts are tokenized on the calling thread, and rows of short answers are made on the engine thread
+Threads: short texts are tokenized on the calling thread, and rows of short answers are made on the thread
 that ran the model, because a hand-over costs more; what is larger goes to a small pool. On a GPU the engine
 thread does nothing but steps: a thread of its own makes the rows, woken once per step.
 """
@@ -330,7 +330,7 @@ class Engine:
             self.lane_of(job).submit(job)
 
     def _deliver(self, jobs: list[Job]) -> None:
-        """Go on with finished jobs; called by engine threads, once per batch."""
+        """Go on with finished jobs; called once per batch, by the thread that ran it."""
         waiters = []
         for job in jobs:
             if isinstance(job.error, DeviceFailed):

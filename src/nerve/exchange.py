@@ -68,7 +68,10 @@ class Request(Protocol):
         """
 
     def defer(self, then: Callable[[], None]) -> bool:
-        """Call `then` on this thread after what has arrived by now; for `then` of `read`, once. False: it cannot."""
+        """Call `then` on this thread after what has arrived by now, and tell whether that will be.
+
+        To be asked once, when the body is there.
+        """
 
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when the client leaves before it is answered."""

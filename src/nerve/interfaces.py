@@ -201,7 +201,7 @@ class _Chunks:
         awaitable.add_done_callback(lambda _: then())
         return True
 
-    def _end(self, body: bytearray | None, error: Exception | None) -> None:
+    def _end(self, body: bytes | bytearray | None, error: Exception | None) -> None:
         self._is_over = body is not None or error is not None
         self._body = bytearray()  # else it is held until the request is answered
         then, self._then = self._then, None

@@ -5,8 +5,8 @@ batches across jobs (`batching` decides which windows), call `run`, and hand fin
 once per batch. Batches form from what arrived meanwhile. An idle engine thread takes what waits at once, unless it has
 just answered clients that are known to send again within a moment (`returns`).
 
-Threads: `submit`, `cancel` and the properties may be called from any thread. `run` and `deliver` are
-called from engine threads; an exception in `deliver` is logged and does not end the thread. An idle
+Threads: `submit`, `run_here`, `cancel` and the properties may be called from any thread. `run` and `deliver` are
+called from engine threads, and by `run_here`; an exception in `deliver` is logged and does not end the thread. An idle
 engine thread parks on a queue of its own (a C-level wait, cheaper than a condition variable), after a last look
 under the lock: whenever windows wait, a thread was woken or is about to look, or gathers and will look in time.
 """

@@ -13,17 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from builders import PATIENCE, HeldSession, hold
+from builders import PATIENCE, HeldSession, hold, open_model
 from nerve import burst as burst_module
 from nerve import engine as engine_module
 from nerve.batching import BatchPolicy
 from nerve.burst import Burst
-from nerve.checkpoint import ModelFolder
-from nerve.config import parse_config
 from nerve.engine import Call, Engine
 from nerve.errors import PredictError, Unavailable
 from nerve.jobs import Job
-from nerve.model import Model, load_model
+from nerve.model import Model
 from nerve.scheduler import Scheduler
 from nerve.types import AggregationStrategy, Prediction, PredictOptions, TokenScores, Window
 
@@ -56,9 +54,7 @@ class Arrivals:
         self.calls.clear()
         self._n_begun = 0
 
-    def begin(
-        self, text: str, options: PredictOptions = SIMPLE, alone: bool = False, deadline: float = math.inf
-    ) -> Call:
+    def begin(self, text: str, options: PredictOptions = SIMPLE, alone: bool = False) -> Call:
         """Begin a request; its outcome comes with its number, from 0."""
         number = self._n_begun
         self._n_begun += 1
@@ -71,7 +67,7 @@ class Arrivals:
         return self.engine.start(
             Texts([text]),
             options,
-            deadline,
+            math.inf,
             lambda outcome: self.outcomes.put((number, outcome)),
             None if alone else defer,
         )
@@ -105,15 +101,9 @@ class BrokenSession(HeldSession):
 
 
 @pytest.fixture(scope="module")
-def model(lookup_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(lookup_model: Path) -> Model:
     """Load the lookup model."""
-    document = {
-        "model": {"checkpoint_repository": {"source": "LOCAL", "path": "."}, "device": "cpu"},
-        "cpu": {"threads": 2},
-        "batching": {"max_batch_tokens": 512},
-    }
-    config = parse_config(document, {}, lookup_model)
-    return load_model(config, ModelFolder(lookup_model, "test", ""), tmp_path_factory.mktemp("cache"))
+    return open_model(lookup_model, cpu={"threads": 2}, batching={"max_batch_tokens": 512})[0]
 
 
 @pytest.fixture(autouse=True)
