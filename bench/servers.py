@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ ANSWERS = 10
 START_SECONDS = 120
 CORES = len(os.sched_getaffinity(0))
 TICKS = os.sysconf("SC_CLK_TCK")
+# https://docs.kernel.org/power/pm_qos_interface.html
+WAKEUP_LATENCY = Path("/dev/cpu_dma_latency")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class ServerSpec:
     model: str | None = None
     route: str = "/predict_tokens"
     rows: str = "all"
+    holds_seconds: float = 0.0
+    is_awake: bool = False
     settings: dict = field(default_factory=dict)
 
     @property
@@ -54,6 +59,16 @@ class ServerSpec:
         missing = [name for name in self.needs if not has_module(name)]
         if missing:
             raise Unavailable(f"not installed: {', '.join(missing)}")
+        if self.is_awake and not os.access(WAKEUP_LATENCY, os.W_OK):
+            raise Unavailable(f"{WAKEUP_LATENCY} cannot be written")
+
+
+@contextlib.contextmanager
+def cores_awake():
+    """Keep all cores of the machine from sleeping."""
+    with WAKEUP_LATENCY.open("wb", buffering=0) as limit:
+        limit.write(struct.pack("=i", 0))
+        yield
 
 
 def has_module(name: str) -> bool:
@@ -124,7 +139,7 @@ class Server:
         except BaseException:
             self.close()
             raise
-        self.signal(signal.SIGSTOP)
+        self.rest()
 
     @property
     def url(self) -> str:
@@ -159,9 +174,15 @@ class Server:
         """Let the server run."""
         self.signal(signal.SIGCONT)
         try:
-            yield
+            with cores_awake() if self.spec.is_awake else contextlib.nullcontext():
+                yield
         finally:
-            self.signal(signal.SIGSTOP)
+            self.rest()
+
+    def rest(self) -> None:
+        """Hold the server, once it has let go of the machine."""
+        time.sleep(self.spec.holds_seconds)
+        self.signal(signal.SIGSTOP)
 
     def signal(self, number: int) -> None:
         """Send a signal to all its processes."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nerve.large import Outline
     from nerve.metrics import Metrics
     from nerve.types import Window
+    from nerve.wakeup import WakeupLimit
 
 Body = bytes | bytearray
 
@@ -118,9 +119,12 @@ class Watch:
     """Ends exchanges at their deadline, and notices clients that leave, while they wait.
 
     A thread looks at them every 10 ms, and sleeps while there are none.
+
+    wakeup: held while there are some.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wakeup: WakeupLimit | None = None) -> None:
+        self._wakeup = wakeup
         self._open: dict[Exchange, bool] = {}  # a dict, because its `pop` is atomic
         self._is_awake = False
         self._wake = threading.Event()
@@ -154,18 +158,25 @@ class Watch:
             self._wake.wait()
             self._wake.clear()
             self._is_awake = True
-            seen = time.monotonic()
-            while True:
-                time.sleep(_TICK_SECONDS)
-                now = time.monotonic()
-                if self._open:
-                    seen = now
-                    self._look(now)
-                elif now - seen > _IDLE_SECONDS:
-                    self._is_awake = False
-                    if not self._open:  # else it came between
-                        break
-                    self._is_awake = True
+            if self._wakeup is not None:
+                self._wakeup.hold()
+            self._look_until_idle()
+            if self._wakeup is not None:
+                self._wakeup.release()
+
+    def _look_until_idle(self) -> None:
+        seen = time.monotonic()
+        while True:
+            time.sleep(_TICK_SECONDS)
+            now = time.monotonic()
+            if self._open:
+                seen = now
+                self._look(now)
+            elif now - seen > _IDLE_SECONDS:
+                self._is_awake = False
+                if not self._open:  # else it came between
+                    return
+                self._is_awake = True
 
 
 @dataclass(frozen=True, slots=True)
