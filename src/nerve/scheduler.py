@@ -39,6 +39,7 @@ from nerve.errors import (
 from nerve.jobs import Batch, Job
 from nerve.rates import Rates
 from nerve.returns import Returns
+from nerve.spreading import Spreading
 from nerve.threads import EngineThread
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Scheduler:
     """Turns a `run` function into a queue with admission and fair batches.
 
     run: computes windows, `(windows, needs_logits, spread) -> one TokenScores each`; `spread` tells that
-        nothing else runs or waits here, so that the call may use the cores of all engine threads.
+        nothing else runs or waits here, or is likely to, so that the call may use the cores of all engine threads.
     deliver: told of jobs that finished, all those of one batch together.
     max_queue_tokens: most tokens that wait.
     max_queue_seconds: longest wait, by the measured rate, with which a job is still admitted in an overload
@@ -102,7 +103,7 @@ class Scheduler:
         self._admission = Admission(max_queue_seconds) if max_queue_seconds < math.inf else None
         self._on_batch = on_batch
         self._niceness = niceness
-        self._may_spread = may_spread
+        self._spreading = Spreading(may_spread)
         self._gathers = gathers
         self._returns = Returns()
         self._n_gathering = 0  # threads
@@ -169,6 +170,7 @@ class Scheduler:
                 self._queued_tokens += job.n_tokens
                 self._n_waiting += len(job.windows)
                 self._returns.note_arrival(len(job.windows))
+                self._spreading.note_arrival(is_running=self._n_busy > 0)
                 if not self._n_gathering or not self._awaited(job.submitted_at):
                     self._wake_one()
                 return
@@ -315,8 +317,7 @@ class Scheduler:
 
     def _note_idle(self, now: float) -> None:
         """Take note that a job need not wait, if that is so; the lock is held."""
-        admission = self._admission
-        if admission is not None and admission.is_overload and self.is_idle:
+        if (admission := self._admission) is not None and admission.is_overload and self.is_idle:
             admission.note_idle(now - self._last_end if not self._n_busy else 0.0)
 
     def _work(self) -> None:
@@ -381,9 +382,8 @@ class Scheduler:
                 self._n_busy += 1
                 if self._jobs:
                     self._wake_one()  # another thread may go on with the rest
-            spread = (
-                self._may_spread and self._n_busy == 1 and not (self._jobs or self._returns.expected(now))
-            )
+            is_alone = self._n_busy == 1 and not (self._jobs or self._returns.expected(now))
+            spread = is_alone and self._spreading.is_worthwhile
         if expired:
             self._report(self._deliver, expired)
         return Batch(batch, spread) if batch else None

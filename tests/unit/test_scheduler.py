@@ -248,6 +248,25 @@ def test_lone_call_counts_for_the_cores_that_it_has(
     assert refused.value.retry_after_seconds == pytest.approx(seconds * n_threads / 2, rel=0.3)
 
 
+def test_lone_call_in_a_crowd_keeps_to_one_core(bench: Callable[..., Bench]) -> None:
+    """The next request finds a core free; once they come one after the other, a call has all cores again."""
+    b = bench(n_threads=2, max_queue_tokens=1000, may_spread=True)
+
+    def n_cores() -> int:
+        b.submit(1)
+        b.wait(1)
+        return b.calls[-1][-1]
+
+    assert n_cores() == 2
+    b.hold()
+    for tag in range(100):
+        b.submit(tag)
+    b.release()
+    b.wait(101)
+    assert n_cores() == 1
+    assert [n_cores() for _ in range(60)][-1] == 2
+
+
 def test_one_call_that_was_held_up_does_not_spoil_the_rate(bench: Callable[..., Bench]) -> None:
     """A process that was stopped for minutes is as fast as before when it goes on."""
     b = bench()
