@@ -30,6 +30,7 @@ class WakeupLimit:
         self._microseconds = microseconds
         self._device = device
         self._file: int | None = None
+        self._is_refused = False
 
     def check(self) -> None:
         """Raise `StartupError` where the limit cannot be had."""
@@ -42,12 +43,13 @@ class WakeupLimit:
             ) from error
 
     def hold(self) -> None:
-        """Ask for the limit. Where that fails it is logged, and requests are answered all the same."""
-        if self._file is not None:
+        """Ask for the limit. Where that fails it is logged, once, and requests are answered all the same."""
+        if self._file is not None or self._is_refused:
             return
         try:
             self._file = self._open()
         except OSError as error:
+            self._is_refused = True
             log.warning("cpu.wakeup_latency_us has no effect: %s: %s", self._device, error.strerror)
 
     def release(self) -> None:
