@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from builders import ServerProcess, free_port, workers_of, write_config, write_troubled_model
+from nerve.wakeup import DEVICE
 from raw_http import connect, metric, read_answer, request_bytes, wait_until
 
-WAKEUP_LATENCY = Path("/dev/cpu_dma_latency")
 UNSHARE = [shutil.which("unshare") or "", "--pid", "--fork", "--kill-child"]
 
 
@@ -144,9 +144,7 @@ def test_two_workers(serve: Callable[..., ServerProcess]) -> None:
     assert server.stop() == 0
 
 
-@pytest.mark.skipif(
-    not os.access(WAKEUP_LATENCY, os.W_OK), reason="this user may not say how long cores may sleep"
-)
+@pytest.mark.skipif(not os.access(DEVICE, os.W_OK), reason="this user may not say how long cores may sleep")
 def test_cores_are_kept_awake_while_requests_come(serve: Callable[..., ServerProcess]) -> None:
     """The worker asks for it with the first request, and lets go when none comes any more."""
     server = serve(cpu={"wakeup_latency_us": 20})
@@ -154,7 +152,7 @@ def test_cores_are_kept_awake_while_requests_come(serve: Callable[..., ServerPro
 
     def holds() -> bool:
         files = Path(f"/proc/{worker}/fd").iterdir()
-        return WAKEUP_LATENCY in [file.readlink() for file in files if file.is_symlink()]
+        return DEVICE in [file.readlink() for file in files if file.is_symlink()]
 
     assert not holds()
     server.predict("Anna").raise_for_status()
