@@ -40,6 +40,8 @@ class RsgiRequest:
     """A request as Granian hands it over.
 
     Granian's awaitables are used as the futures they are, by `add_done_callback`: no coroutine waits for them.
+
+    send: gives Granian the answer, now or soon.
     """
 
     __slots__ = (
@@ -50,12 +52,16 @@ class RsgiRequest:
         "_is_http1",
         "_proto",
         "_reading",
+        "_send",
         "method",
         "path",
     )
 
-    def __init__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
+    def __init__(
+        self, scope: RsgiScope, proto: RSGIHTTPProtocol, send: Callable[[RSGIHTTPProtocol, Response], None]
+    ) -> None:
         self._proto = proto
+        self._send = send
         self._headers = scope.headers
         self._is_answered = False
         self._has_unread_body = scope.method == "POST"
@@ -105,7 +111,7 @@ class RsgiRequest:
     def respond(self, response: Response) -> None:
         """Send the answer; a body that was refused unread is thrown away for a short while."""
         self._is_answered = True
-        self._proto.response_bytes(response.status, response.headers, response.body)
+        self._send(self._proto, response)
         gone, self._gone = self._gone, None
         if gone is not None:
             gone.cancel()  # else Granian holds it for as long as the connection lives
@@ -113,6 +119,11 @@ class RsgiRequest:
             self._reading.discard()
         elif self._has_unread_body:
             _Chunks(self._proto).discard()
+
+
+def send(proto: RSGIHTTPProtocol, response: Response) -> None:
+    """Give Granian an answer."""
+    proto.response_bytes(response.status, response.headers, response.body)
 
 
 class _Chunks:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from builders import ServerProcess
+from builders import ServerProcess, workers_of
 from raw_http import GOOD_BODY, chunked_request, connect, exchange, metric, read_answer, request_bytes
 
 TEXTS = [
@@ -62,6 +64,24 @@ def test_requests_that_arrive_together_share_calls(quick: ServerProcess) -> None
             assert [read_answer(connection)[0].json() for connection in connections] == alone
     n_calls = metric(quick, "nerve_batches_total") - before
     assert n_calls < 0.9 * n_rounds * len(bodies)
+
+
+def policies_of(server: ServerProcess) -> set[int]:
+    """Return the scheduling classes of the threads of the workers."""
+    threads = [int(task.name) for pid in workers_of(server) for task in Path(f"/proc/{pid}/task").iterdir()]
+    return {os.sched_getscheduler(thread) for thread in threads}
+
+
+def test_network_threads_step_back_while_the_server_thread_makes_all_answers(quick: ServerProcess) -> None:
+    """Not any more once an engine thread has made one."""
+    with connect(quick) as connection:
+        rest = b""
+        for _ in range(150):
+            connection.sendall(request_bytes(GOOD_BODY))
+            _, rest = read_answer(connection, rest)
+    assert policies_of(quick) == {os.SCHED_OTHER, os.SCHED_BATCH}
+    assert quick.predict("Anna " * 3_000).status_code == 200  # of several windows
+    assert policies_of(quick) == {os.SCHED_OTHER}
 
 
 def test_nobody_waits_for_a_body_that_does_not_come(quick: ServerProcess) -> None:

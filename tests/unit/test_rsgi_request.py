@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nerve.interfaces import RsgiRequest
+from nerve.interfaces import RsgiRequest, send
 from nerve.responses import Response
 
 
@@ -83,7 +83,7 @@ def make_request(
     protocol = Protocol(*(chunks or (b"{}",)))
     headers = {} if stated is None else {"content-length": str(stated)}
     scope = SimpleNamespace(headers=headers, method="POST", path="/", http_version=http_version)
-    return RsgiRequest(scope, protocol), protocol  # type: ignore[arg-type]
+    return RsgiRequest(scope, protocol, send), protocol  # type: ignore[arg-type]
 
 
 def test_answer_ends_what_was_begun() -> None:
