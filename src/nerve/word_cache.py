@@ -34,8 +34,9 @@ _MOST_UNKNOWN = 5
 # Pieces learned from a text that had more.
 _LEARNED = 2
 
-# Ids, and offsets from the beginning of the piece.
-Piece = tuple[list[int], list[tuple[int, int]]]
+# Ids, and offsets from the beginning of the piece. Of a piece that is one token as a whole, as most are, only its id:
+# it is reached by fewer steps through memory.
+Piece = int | tuple[list[int], list[tuple[int, int]]]
 
 
 class WordCache:
@@ -59,27 +60,26 @@ class WordCache:
         n_unknown = 0
         position = 0
         for word in text.split(" "):
-            if word:
-                piece = young.get(word)
+            after = position + len(word)
+            piece = young.get(word)
+            if piece is None and word:
+                piece = self._old.get(word)
                 if piece is None:
-                    piece = self._old.get(word)
-                    if piece is None:
-                        n_unknown += 1
-                        if n_unknown > _MOST_UNKNOWN:
-                            return None
-                        piece = self._learn(word)
-                    else:
-                        self._keep(word, piece)
-                piece_ids, spans = piece
-                if len(piece_ids) == 1:
-                    ids.append(piece_ids[0])
-                    start, end = spans[0]
-                    offsets.append((position + start, position + end))
+                    n_unknown += 1
+                    if n_unknown > _MOST_UNKNOWN:
+                        return None
+                    piece = self._learn(word)
                 else:
-                    ids += piece_ids
-                    offsets += [(position + start, position + end) for start, end in spans]
-                position += len(word)
-            position += 1
+                    self._keep(word, piece)
+            if isinstance(piece, int):
+                ids.append(piece)
+                offsets.append((position, after))
+            elif piece is not None:
+                piece_ids, spans = piece
+                ids += piece_ids
+                for start, end in spans:  # sooner done than a comprehension is begun
+                    offsets.append((position + start, position + end))
+            position = after + 1
         ids += self._suffix
         offsets += [(0, 0)] * len(self._suffix)
         return ids, offsets
@@ -96,7 +96,8 @@ class WordCache:
 
     def _learn(self, word: str) -> Piece:
         encoding = self._tokenizer.encode(word, add_special_tokens=False)
-        piece = encoding.ids, encoding.offsets
+        ids, offsets = encoding.ids, encoding.offsets
+        piece: Piece = ids[0] if offsets == [(0, len(word))] else (ids, offsets)
         if len(word) <= _LONGEST:
             self._keep(word, piece)
         return piece
