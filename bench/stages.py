@@ -64,6 +64,7 @@ OURS = re.compile(r"(?:^|/)nerve/(?P<module>\w+)\.py$")
 MODULES = {
     "direct": HTTP,
     "interfaces": HTTP,
+    "network_threads": HTTP,
     "tokenizer": TOKENIZE,
     "word_cache": TOKENIZE,
     "admission": HAND_OVER,
