@@ -3,8 +3,9 @@
 As Granian ships it, a request crosses five times between its network thread, its Python thread and the event loop
 before the application has the body, and once more for the answer. Here its Python thread calls `handle` itself, and
 what would be posted to the event loop is called there and then: three crossings and one. The event loop serves the
-life of the worker only. Answers that are made together are sent together, and the network thread does not interrupt
-the Python thread (`network_threads`). docs/design.md, "Processes and threads", has the differences.
+life of the worker only. Answers that are made together are sent together, and where the Python thread makes all of
+them the network thread does not interrupt it (`network_threads`). docs/design.md has the differences ("Processes and
+threads", "Batching").
 
 `serve_rsgi` stands for `MPServer._spawn_rsgi_worker` of Granian 2.8 with those things changed; it is not a public
 seam, hence the upper bound on Granian's version in pyproject.toml.
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Answers of one callback that are sent together. Each that is sent alone wakes the network thread; the first of eight
-# waits some 0.3 ms for the last.
+# waits some 0.3 ms for the last, and for their lines of the access log where there is one.
 _MOST_TOGETHER = 8
 
 
@@ -116,7 +117,7 @@ def serve_rsgi(
 
     settings: in the order of `MPServer._spawn_rsgi_worker`, from `runtime_threads` to `metrics`.
     """
-    sockets, (_task_impl, *http), (_log_format, ssl, _scope_options, metrics) = (
+    threads, (_task_impl, *http), (_log_format, ssl, _scope_options, metrics) = (
         settings[:5],
         settings[5:11],
         settings[11:],
@@ -125,20 +126,29 @@ def serve_rsgi(
     ended = asyncio.Event()
     shutdown.add_cb(lambda: loop.call_soon_threadsafe(ended.set))
     application.__rsgi_init__(loop)
-    worker = RSGIWorker(worker_id, sock, ipc, *sockets, *http, *ssl, metrics)  # type: ignore[call-arg]
+    worker = RSGIWorker(worker_id, sock, ipc, *threads, *http, *ssl, metrics)  # type: ignore[call-arg]
 
     at_once = _AtOnce()
     network = NetworkThreads()
 
     def answer(proto: RSGIHTTPProtocol, response: Response) -> None:
-        network.note_answer(is_own=at_once.answer(proto, response))
+        is_own = at_once.answer(proto, response)
+        if response.summary is not None:
+            network.note_prediction(is_own=is_own)
 
     def call(watcher: Any) -> None:
-        application.handle(RsgiRequest(watcher.scope, watcher.proto, answer))
+        application.handle(RsgiRequest(watcher.scope, watcher.proto, answer, network))
 
     serve = getattr(worker, WORKERS_METHODS[runtime_mode][(sock[0] or sock[1]).is_uds()])
     scheduler = _Scheduler(at_once, call, None, None, None)
-    network.start(lambda: serve(scheduler, at_once, shutdown))
+
+    def start() -> None:
+        serve(scheduler, at_once, shutdown)
+
+    if threads[0] == 1:
+        network.start(start)
+    else:  # several threads run Python, and none may step back
+        start()
 
     async def wait() -> None:
         await ended.wait()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from granian.rsgi import Scope as RsgiScope
 
     from nerve.exchange import Request
+    from nerve.network_threads import NetworkThreads
     from nerve.responses import Response
 
 AsgiScope = MutableMapping[str, Any]
@@ -42,6 +43,7 @@ class RsgiRequest:
     Granian's awaitables are used as the futures they are, by `add_done_callback`: no coroutine waits for them.
 
     send: gives Granian the answer, now or soon.
+    network: told while the request waits.
     """
 
     __slots__ = (
@@ -50,6 +52,7 @@ class RsgiRequest:
         "_headers",
         "_is_answered",
         "_is_http1",
+        "_network",
         "_proto",
         "_reading",
         "_send",
@@ -58,10 +61,15 @@ class RsgiRequest:
     )
 
     def __init__(
-        self, scope: RsgiScope, proto: RSGIHTTPProtocol, send: Callable[[RSGIHTTPProtocol, Response], None]
+        self,
+        scope: RsgiScope,
+        proto: RSGIHTTPProtocol,
+        send: Callable[[RSGIHTTPProtocol, Response], None],
+        network: NetworkThreads,
     ) -> None:
         self._proto = proto
         self._send = send
+        self._network = network
         self._headers = scope.headers
         self._is_answered = False
         self._has_unread_body = scope.method == "POST"
@@ -93,6 +101,12 @@ class RsgiRequest:
 
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when the client leaves before it is answered."""
+        self._network.begin_wait(self)
+        self._watch_client(gone)
+        if self._is_answered:  # meanwhile, by another thread
+            self._network.end_wait(self)
+
+    def _watch_client(self, gone: Callable[[], None]) -> None:
         awaitable: Any = self._proto.client_disconnect()
         if not hasattr(awaitable, "add_done_callback"):  # it has left already
             gone()
@@ -111,6 +125,7 @@ class RsgiRequest:
     def respond(self, response: Response) -> None:
         """Send the answer; a body that was refused unread is thrown away for a short while."""
         self._is_answered = True
+        self._network.end_wait(self)
         self._send(self._proto, response)
         gone, self._gone = self._gone, None
         if gone is not None:

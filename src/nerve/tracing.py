@@ -1,6 +1,6 @@
 """Exports a span for each prediction over OTLP, with its stages as children.
 
-The spans are made from the timings that a prediction has anyway, after its answer went out. They hold the
+The spans are made from the timings that a prediction has anyway, after it was answered. They hold the
 route, the status, counts and the request id, and no other word that the client sent: `tracestate` is not
 passed on. Without `tracing.endpoint` this module is not loaded, and no handler is wrapped.
 

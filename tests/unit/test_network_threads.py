@@ -42,9 +42,9 @@ def threads() -> Iterator[Threads]:
 
 
 def note_many(network: NetworkThreads) -> None:
-    """Take note of just enough answers."""
+    """Take note of just enough predictions."""
     for _ in range(_MANY_ANSWERS):
-        network.note_answer(is_own=True)
+        network.note_prediction(is_own=True)
 
 
 def test_they_step_back_after_many_answers_and_return_after_one(threads: Threads) -> None:
@@ -55,7 +55,7 @@ def test_they_step_back_after_many_answers_and_return_after_one(threads: Threads
         note_many(network)
         assert threads.policies() == {os.SCHED_BATCH}
         assert os.sched_getscheduler(threading.get_native_id()) == os.SCHED_OTHER
-        network.note_answer(is_own=False)
+        network.note_prediction(is_own=False)
         assert threads.policies() == {os.SCHED_OTHER}
 
 
@@ -65,9 +65,40 @@ def test_answers_of_other_threads_between_keep_them(threads: Threads) -> None:
     network.start(threads.start)
     for _ in range(3):
         for _ in range(_MANY_ANSWERS - 1):
-            network.note_answer(is_own=True)
-        network.note_answer(is_own=False)
+            network.note_prediction(is_own=True)
+        network.note_prediction(is_own=False)
     assert threads.policies() == {os.SCHED_OTHER}
+
+
+def test_they_do_not_step_back_while_a_request_waits(threads: Threads) -> None:
+    """It waits for threads that compute."""
+    network = NetworkThreads()
+    network.start(threads.start)
+    note_many(network)
+    network.begin_wait("long")
+    assert threads.policies() == {os.SCHED_OTHER}
+    note_many(network)
+    network.end_wait("another")
+    assert threads.policies() == {os.SCHED_OTHER}
+    network.end_wait("long")
+    note_many(network)
+    assert threads.policies() == {os.SCHED_BATCH}
+
+
+def test_a_class_that_was_chosen_stays(threads: Threads) -> None:
+    """Whoever starts the server may give it one."""
+    network = NetworkThreads()
+
+    def start() -> None:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        network.start(threads.start)
+
+    starter = threading.Thread(target=start)
+    starter.start()
+    starter.join()
+    note_many(network)
+    network.note_prediction(is_own=False)
+    assert threads.policies() == {os.SCHED_BATCH}
 
 
 def test_the_thread_that_makes_the_answers_is_left_alone() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nerve.interfaces import RsgiRequest, send
+from nerve.network_threads import NetworkThreads
 from nerve.responses import Response
 
 
@@ -83,7 +84,7 @@ def make_request(
     protocol = Protocol(*(chunks or (b"{}",)))
     headers = {} if stated is None else {"content-length": str(stated)}
     scope = SimpleNamespace(headers=headers, method="POST", path="/", http_version=http_version)
-    return RsgiRequest(scope, protocol, send), protocol  # type: ignore[arg-type]
+    return RsgiRequest(scope, protocol, send, NetworkThreads()), protocol  # type: ignore[arg-type]
 
 
 def test_answer_ends_what_was_begun() -> None:
@@ -100,6 +101,17 @@ def test_answer_ends_what_was_begun() -> None:
     assert request._reading is not None
     assert request._reading._awaitable is None
     assert protocol.n_responses == 1
+
+
+def test_a_watched_request_waits_until_it_is_answered() -> None:
+    """Also one that is answered just before it is watched."""
+    request, _ = make_request()
+    request.watch(lambda: None)
+    assert request._network._waiting == {request}
+    request.respond(Response(200, [], b""))
+    assert request._network._waiting == set()
+    request.watch(lambda: None)
+    assert request._network._waiting == set()
 
 
 @pytest.mark.parametrize("stated", [None, 8])
