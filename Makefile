@@ -45,7 +45,7 @@ imports: $(DEV_READY)
 	$(BIN)/lint-imports
 
 # Side by side with the peers, into bench/results/local-*.json: about 50 minutes on an idle machine. Where it was cut
-# off it goes on. `make bench-quick` needs no PyTorch and takes a few minutes.
+# off it goes on. `make bench-quick` needs no PyTorch and takes ten minutes.
 bench: $(BENCH_READY)
 	$(BENCH)/bin/python -m pip install --quiet torch==2.13.0
 	$(BENCH)/bin/python -m pip install --quiet --requirement bench/requirements-torch.txt
