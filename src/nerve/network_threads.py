@@ -26,7 +26,7 @@ _MANY_ANSWERS = 100
 
 
 class NetworkThreads:
-    """The network threads of one worker; any thread may call its methods, once `start` has returned or not."""
+    """The network threads of one worker; any thread may call its methods, also before `start` has returned."""
 
     def __init__(self) -> None:
         self._thread_ids: set[int] = set()  # native ids; the thread that runs Python can be among them
