@@ -1,7 +1,8 @@
 """The model folders that servers are started on, made once under bench/.work/.
 
-`zero`: one Gather, see zero_model.py. `rampart`: the default model, as the float32 graph that our own
-builder makes of it, so that every ONNX server runs the very same file. `rampart-int8`: the same in
+`zero`: one Gather, see zero_model.py. `card`: the same, on the simulated card of card.py. `tiny` and `base`: a BERT of
+2 layers x 128 and one of 12 x 768, with weights from a seed. `rampart`: the default model, as the float32 graph that our
+own builder makes of it, so that every ONNX server runs the very same file. `rampart-int8`: the same in
 int8, for our server alone. `rampart-q4`: the 4-bit file as its maker ships it.
 """
 
@@ -14,9 +15,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import random_bert
 from zero_model import make_folder
 
 WORK = Path(__file__).parent / ".work"
@@ -47,6 +50,8 @@ class BenchModel:
     graph: the ONNX file the peers load, and the in-process reference.
     source: the `model` section of our own server's configuration.
     checkpoint: a transformers folder with the same weights, or None.
+    environment: variables of every server that runs it.
+    settings: sections of our own server's configuration.
     """
 
     name: str
@@ -54,6 +59,8 @@ class BenchModel:
     graph: Path
     source: dict
     checkpoint: Path | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
 
 
 def find_model(name: str) -> BenchModel:
@@ -95,6 +102,26 @@ def make_zero() -> BenchModel:
     return BenchModel("zero", folder, folder / "model.onnx", local(folder))
 
 
+def make_card() -> BenchModel:
+    zero = make_zero()
+    return BenchModel(
+        "card",
+        zero.folder,
+        zero.graph,
+        zero.source,
+        environment={"BENCH_CARD": str(WORK / "card.lock")},
+        settings={"batching": {"max_batch_size": 128}},  # as for a GPU; the default is a CPU's
+    )
+
+
+def make_random(name: str) -> BenchModel:
+    folder = WORK / name
+    if not (folder / "model.safetensors").exists():
+        random_bert.make_folder(rampart_folder(), folder, random_bert.SIZES[name])
+    graph = built_graph(folder, "float32", name)
+    return BenchModel(name, folder, graph, local(folder, precision="float32"), folder)
+
+
 def make_rampart() -> BenchModel:
     folder = rampart_folder()
     graph = built_graph(folder, "float32")
@@ -118,7 +145,7 @@ def make_q4() -> BenchModel:
     return BenchModel("rampart-q4", folder, folder / file, local(folder, graph=file), checkpoint(folder))
 
 
-def built_graph(folder: Path, precision: str) -> Path:
+def built_graph(folder: Path, precision: str, name: str = "rampart") -> Path:
     """Write the graph that our server builds from the checkpoint to a file; made anew for each run."""
     if importlib.util.find_spec("nerve") is None:
         raise Unavailable("nerve is not installed: pip install --editable '.[cpu]'")
@@ -128,7 +155,7 @@ def built_graph(folder: Path, precision: str) -> Path:
     from nerve.samples import calibration_texts  # noqa: PLC0415
     from nerve.tokenizer import load_tokenizer  # noqa: PLC0415
 
-    file = WORK / "graphs" / f"rampart-{precision}.onnx"
+    file = WORK / "graphs" / f"{name}-{precision}.onnx"
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         encodings = load_tokenizer(folder).encode_batch(calibration_texts())
@@ -170,4 +197,12 @@ def read_labels(folder: Path) -> list[str]:
     return [names[str(i)] for i in range(len(names))]
 
 
-MAKERS = {"zero": make_zero, "rampart": make_rampart, "rampart-int8": make_int8, "rampart-q4": make_q4}
+MAKERS = {
+    "zero": make_zero,
+    "card": make_card,
+    "tiny": partial(make_random, "tiny"),
+    "base": partial(make_random, "base"),
+    "rampart": make_rampart,
+    "rampart-int8": make_int8,
+    "rampart-q4": make_q4,
+}

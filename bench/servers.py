@@ -48,6 +48,7 @@ class ServerSpec:
     holds_seconds: float = 0.0
     is_awake: bool = False
     settings: dict = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -95,6 +96,8 @@ def peer_environment(spec: ServerSpec, model: BenchModel, port: int) -> dict[str
         "BENCH_CONFIG": str(model.folder / "config.json"),
         "BENCH_GRAPH": str(model.graph),
         "BENCH_CHECKPOINT": str(model.checkpoint),
+        **model.environment,
+        **spec.environment,
     }
 
 
@@ -117,7 +120,7 @@ class Server:
             "model": {**model.source, "cache_dir": str(WORK / "cache")},
             "server": {"host": "127.0.0.1", "port": self.port, "log_level": "warning"},
         }
-        for section, values in spec.settings.items():
+        for section, values in (*model.settings.items(), *spec.settings.items()):
             config[section] = {**config.get(section, {}), **values}
         config_file = WORK / f"{name}-{model.name}.yaml"
         config_file.write_text(json.dumps(config, indent=2))  # JSON is YAML

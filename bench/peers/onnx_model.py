@@ -3,16 +3,21 @@
 One file, so that the peers differ in how they serve and in nothing else. Two forms of graph are known:
   * `logits` out, from int64 `input_ids` and whichever of `attention_mask`, `token_type_ids` it takes;
   * `label_ids`, `scores` and `logits` out, from int32 `input_ids` and `lengths` (softmax in the graph).
-Settings come from the environment: BENCH_TOKENIZER, BENCH_CONFIG, BENCH_GRAPH (files), BENCH_THREADS.
+Settings come from the environment: BENCH_TOKENIZER, BENCH_CONFIG, BENCH_GRAPH (files), BENCH_THREADS, and BENCH_CARD
+where each call takes as long as a step of the simulated card (card.py).
 """
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from tokenizers import Encoding, Tokenizer
+
+sys.path.append(str(Path(__file__).parents[1]))
+from card import find_card
 
 
 def threads() -> int:
@@ -37,6 +42,7 @@ class Graph:
             i.name: np.int32 if i.type == "tensor(int32)" else np.int64 for i in self.session.get_inputs()
         }
         self.types = types
+        self.card = find_card()
         self.has_top = {"label_ids", "scores"} <= {o.name for o in self.session.get_outputs()}
 
     def feed(self, ids: list[list[int]]) -> dict[str, np.ndarray]:
@@ -56,18 +62,25 @@ class Graph:
             feed["token_type_ids"] = np.zeros(shape, self.types["token_type_ids"])
         return feed
 
+    def run(self, outputs: list[str], ids: list[list[int]]) -> list[np.ndarray]:
+        """Run the graph, and the card where there is one."""
+        found = self.session.run(outputs, self.feed(ids))
+        if self.card is not None:
+            self.card.compute(len(ids) * max(map(len, ids)))
+        return found
+
     def top(self, ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Return the best label (B, T) and its probability (B, T)."""
         if self.has_top:
-            return tuple(self.session.run(["label_ids", "scores"], self.feed(ids)))
-        logits = self.session.run(["logits"], self.feed(ids))[0]
+            return tuple(self.run(["label_ids", "scores"], ids))
+        (logits,) = self.run(["logits"], ids)
         label_ids = logits.argmax(-1)
         best = logits.max(-1, keepdims=True)
         return label_ids, 1 / np.exp(logits - best).sum(-1)
 
     def probabilities(self, ids: list[list[int]]) -> np.ndarray:
         """Return the softmax over the labels (B, T, L)."""
-        logits = self.session.run(["logits"], self.feed(ids))[0]
+        (logits,) = self.run(["logits"], ids)
         exp = np.exp(logits - logits.max(-1, keepdims=True))
         return exp / exp.sum(-1, keepdims=True)
 
