@@ -11,7 +11,6 @@ import os
 import resource
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -28,8 +27,6 @@ ANSWERS = 10
 START_SECONDS = 120
 CORES = len(os.sched_getaffinity(0))
 TICKS = os.sysconf("SC_CLK_TCK")
-# https://docs.kernel.org/power/pm_qos_interface.html
-WAKEUP_LATENCY = Path("/dev/cpu_dma_latency")
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,6 @@ class ServerSpec:
     model: str | None = None
     route: str = "/predict_tokens"
     rows: str = "all"
-    holds_seconds: float = 0.0
-    is_awake: bool = False
     settings: dict = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -60,16 +55,6 @@ class ServerSpec:
         missing = [name for name in self.needs if not has_module(name)]
         if missing:
             raise Unavailable(f"not installed: {', '.join(missing)}")
-        if self.is_awake and not os.access(WAKEUP_LATENCY, os.W_OK):
-            raise Unavailable(f"{WAKEUP_LATENCY} cannot be written")
-
-
-@contextlib.contextmanager
-def cores_awake():
-    """Keep all cores of the machine from sleeping."""
-    with WAKEUP_LATENCY.open("wb", buffering=0) as limit:
-        limit.write(struct.pack("=i", 0))
-        yield
 
 
 def has_module(name: str) -> bool:
@@ -177,14 +162,12 @@ class Server:
         """Let the server run."""
         self.signal(signal.SIGCONT)
         try:
-            with cores_awake() if self.spec.is_awake else contextlib.nullcontext():
-                yield
+            yield
         finally:
             self.rest()
 
     def rest(self) -> None:
-        """Hold the server, once it has let go of the machine."""
-        time.sleep(self.spec.holds_seconds)
+        """Hold the server."""
         self.signal(signal.SIGSTOP)
 
     def signal(self, number: int) -> None:

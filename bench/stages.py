@@ -64,14 +64,12 @@ OURS = re.compile(r"(?:^|/)nerve/(?P<module>\w+)\.py$")
 MODULES = {
     "direct": HTTP,
     "interfaces": HTTP,
-    "network_threads": HTTP,
     "tokenizer": TOKENIZE,
     "word_cache": TOKENIZE,
     "admission": HAND_OVER,
     "scheduler": HAND_OVER,
     "jobs": HAND_OVER,
     "batching": HAND_OVER,
-    "burst": HAND_OVER,
     "threads": HAND_OVER,
     "session": HAND_OVER,  # the arrays of a batch; the call of the graph itself is told apart
     "aggregation": ROWS,

@@ -25,7 +25,6 @@ from nerve.large import LargeSetup
 from nerve.metrics import CONTENT_TYPE as METRICS_TYPE
 from nerve.openapi import build_openapi
 from nerve.responses import Headers, Response, error_body, error_response
-from nerve.wakeup import WakeupLimit
 
 if TYPE_CHECKING:
     from nerve.config import Config
@@ -56,8 +55,7 @@ class App:
         self._batching = config.batching
         self._api_key = api_key.encode() if api_key else None
         self._metrics = metrics
-        latency = config.cpu.wakeup_latency_us
-        self._watch = Watch(None if latency is None else WakeupLimit(latency))
+        self._watch = Watch()
         self._service: Service | None = None
         self._unready_reason = "starting: the model is loading"
         self._has_failed = False  # the device, for good

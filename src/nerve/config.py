@@ -182,11 +182,10 @@ class LimitsConfig(_Section, frozen=True):
 
 
 class CpuConfig(_Section, frozen=True):
-    """Threads of the CPU execution provider, and how deeply cores may sleep."""
+    """Threads of the CPU execution provider."""
 
     mode: CpuMode = CpuMode.AUTO
     threads: PositiveInt | None = None
-    wakeup_latency_us: Annotated[int, Meta(ge=0, le=2_000_000_000)] | None = None  # the kernel takes 32 bits
 
 
 class TlsConfig(_Section, frozen=True):

@@ -3,9 +3,7 @@
 As Granian ships it, a request crosses five times between its network thread, its Python thread and the event loop
 before the application has the body, and once more for the answer. Here its Python thread calls `handle` itself, and
 what would be posted to the event loop is called there and then: three crossings and one. The event loop serves the
-life of the worker only. Answers that are made together are sent together, and where the Python thread makes all of
-them the network thread does not interrupt it (`network_threads`). docs/design.md has the differences ("Processes and
-threads", "Batching").
+life of the worker only.
 
 `serve_rsgi` stands for `MPServer._spawn_rsgi_worker` of Granian 2.8 with those things changed; it is not a public
 seam, hence the upper bound on Granian's version in pyproject.toml.
@@ -14,7 +12,6 @@ seam, hence the upper bound on Granian's version in pyproject.toml.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -25,21 +22,10 @@ from granian._signals import set_loop_signals
 from granian.server.common import WORKERS_METHODS
 from granian.server.mp import WorkerProcess
 
-from nerve.errors import stack_of
-from nerve.interfaces import Application, RsgiRequest, send
-from nerve.network_threads import NetworkThreads
+from nerve.interfaces import Application, RsgiRequest
 
 if TYPE_CHECKING:
-    from granian._granian import RSGIHTTPProtocol
     from granian.constants import RuntimeModes
-
-    from nerve.responses import Response
-
-log = logging.getLogger(__name__)
-
-# Answers of one callback that are sent together. Each that is sent alone wakes the network thread; the first of eight
-# waits some 0.3 ms for the last, and for their lines of the access log where there is one.
-_MOST_TOGETHER = 8
 
 
 class _AtOnce(threading.local):
@@ -47,13 +33,10 @@ class _AtOnce(threading.local):
 
     A callback that posts another one does not call it within itself, so that a body of a million chunks does
     not make a stack of a million frames.
-
-    The answers that a callback makes are sent when it has ended, or when they are many: `burst` makes several.
     """
 
     def __init__(self) -> None:
         self._posted: deque[tuple[Callable[..., object], tuple[object, ...]]] | None = None
-        self._answers: list[tuple[RSGIHTTPProtocol, Response]] = []
 
     def call_soon_threadsafe(
         self, callback: Callable[..., object], *args: object, context: object = None
@@ -71,28 +54,8 @@ class _AtOnce(threading.local):
                 callback(*args)
         finally:
             self._posted = None
-            if self._answers:
-                self._send_answers()
 
     call_soon = call_soon_threadsafe
-
-    def answer(self, proto: RSGIHTTPProtocol, response: Response) -> bool:
-        """Send an answer, now or soon; tell whether a callback made it."""
-        if self._posted is None:
-            send(proto, response)
-            return False
-        self._answers.append((proto, response))
-        if len(self._answers) >= _MOST_TOGETHER:
-            self._send_answers()
-        return True
-
-    def _send_answers(self) -> None:
-        answers, self._answers = self._answers, []
-        for proto, response in answers:
-            try:
-                send(proto, response)
-            except Exception as error:  # noqa: BLE001 - a defect of one must not cost the others their answer
-                log.error("a defect while an answer was sent: %s", stack_of(error))
 
 
 class _Scheduler(CallbackScheduler):
@@ -129,26 +92,14 @@ def serve_rsgi(
     worker = RSGIWorker(worker_id, sock, ipc, *threads, *http, *ssl, metrics)  # type: ignore[call-arg]
 
     at_once = _AtOnce()
-    network = NetworkThreads()
-
-    def answer(proto: RSGIHTTPProtocol, response: Response) -> None:
-        is_own = at_once.answer(proto, response)
-        if response.summary is not None:
-            network.note_prediction(is_own=is_own)
 
     def call(watcher: Any) -> None:
-        application.handle(RsgiRequest(watcher.scope, watcher.proto, answer, network))
+        application.handle(RsgiRequest(watcher.scope, watcher.proto))
 
     serve = getattr(worker, WORKERS_METHODS[runtime_mode][(sock[0] or sock[1]).is_uds()])
     scheduler = _Scheduler(at_once, call, None, None, None)
 
-    def start() -> None:
-        serve(scheduler, at_once, shutdown)
-
-    if threads[0] == 1:
-        network.start(start)
-    else:  # several threads run Python, and none may step back
-        start()
+    serve(scheduler, at_once, shutdown)
 
     async def wait() -> None:
         await ended.wait()

@@ -24,7 +24,6 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from nerve.aggregation import decode_texts
-from nerve.burst import Burst
 from nerve.errors import DeadlineExceeded, DeviceFailed, InvalidRequest, Overloaded, stack_of
 from nerve.jobs import Job
 from nerve.packed_session import PackedSession
@@ -33,7 +32,6 @@ from nerve.threads import EngineThread
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 
 if TYPE_CHECKING:
-    from nerve.burst import Defer
     from nerve.model import Model
     from nerve.types import TokenScores, Window
 
@@ -46,8 +44,6 @@ Outcome = Prediction | Exception
 _INLINE_CHARACTERS = 4_000
 # Tokens of one request up to which its rows are made and encoded where its scores arrive: about 1 ms.
 INLINE_TOKENS = 1_000
-# Seconds of a model call up to which it is run on the calling thread: a hand-over takes about as long.
-_INLINE_SECONDS = 0.0002
 _POOL_THREADS = 2
 # Windows' worth of tokens beyond which a request goes to the bulk lane.
 _BULK_WINDOWS = 4
@@ -120,9 +116,6 @@ class Engine:
         self._bulk_lane = self._lane
         if model.runs_anywhere:
             self._bulk_lane = create_lane(niceness=_BULK_NICENESS)
-        self._burst: Burst | None = None
-        if model.runs_anywhere:
-            self._burst = Burst(self._lane, self._deliver, model.policy, _INLINE_SECONDS)
         self._bulk_tokens = _BULK_WINDOWS * model.max_length
 
     @property
@@ -162,7 +155,6 @@ class Engine:
         options: PredictOptions,
         deadline: float,
         done: Callable[[Outcome], None],
-        defer: Defer | None = None,
     ) -> Call:
         """Begin to answer one request.
 
@@ -170,9 +162,8 @@ class Engine:
             Ending the request at that moment is the caller's task.
         done: called once with the prediction, or with the error (a `PredictError`, or a defect), by whichever
             thread has it, which may be this one before `start` returns. It must not raise, nor take long.
-        defer: other requests are about to be begun on this thread, and this one may wait for them (`burst`).
         """
-        call = Call(self, texts, options, deadline, done, defer)
+        call = Call(self, texts, options, deadline, done)
         call.begin()
         return call
 
@@ -321,14 +312,6 @@ class Engine:
         """Merge the windows of each text and make its rows."""
         return decode_texts(tokenized, scores, self.model.labels, self.model.vocabulary, options)
 
-    def enter(self, job: Job, defer: Defer | None = None) -> None:
-        """Have a job run: on this thread if that is quicker than handing it over, else queued.
-
-        Its waiter is told, which may be before this returns. Raises `PredictError`s. defer: see `start`.
-        """
-        if len(job.windows) > 1 or self._burst is None or not self._burst.add(job, defer):
-            self.lane_of(job).submit(job)
-
     def _deliver(self, jobs: list[Job]) -> None:
         """Go on with finished jobs; called once per batch, by the thread that ran it."""
         waiters = []
@@ -357,7 +340,6 @@ class Call:
 
     __slots__ = (
         "_deadline",
-        "_defer",
         "_done",
         "_engine",
         "_is_cancelled",
@@ -377,14 +359,12 @@ class Call:
         options: PredictOptions,
         deadline: float,
         done: Callable[[Outcome], None],
-        defer: Defer | None,
     ) -> None:
         self._engine = engine
         self._texts = texts
         self._options = options
         self._deadline = deadline
         self._done = done
-        self._defer = defer
         self._started = time.perf_counter()
         self._is_cancelled = False
         self._offloaded: Future[None] | None = None
@@ -402,7 +382,6 @@ class Call:
                 self._queue(engine.tokenize(self._texts, self._options, beside_others=False))
             else:
                 engine.check_pool()
-                self._defer = None  # the pool's threads begin nothing
                 work = partial(engine.tokenize, self._texts, self._options)
                 self._offloaded = engine.offload(work, self._queue, self._tell)
         except Exception as error:  # noqa: BLE001 - whoever waits must be told
@@ -429,7 +408,7 @@ class Call:
             self._tokenize_seconds = time.perf_counter() - self._started
             job.waiter = self._answer
             self._job = job
-            engine.enter(job, self._defer)
+            engine.lane_of(job).submit(job)
         except Exception as error:  # noqa: BLE001 - whoever waits must be told
             self._job = None  # it holds this call
             self._tell(error)

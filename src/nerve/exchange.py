@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from nerve.large import Outline
     from nerve.metrics import Metrics
     from nerve.types import Window
-    from nerve.wakeup import WakeupLimit
 
 Body = bytes | bytearray
 
@@ -68,12 +67,6 @@ class Request(Protocol):
         The error, if there is one, is a `MalformedRequest`: the client stopped sending before the end.
         """
 
-    def defer(self, then: Callable[[], None]) -> bool:
-        """Call `then` on this thread after what has arrived by now, and tell whether that will be.
-
-        To be asked once, when the body is there.
-        """
-
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when the client leaves before it is answered."""
 
@@ -102,10 +95,6 @@ class ForwardedRequest:
         """See `Request`."""
         self._request.read(limit, then)
 
-    def defer(self, then: Callable[[], None]) -> bool:
-        """See `Request`."""
-        return self._request.defer(then)
-
     def watch(self, gone: Callable[[], None]) -> None:
         """See `Request`."""
         self._request.watch(gone)
@@ -119,12 +108,9 @@ class Watch:
     """Ends exchanges at their deadline, and notices clients that leave, while they wait.
 
     A thread looks at them every 10 ms, and sleeps while there are none.
-
-    wakeup: held while there are some.
     """
 
-    def __init__(self, wakeup: WakeupLimit | None = None) -> None:
-        self._wakeup = wakeup
+    def __init__(self) -> None:
         self._open: dict[Exchange, bool] = {}  # a dict, because its `pop` is atomic
         self._is_awake = False
         self._wake = threading.Event()
@@ -158,11 +144,7 @@ class Watch:
             self._wake.wait()
             self._wake.clear()
             self._is_awake = True
-            if self._wakeup is not None:
-                self._wakeup.hold()
             self._look_until_idle()
-            if self._wakeup is not None:
-                self._wakeup.release()
 
     def _look_until_idle(self) -> None:
         seen = time.monotonic()
@@ -284,8 +266,7 @@ class Exchange:
             if options.raw_scores and len(body) > _LARGE_BYTES_RAW:
                 self._begin_large(body)
                 return
-            defer = self._request.defer if len(service.watch) > 1 else None
-            call = service.engine.start(texts, options, self._deadline, self._on_outcome, defer)
+            call = service.engine.start(texts, options, self._deadline, self._on_outcome)
             self._cancel = call.cancel
         except Exception as failure:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
             self._fail(failure)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from granian.rsgi import Scope as RsgiScope
 
     from nerve.exchange import Request
-    from nerve.network_threads import NetworkThreads
     from nerve.responses import Response
 
 AsgiScope = MutableMapping[str, Any]
@@ -41,9 +40,6 @@ class RsgiRequest:
     """A request as Granian hands it over.
 
     Granian's awaitables are used as the futures they are, by `add_done_callback`: no coroutine waits for them.
-
-    send: gives Granian the answer, now or soon.
-    network: told while the request waits.
     """
 
     __slots__ = (
@@ -52,24 +48,14 @@ class RsgiRequest:
         "_headers",
         "_is_answered",
         "_is_http1",
-        "_network",
         "_proto",
         "_reading",
-        "_send",
         "method",
         "path",
     )
 
-    def __init__(
-        self,
-        scope: RsgiScope,
-        proto: RSGIHTTPProtocol,
-        send: Callable[[RSGIHTTPProtocol, Response], None],
-        network: NetworkThreads,
-    ) -> None:
+    def __init__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
         self._proto = proto
-        self._send = send
-        self._network = network
         self._headers = scope.headers
         self._is_answered = False
         self._has_unread_body = scope.method == "POST"
@@ -95,18 +81,8 @@ class RsgiRequest:
         self._reading = chunks = _Chunks(self._proto)
         chunks.read(limit, n_bytes, then, reads_end=not self._is_http1)
 
-    def defer(self, then: Callable[[], None]) -> bool:
-        """Call `then` on this thread after what has arrived by now; not for HTTP/2, where a client could delay it."""
-        return self._reading is not None and self._is_http1 and self._reading.defer(then)
-
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when the client leaves before it is answered."""
-        self._network.begin_wait(self)
-        self._watch_client(gone)
-        if self._is_answered:  # meanwhile, by another thread
-            self._network.end_wait(self)
-
-    def _watch_client(self, gone: Callable[[], None]) -> None:
         awaitable: Any = self._proto.client_disconnect()
         if not hasattr(awaitable, "add_done_callback"):  # it has left already
             gone()
@@ -125,8 +101,7 @@ class RsgiRequest:
     def respond(self, response: Response) -> None:
         """Send the answer; a body that was refused unread is thrown away for a short while."""
         self._is_answered = True
-        self._network.end_wait(self)
-        self._send(self._proto, response)
+        self._proto.response_bytes(response.status, response.headers, response.body)
         gone, self._gone = self._gone, None
         if gone is not None:
             gone.cancel()  # else Granian holds it for as long as the connection lives
@@ -134,11 +109,6 @@ class RsgiRequest:
             self._reading.discard()
         elif self._has_unread_body:
             _Chunks(self._proto).discard()
-
-
-def send(proto: RSGIHTTPProtocol, response: Response) -> None:
-    """Give Granian an answer."""
-    proto.response_bytes(response.status, response.headers, response.body)
 
 
 class _Chunks:
@@ -214,18 +184,6 @@ class _Chunks:
                 self._end(self._body, None)
                 return
         self._next()
-
-    def defer(self, then: Callable[[], None]) -> bool:
-        """Call `then`, once the whole body was given, after what Granian's thread has to do by now.
-
-        Granian takes nothing for its thread but what it makes itself: here, the news that the body has ended.
-        """
-        try:
-            awaitable: Any = anext(self._iterator)
-        except (StopAsyncIteration, ProtocolClosed, ProtocolError):
-            return False
-        awaitable.add_done_callback(lambda _: then())
-        return True
 
     def _end(self, body: bytes | bytearray | None, error: Exception | None) -> None:
         self._is_over = body is not None or error is not None
@@ -303,10 +261,6 @@ class AsgiRequest:
                 then(None, None)
                 return
         then(body, None)
-
-    def defer(self, then: Callable[[], None]) -> bool:
-        """Tell that it cannot be: what else the event loop has to do is not known."""
-        return False
 
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when the client leaves before it is answered."""

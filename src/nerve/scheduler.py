@@ -5,8 +5,8 @@ batches across jobs (`batching` decides which windows), call `run`, and hand fin
 once per batch. Batches form from what arrived meanwhile. An idle engine thread takes what waits at once, unless it has
 just answered clients that are known to send again within a moment (`returns`).
 
-Threads: `submit`, `run_here`, `cancel` and the properties may be called from any thread. `run` and `deliver` are
-called from engine threads, and by `run_here`; an exception in `deliver` is logged and does not end the thread. An idle
+Threads: `submit`, `cancel` and the properties may be called from any thread. `run` and `deliver` are
+called from engine threads; an exception in `deliver` is logged and does not end the thread. An idle
 engine thread parks on a queue of its own (a C-level wait, cheaper than a condition variable), after a last look
 under the lock: whenever windows wait, a thread was woken or is about to look, or gathers and will look in time.
 """
@@ -176,35 +176,6 @@ class Scheduler:
                 return
             job.submitted_at = 0.0
         raise self.refuse() if does_fit else self._overloaded(is_full=True)
-
-    def is_quick(self, n_tokens: int, limit_seconds: float) -> bool:
-        """Tell whether a call takes less than that, by the measured rate, and none of the last hundred was slow."""
-        return self._rates.is_quick(n_tokens, limit_seconds)
-
-    def run_here(self, jobs: Sequence[tuple[Job, float]]) -> bool:
-        """Run jobs of one window each as one call, on the calling thread.
-
-        jobs: each with the `time.monotonic()` since when it waits; all with logits or all without.
-        Returns False, with nothing done, when others wait or nothing is admitted any more.
-        """
-        with self._lock:
-            if self._refusal is not None or self._jobs:
-                return False
-            now = time.monotonic()
-            self._note_idle(now)
-            self._n_busy += 1
-            for job, since in jobs:
-                job.submitted_at = since
-                job.queue_seconds = now - since
-                job.waiting.clear()
-                job.n_running = 1
-                self._running_tokens += job.n_tokens
-            self._n_running += len(jobs)
-        self._run_batch(Batch([(job, 0) for job, _ in jobs]), now)
-        with self._lock:
-            if self._jobs:
-                self._wake_one()  # they came while all threads seemed busy
-        return True
 
     def cancel(self, job: Job) -> None:
         """Drop the waiting windows of a job that nobody waits for.
@@ -469,7 +440,6 @@ class Scheduler:
         windows = batch.windows
         ahead = self._begin_ahead()
         started = time.monotonic()
-        cpu_started = time.thread_time()
         results: list[TokenScores] = []
         failure: Exception | None = None
         more = {} if batch.packed is None else {"packed": batch.packed}
@@ -479,7 +449,6 @@ class Scheduler:
             log.error("a batch of %d windows failed: %s", len(windows), stack_of(error))
             failure = error
         now = time.monotonic()
-        cpu_seconds = time.thread_time() - cpu_started
         if ahead is not None:
             ahead.wait()
         seconds = now - started
@@ -493,7 +462,7 @@ class Scheduler:
             if failure is None:
                 self._n_calls += 1
                 n_beside = 1 if batch.spread else len(self._threads)
-                self._rates.note_call(n_tokens, cpu_seconds, now - since, n_beside)
+                self._rates.note_call(n_tokens, now - since, n_beside)
             finished = self._settle(batch.pairs, results, failure, now)
             if isinstance(failure, DeviceFailed):
                 finished += self._abandon(str(failure))

@@ -32,7 +32,6 @@ from nerve.direct import serve_rsgi
 from nerve.errors import StartupError
 from nerve.graph import is_buildable
 from nerve.logs import configure_logging, logging_settings
-from nerve.wakeup import WakeupLimit
 from nerve.worker import Shared, create_worker_application
 
 if TYPE_CHECKING:
@@ -157,8 +156,6 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     Raises `StartupError` when the server cannot start.
     """
     configure_logging(config.server)
-    if config.cpu.wakeup_latency_us is not None:
-        WakeupLimit(config.cpu.wakeup_latency_us).check()
     folder = fetch_checkpoint(
         config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=show_progress
     )

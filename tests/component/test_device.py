@@ -268,10 +268,6 @@ class Probe:
         """Give the body."""
         then(self._body, None)
 
-    def defer(self, then: Callable[[], None]) -> bool:
-        """Nothing else arrives."""
-        return False
-
     def watch(self, gone: Callable[[], None]) -> None:
         """Never leave."""
 

@@ -57,10 +57,6 @@ class Probe:
         assert self._then is not None
         self._then(body, error)
 
-    def defer(self, then: Callable[[], None]) -> bool:
-        """Nothing else arrives."""
-        return False
-
     def watch(self, gone: Callable[[], None]) -> None:
         """Keep who wants to know that the client left."""
         self.gone = gone

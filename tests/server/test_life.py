@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from builders import ServerProcess, free_port, workers_of, write_config, write_troubled_model
-from nerve.wakeup import DEVICE
 from raw_http import connect, metric, read_answer, request_bytes, wait_until
 
 UNSHARE = [shutil.which("unshare") or "", "--pid", "--fork", "--kill-child"]
@@ -141,25 +140,6 @@ def test_two_workers(serve: Callable[..., ServerProcess]) -> None:
     assert metric(server, "nerve_texts_total") == 50
     assert metric(server, "nerve_ready_workers") == 2
     server.client.close()
-    assert server.stop() == 0
-
-
-@pytest.mark.skipif(not os.access(DEVICE, os.W_OK), reason="this user may not say how long cores may sleep")
-def test_cores_are_kept_awake_while_requests_come(serve: Callable[..., ServerProcess]) -> None:
-    """The worker asks for it with the first request, and lets go when none comes any more."""
-    server = serve(cpu={"wakeup_latency_us": 20})
-    (worker,) = workers_of(server)
-
-    def holds() -> bool:
-        files = Path(f"/proc/{worker}/fd").iterdir()
-        return DEVICE in [file.readlink() for file in files if file.is_symlink()]
-
-    assert not holds()
-    server.predict("Anna").raise_for_status()
-    wait_until(holds, "cores are kept awake")
-    wait_until(lambda: not holds(), "they may sleep again")
-    server.predict("Anna").raise_for_status()
-    wait_until(holds, "they are kept awake again")
     assert server.stop() == 0
 
 

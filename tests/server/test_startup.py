@@ -15,7 +15,6 @@ import pytest
 from builders import ServerProcess, write_config
 from nerve.errors import StartupError
 from nerve.server import _metrics_dir
-from nerve.wakeup import DEVICE
 
 NOBODY = 65534
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -58,13 +57,6 @@ def test_refusal_leaves_no_folder_behind(lookup_model: Path, tmp_path: Path) -> 
     config = write_config(tmp_path / "config.yaml", lookup_model, server={"workers": 2, "tls": tls})
     assert "server.tls" in refused(config, {"TMPDIR": str(scratch)})
     assert list(scratch.iterdir()) == []
-
-
-@pytest.mark.skipif(os.access(DEVICE, os.W_OK), reason="this user may say how long cores sleep")
-def test_limit_on_sleep_that_cannot_be_had(lookup_model: Path, tmp_path: Path) -> None:
-    """It is not left out in silence."""
-    config = write_config(tmp_path / "config.yaml", lookup_model, cpu={"wakeup_latency_us": 0})
-    assert f"cpu.wakeup_latency_us needs {DEVICE}" in refused(config)
 
 
 def test_several_workers_without_a_folder_for_temporary_files(

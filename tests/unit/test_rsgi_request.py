@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from nerve.interfaces import RsgiRequest, send
-from nerve.network_threads import NetworkThreads
+from nerve.interfaces import RsgiRequest
 from nerve.responses import Response
 
 
@@ -84,7 +83,7 @@ def make_request(
     protocol = Protocol(*(chunks or (b"{}",)))
     headers = {} if stated is None else {"content-length": str(stated)}
     scope = SimpleNamespace(headers=headers, method="POST", path="/", http_version=http_version)
-    return RsgiRequest(scope, protocol, send, NetworkThreads()), protocol  # type: ignore[arg-type]
+    return RsgiRequest(scope, protocol), protocol  # type: ignore[arg-type]
 
 
 def test_answer_ends_what_was_begun() -> None:
@@ -101,17 +100,6 @@ def test_answer_ends_what_was_begun() -> None:
     assert request._reading is not None
     assert request._reading._awaitable is None
     assert protocol.n_responses == 1
-
-
-def test_a_watched_request_waits_until_it_is_answered() -> None:
-    """Also one that is answered just before it is watched."""
-    request, _ = make_request()
-    request.watch(lambda: None)
-    assert request._network._waiting == {request}
-    request.respond(Response(200, [], b""))
-    assert request._network._waiting == set()
-    request.watch(lambda: None)
-    assert request._network._waiting == set()
 
 
 @pytest.mark.parametrize("stated", [None, 8])
@@ -141,23 +129,8 @@ def test_body_is_there_with_its_last_byte() -> None:
     assert len(protocol.asked) == 2
 
 
-def test_what_is_deferred_comes_with_the_end_of_the_body() -> None:
-    """Once for each request; answering it meanwhile takes nothing back, because others rely on it."""
-    request, protocol = make_request()
-    told: list[object] = []
-    request.read(10, lambda *body: told.append(body))
-    protocol.arrive()
-    assert request.defer(lambda: told.append("deferred"))
-    request.respond(Response(200, [], b""))
-    assert told == [(b"{}", None)]
-    assert not protocol.asked[-1].is_cancelled
-    protocol.arrive()
-    assert told == [(b"{}", None), "deferred"]
-    assert not request.defer(lambda: told.append("twice"))
-
-
 def test_http2_body_is_read_to_its_end() -> None:
-    """The client tells it apart, and its stream would be reset before; so nothing can be deferred until then."""
+    """The client tells it apart, and its stream would be reset before."""
     request, protocol = make_request(http_version="2")
     told: list[object] = []
     request.read(10, lambda *body: told.append(body))
@@ -165,7 +138,6 @@ def test_http2_body_is_read_to_its_end() -> None:
     assert told == []
     protocol.arrive()
     assert told == [(b"{}", None)]
-    assert not request.defer(lambda: None)
 
 
 def test_body_that_nobody_wants_any_more_is_let_go() -> None:

@@ -270,15 +270,15 @@ def test_lone_call_in_a_crowd_keeps_to_one_core(bench: Callable[..., Bench]) -> 
 def test_one_call_that_was_held_up_does_not_spoil_the_rate(bench: Callable[..., Bench]) -> None:
     """A process that was stopped for minutes is as fast as before when it goes on."""
     b = bench()
-    b.scheduler._rates.note_call(10, 0.01, 0.01, 1)
-    b.scheduler._rates.note_call(10, 100.0, 100.0, 1)
+    b.scheduler._rates.note_call(10, 0.01, 1)
+    b.scheduler._rates.note_call(10, 100.0, 1)
     assert b.scheduler._rates.seconds_for(10) < 0.02
 
 
 def fill(b: Bench, n_jobs: int, **options: Any) -> list[Job]:
     """Hold the engine at a rate of 100 tokens a second and submit jobs."""
     b.hold()
-    b.scheduler._rates.note_call(100, 1.0, 1.0, 1)
+    b.scheduler._rates.note_call(100, 1.0, 1)
     return [b.submit(tag, **options) for tag in range(n_jobs)]
 
 
@@ -326,7 +326,7 @@ def test_jobs_that_were_begun_outlive_the_overload(bench: Callable[..., Bench]) 
     b.runner.gate.clear()
     begun = b.submit(1, n_windows=5)
     b.runner.wait_for_call()
-    b.scheduler._rates.note_call(1, 1.0, 1.0, 1)
+    b.scheduler._rates.note_call(1, 1.0, 1)
     for tag in range(2, 125):
         b.submit(tag)
     with pytest.raises(Overloaded):
@@ -381,13 +381,12 @@ def test_full_queue_is_no_overload(bench: Callable[..., Bench]) -> None:
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_nothing_counts_as_running_in_the_end(bench: Callable[..., Bench], n_threads: int) -> None:
-    """Batches that failed and jobs that ran on the calling thread leave the books as they were."""
+    """Batches that failed leave the books as they were."""
     b = bench(n_threads=n_threads)
     b.runner.failing = {2}
     for tag in range(5):
         b.submit(tag)
     b.wait(5)
-    assert run_here(b, make_job(6))
     b.scheduler.drain()
     assert (b.scheduler._running_tokens, b.scheduler._n_running) == (0, 0)
 
@@ -764,69 +763,6 @@ def test_packed_batches_count_their_tokens_only() -> None:
     assert delivered.get(timeout=PATIENCE) == [job]
     scheduler.drain()
     assert [call[:3] for call in calls] == [(4, 64, 0), (1, 1, 0)]
-
-
-def run_here(b: Bench, *jobs: Job) -> bool:
-    """Run jobs on this thread."""
-    return b.scheduler.run_here([(job, time.monotonic()) for job in jobs])
-
-
-def test_call_is_quick_after_a_hundred_quick_ones(bench: Callable[..., Bench]) -> None:
-    """Which is when their rate says so, too."""
-    b = bench()
-    for _ in range(100):
-        assert not b.scheduler.is_quick(4, math.inf)
-        b.submit(2)
-        b.wait(1)
-    assert b.scheduler.is_quick(4, math.inf)
-    assert not b.scheduler.is_quick(4, 0.0)
-
-
-def test_call_is_not_quick_after_a_slow_one(bench: Callable[..., Bench]) -> None:
-    """A model that was slow once is not quick until a hundred calls in a row were quick again."""
-    b = bench()
-    for _ in range(100):
-        b.submit(2)
-        b.wait(1)
-    b.runner.cpu_seconds = 0.01
-    b.submit(2)
-    b.wait(1)
-    assert not b.scheduler.is_quick(4, math.inf)
-
-
-def test_call_that_lost_its_core_is_not_slow(bench: Callable[..., Bench]) -> None:
-    """What counts is the time that a call computes: on a busy machine, some calls of any model take long."""
-    b = bench()
-    for _ in range(99):
-        b.submit(2)
-        b.wait(1)
-    b.hold()
-    threading.Event().wait(0.01)
-    b.release()
-    b.wait(1)
-    assert b.scheduler.is_quick(4, math.inf)
-
-
-def test_jobs_run_on_the_calling_thread(bench: Callable[..., Bench]) -> None:
-    """As one call, and they are delivered before it returns; their times count from when they began to wait."""
-    b = bench()
-    jobs = [make_job(tag) for tag in (1, 2, 3)]
-    began = time.monotonic() - 10
-    assert b.scheduler.run_here([(job, began) for job in jobs])
-    assert b.runner.batches == [[1, 2, 3]]
-    assert b.runner.threads == [threading.get_ident()]
-    assert [b.delivered.get_nowait() for _ in jobs] == jobs
-    assert all(len(job.scores()) == 1 and 10 <= job.queue_seconds < 10 + PATIENCE for job in jobs)
-    assert all(0 <= job.inference_seconds < PATIENCE for job in jobs)
-
-
-def test_job_here_does_not_overtake(bench: Callable[..., Bench]) -> None:
-    """While something waits, nothing runs here."""
-    b = bench()
-    b.hold()
-    b.submit(3)
-    assert not run_here(b, make_job(2))
-    b.release()
 
 
 class PackingBench:
