@@ -29,10 +29,11 @@ import generators
 import machine
 import results
 from generators import Target
-from models import WORK, Unavailable, find_model, hold_work
 from run import learn_answers, line, measure
 from servers import Server, ServerSpec
 from workload import Reference, Workload
+
+from models import WORK, Unavailable, find_model, hold_work
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

@@ -20,10 +20,10 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "tests")]
 
 from nerve.config import Device, Precision, default_cache_dir
-from nerve.faults import is_sticky
 from nerve.graph import load_graph
-from nerve.packed_session import WITHOUT, PackedSession, _run_options
-from nerve.packing import (
+from nerve.runtime.faults import is_sticky
+from nerve.runtime.packed import WITHOUT, PackedSession, _run_options
+from nerve.runtime.packing import (
     Bucket,
     PackingRules,
     StepInputs,
@@ -32,7 +32,7 @@ from nerve.packing import (
     choose_budget,
     make_bucket,
 )
-from nerve.session import create_session, ort
+from nerve.runtime.padded import create_session, ort
 from nerve.types import Window
 
 N_RUNS = 60

@@ -15,9 +15,10 @@ import threading
 import time
 
 import machine
-from models import find_model
 from servers import HERE, Server, read_specs
 from workload import Reference, Workload
+
+from models import find_model
 
 PAUSE = 0.02
 ALONE = 600

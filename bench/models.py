@@ -152,8 +152,8 @@ def built_graph(folder: Path, precision: str, name: str = "rampart") -> Path:
     from nerve.config import Precision  # noqa: PLC0415  the bench starts without our package as well
     from nerve.errors import NerveError  # noqa: PLC0415
     from nerve.graph import load_graph  # noqa: PLC0415
-    from nerve.samples import calibration_texts  # noqa: PLC0415
-    from nerve.tokenizer import load_tokenizer  # noqa: PLC0415
+    from nerve.models.samples import calibration_texts  # noqa: PLC0415
+    from nerve.text.tokenizer import load_tokenizer  # noqa: PLC0415
 
     file = WORK / "graphs" / f"{name}-{precision}.onnx"
     file.parent.mkdir(parents=True, exist_ok=True)

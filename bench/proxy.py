@@ -23,11 +23,12 @@ sys.path.append(str(Path(__file__).parent / "peers"))
 
 import machine
 from generators import find_tool
-from models import Unavailable
 from nginx import STREAM_JS, find_nginx
 from run import Bench, learn_answers, line, measure_server
 from scenarios import Scenario, to_plain
 from servers import HERE, ServerSpec
+
+from models import Unavailable
 
 RESULTS = HERE / "results" / "proxy.json"
 PAGE = HERE.parent / "docs" / "deploy.md"

@@ -24,10 +24,11 @@ import servers
 import workload
 from generators import Target
 from goals import eliminate, read_goals, servers_of
-from models import WORK, BenchModel, Unavailable, find_model, hold_work
 from scenarios import Scenario, ScenarioSet, read_scenarios, read_sets, to_plain
 from servers import Server, ServerSpec
 from workload import Reference, Requests, Workload
+
+from models import WORK, BenchModel, Unavailable, find_model, hold_work
 
 HERE = Path(__file__).parent
 # Share of CPU time that other processes may take before a measurement is marked.

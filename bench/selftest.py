@@ -20,8 +20,9 @@ from generators import (
     open_loop_by_k6,
     undo_correction,
 )
-from models import BenchModel, hold_work
 from servers import HERE, Server, ServerSpec
+
+from models import BenchModel, hold_work
 
 NOTHING = BenchModel("none", HERE, HERE, {})
 RIGHT = b'{"message":"hello"}'

@@ -35,10 +35,11 @@ import generators
 import machine
 import servers
 from generators import Target
-from models import WORK, hold_work
 from run import Bench, learn_answers
 from scenarios import Scenario, read_scenarios
 from servers import Server
+
+from models import WORK, hold_work
 
 FILE = Path(__file__).parent / "results" / "stages.json"
 PROFILING = Path(__file__).parent / "profiling"

@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 
 import machine
-from models import find_model
 from servers import HERE, Server, read_specs
 from workload import Reference, Workload
+
+from models import find_model
 
 PAUSE = 0.001
 LIMITS = {"request_timeout_ms": 600_000, "max_input_tokens": 10_000_000}

@@ -26,9 +26,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from nerve.checkpoint import ModelFolder
 from nerve.config import Config, default_cache_dir, parse_config
-from nerve.engine import Engine
-from nerve.model import Model, load_model
-from nerve.session import Session
+from nerve.engine.engine import Engine
+from nerve.models.loader import Model, load_model
+from nerve.runtime.padded import Session
 from nerve.types import TokenScores, Window
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")

@@ -14,10 +14,18 @@ if "BENCH_CARD" in os.environ:
 
     import numpy as np
     from card import find_card
+
     from nerve import model as nerve_model
-    from nerve.packed_session import Packed, PackedSession
-    from nerve.packing import Bucket, PackingRules, StepInputs, StepLimits, choose_bucket, list_buckets, split_results
-    from nerve.threads import EngineThread
+    from nerve.runtime.packed import Packed, PackedSession
+    from nerve.runtime.packing import (
+        PackingRules,
+        StepInputs,
+        StepLimits,
+        choose_bucket,
+        list_buckets,
+        split_results,
+    )
+    from nerve.scheduling.threads import EngineThread
     from nerve.types import Window
 
     class CardSession(PackedSession):

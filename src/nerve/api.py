@@ -19,10 +19,10 @@ import msgspec
 
 from nerve.checkpoint import fetch_checkpoint
 from nerve.config import cache_dir_of, find_config, load_config, parse_config
-from nerve.engine import Engine
+from nerve.engine.engine import Engine
 from nerve.errors import ConfigError, InvalidRequest
 from nerve.graph import is_buildable
-from nerve.model import load_model
+from nerve.models.loader import load_model
 from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, Row, TruncationDirection
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from nerve.config import Config
-    from nerve.engine import Submitted
-    from nerve.model import Model
+    from nerve.engine.engine import Submitted
+    from nerve.models.loader import Model
 
 # What can be written for the members of an enum; checked when called.
 Strategy = AggregationStrategy | Literal["none", "simple", "first", "average", "max"]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nerve.app import ROUTES
 from nerve.errors import REASONS, NerveError, Overloaded, PredictError, StartupError
-from nerve.metrics import Metrics
-from nerve.responses import ERROR_TABLE
+from nerve.http.app import ROUTES
+from nerve.http.responses import ERROR_TABLE
+from nerve.observability.metrics import Metrics
 
 REPOSITORY = Path(__file__).parents[2]
 # Modules that touch the environment without taking a setting from it, once each.

@@ -148,7 +148,7 @@ def test_holds_no_build_tools(run: Callable[..., str]) -> None:
 def test_cores_follow_the_containers_limit(run: Callable[..., str], options: list[str], most: int) -> None:
     """Threads are planned for the CPU time the container may use, not for the host's cores."""
     name = run(*options, wait=False)
-    script = "from nerve.cores import usable_cores; print(usable_cores())"
+    script = "from nerve.runtime.cores import usable_cores; print(usable_cores())"
     found = int(engine("exec", name, "python", "-c", script).stdout)
     assert found == min(most, len(os.sched_getaffinity(0)))
 

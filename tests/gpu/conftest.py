@@ -7,7 +7,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from nerve.driver import why_no_cuda
+from nerve.runtime.driver import why_no_cuda
 
 FOLDER = Path(__file__).parent
 

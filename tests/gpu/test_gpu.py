@@ -16,11 +16,11 @@ from safetensors.numpy import save_file
 
 from builders import ServerProcess, open_engine
 from nerve.config import Device, Precision
-from nerve.faults import is_out_of_memory
 from nerve.graph import load_graph
-from nerve.packed_session import PackedSession
-from nerve.packing import StepLimits, round_up
-from nerve.session import Session
+from nerve.runtime.faults import is_out_of_memory
+from nerve.runtime.packed import PackedSession
+from nerve.runtime.packing import StepLimits, round_up
+from nerve.runtime.padded import Session
 from nerve.types import PredictOptions, TokenScores, Window
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
@@ -188,8 +188,8 @@ def test_step_without_memory_runs_in_halves(tmp_path: Path, monkeypatch: pytest.
     """The smallest step that the arena has no room for is computed in two, and the session goes on."""
     # A patch, since filling a real card would disturb whoever else uses it.
     limit = {"gpu_mem_limit": str(256 * 2**20)}
-    settings = __import__("nerve.packed_session", fromlist=["_CUDA_SETTINGS"])._CUDA_SETTINGS
-    monkeypatch.setattr("nerve.packed_session._CUDA_SETTINGS", settings | limit)
+    settings = __import__("nerve.runtime.packed", fromlist=["_CUDA_SETTINGS"])._CUDA_SETTINGS
+    monkeypatch.setattr("nerve.runtime.packed._CUDA_SETTINGS", settings | limit)
     session = open_on_gpu(tiny.write_checkpoint(tmp_path / "model"), Precision.FLOAT16, TINY_LIMITS)
     window = Window([7] * 40, 0)
     (expected,) = session.run([window], needs_logits=False)

@@ -11,9 +11,9 @@ import pytest
 import nerve
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
-from nerve.export import export_checkpoint
 from nerve.graph import load_graph
-from nerve.session import Session
+from nerve.models.export import export_checkpoint
+from nerve.runtime.padded import Session
 from nerve.types import Window
 
 torch = pytest.importorskip("torch")

@@ -13,8 +13,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from builders import open_engine
-from nerve.aggregation import Vocabulary, decode
-from nerve.labels import LabelSet, parse_labels
+from nerve.text.aggregation import Vocabulary, decode
+from nerve.text.labels import LabelSet, parse_labels
 from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, TokenizedText, TokenScores, Window
 
 from . import corpus, golden

@@ -10,7 +10,7 @@ import pytest
 from documents import STRIDE, Document, documents
 
 from builders import open_engine
-from nerve.engine import Engine
+from nerve.engine.engine import Engine
 from nerve.types import AggregationStrategy, PredictOptions
 
 Entity = tuple[str, int, int]

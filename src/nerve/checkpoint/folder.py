@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nerve.checkpoint.choice import BuildCheck, choose_main_file, data_files
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
-from nerve.model_files import BuildCheck, choose_main_file, data_files
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"

@@ -35,6 +35,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+from nerve.checkpoint.choice import BuildCheck, choose_graph, choose_main_file
 from nerve.checkpoint.folder import (
     CONFIG,
     TOKENIZER,
@@ -48,7 +49,6 @@ from nerve.checkpoint.folder import (
 from nerve.checkpoint.storage import explain_os_error, storage_errors, write_json
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
-from nerve.model_files import BuildCheck, choose_graph, choose_main_file
 
 log = logging.getLogger(__name__)
 

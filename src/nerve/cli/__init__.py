@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import nerve
 from nerve.cli import export, predict, pull, serve, tune, verify
-from nerve.cores import limit_blas_threads
 from nerve.errors import NerveError
+from nerve.runtime.cores import limit_blas_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Export, and say how closely the graph follows PyTorch."""
-    from nerve.export import export_checkpoint
+    from nerve.models.export import export_checkpoint
 
     difference = export_checkpoint(options.source, options.target, options.revision)
     print(f"logits differ from PyTorch's by at most {difference:.2g}; serve it with", file=sys.stderr)

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
         # A container's first process has no default action for SIGTERM: until Granian handles it, a stop
         # during the imports, the download or the start would be ignored, and end in a kill.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    from nerve.server import serve  # Granian is not needed by the other commands
+    from nerve.server.supervisor import serve  # Granian is not needed by the other commands
 
     config = load_config(find_config(options.config))
     serve(config, load_api_key(config.server), show_progress=sys.stderr.isatty())

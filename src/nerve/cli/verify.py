@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nerve.cli.inputs import Format, InputError, read_records
 from nerve.config import Device, Precision, load_api_key
-from nerve.samples import sample_texts
+from nerve.models.comparison import Comparison, TextComparison, compare_text, summarize
+from nerve.models.samples import sample_texts
 from nerve.types import AggregationStrategy
-from nerve.verify import Comparison, TextComparison, compare_text, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
 
         print(msgspec.json.encode(report).decode())
     else:
-        from nerve.cli.report import print_report
+        from nerve.cli.verify_report import print_report
 
         print_report(report)
     return 0 if report["passed"] else 1

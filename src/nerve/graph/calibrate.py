@@ -1,6 +1,6 @@
 """Measures the channels that the int8 graph quantises, by running the encoder in numpy on calibration texts.
 
-The texts are `nerve.samples.calibration_texts`, tokenized by the model's own tokenizer; where a graph is built
+The texts are `nerve.models.samples.calibration_texts`, tokenized by the model's own tokenizer; where a graph is built
 without one, random token ids from a fixed seed. The result is the same at every start.
 
 S = calibration sequences, T = the length of one, R = their tokens together; the other letters as in `builder`.

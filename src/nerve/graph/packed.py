@@ -3,7 +3,7 @@
 Inputs, all int32: `input_ids` (1, T), `position_ids` (1, T), `cu_seqlens` (B + 1,), where each sequence
 starts and the last one ends, `token_offset` (B, S), where each token would lie if sequences were padded to
 S, and for MPNet `distances` (S, S). Outputs: `label_ids` int64 (T, 1), `scores` float32 (T, 1), `logits`
-float32 (T, L). `nerve.packing` fills the inputs; `nerve.packed_session` runs the graph.
+float32 (T, L). `nerve.runtime.packing` fills the inputs; `nerve.runtime.packed` runs the graph.
 
 Everything the graph needs of the host comes in as an input of a shape known in advance: there is no node
 whose result is a shape, so no node for the CPU and no synchronisation, as CUDA graphs demand. Softmax and

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
+from nerve.checkpoint.choice import sort_graphs
 from nerve.config import Precision
 from nerve.errors import ModelError
 from nerve.graph.weights import load_onnx
-from nerve.model_files import sort_graphs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ import safetensors
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
 from onnx import numpy_helper
 
+from nerve.checkpoint.choice import WEIGHTS, WEIGHTS_INDEX
 from nerve.errors import ModelError
-from nerve.model_files import WEIGHTS, WEIGHTS_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -1,0 +1,292 @@
+"""The application: routes, and the life of one worker.
+
+`App.handle` is the one handler; it knows nothing of the server's interface. `interfaces` makes its requests of RSGI's
+(what Granian has) and of ASGI's (what any other server has).
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import nerve
+from nerve.endpoints import predict_tokens as wire
+from nerve.engine.canary import Canary
+from nerve.engine.engine import Engine
+from nerve.engine.large_process import Annex
+from nerve.engine.large_requests import LargeSetup
+from nerve.errors import DeadlineExceeded, InvalidRequest, Unauthorized, Unavailable
+from nerve.http.exchange import Exchange, Request, Service, Watch
+from nerve.http.openapi import build_openapi
+from nerve.http.responses import Headers, Response, error_body, error_response
+from nerve.observability.metrics import CONTENT_TYPE as METRICS_TYPE
+
+if TYPE_CHECKING:
+    from nerve.config import Config
+    from nerve.models.loader import Model
+    from nerve.observability.metrics import Metrics
+
+_MAX_REQUEST_ID_LENGTH = 128
+_AUTH_SCHEMES = ("bearer", "api-key")
+_PREDICT = "/predict_tokens"
+_UNKNOWN = "unknown"
+# What requests are counted by.
+ROUTES = (
+    *("/", _PREDICT, "/health", "/health/live", "/health/ready", "/info", "/metrics", "/openapi.json"),
+    _UNKNOWN,
+)
+# Routes that answer without an API key: probes and scrapes have none.
+_OPEN_ROUTES = frozenset({"/", "/health", "/health/live", "/health/ready", "/metrics"})
+# Routes that predict when they are posted to; `POST /` is runtime.webserver_default_route.
+_PREDICT_ROUTES = frozenset({"/", _PREDICT})
+
+
+class App:
+    """One worker's application. Its life: starting, `ready`, draining, closed."""
+
+    def __init__(self, config: Config, api_key: str | None, metrics: Metrics) -> None:
+        self._limits = config.limits
+        self._runtime = config.runtime
+        self._batching = config.batching
+        self._api_key = api_key.encode() if api_key else None
+        self._metrics = metrics
+        self._watch = Watch()
+        self._service: Service | None = None
+        self._unready_reason = "starting: the model is loading"
+        self._has_failed = False  # the device, for good
+        self._is_well = True
+        self._is_complete: Callable[[], bool] = _always
+        self._canary: Canary | None = None
+        self._info = b""
+        self._openapi = wire.encode_json(build_openapi(config.limits, needs_key=api_key is not None))
+        self._is_draining: Callable[[], bool] = lambda: False
+        self._gets: dict[str, Callable[[Headers], Response]] = {
+            "/": self._ready,
+            "/health": self._ready,
+            "/health/live": self._live,
+            "/health/ready": self._ready,
+            "/info": self._get_info,
+            "/metrics": self._get_metrics,
+            "/openapi.json": self._get_openapi,
+        }
+
+    def start(
+        self,
+        model: Model,
+        config: Config,
+        is_draining: Callable[[], bool] = lambda: False,
+        end: Callable[[], None] = lambda: None,
+        announce: Callable[[], None] = lambda: None,
+        is_complete: Callable[[], bool] | None = None,
+    ) -> None:
+        """Begin to answer predictions with a loaded model.
+
+        end: called, on another thread, when the device has failed and only a new process can go on.
+        announce: called when all is there, before readiness can be seen.
+        is_complete: asked until it says yes; before, this worker does not say that it is ready: the next request may
+            reach another one, which is not.
+        """
+
+        def fail() -> None:
+            self._has_failed = True
+            self._metrics.set_ready(ready=False)
+            end()
+
+        limit = self._batching.max_queue_ms
+        engine = Engine(
+            model,
+            self._batching.max_queue_tokens,
+            on_batch=self._metrics.record_batch,
+            on_failure=fail,
+            max_queue_seconds=math.inf if limit is None else limit / 1000,
+        )
+        setup = LargeSetup(
+            model.folder, model.max_length, model.labels, model.vocabulary, config.runtime, config.limits
+        )
+        self._info = wire.encode_json(describe(model, config))
+        self._is_draining = is_draining
+        self._metrics.set_engine_threads(model.n_threads)
+        if config.server.canary_interval_ms is not None:
+            self._canary = Canary(
+                engine,
+                config.server.canary_interval_ms / 1000,
+                config.server.canary_timeout_ms / 1000,
+                self._tell_health,
+            )
+        service = Service(engine, Annex(setup), self._limits, self._runtime, self._metrics, self._watch)
+        announce()
+        self._is_complete = is_complete or _always
+        self._metrics.set_ready(ready=True)
+        self._service = service
+
+    def close(self) -> None:
+        """Finish what was admitted, then answer 503. Blocks."""
+        self._unready_reason = "draining: the server is shutting down"
+        if self._canary is not None:
+            self._canary.stop()
+        self._metrics.set_ready(ready=False)
+        if self._service is not None:
+            self._service.engine.close()
+            self._service.annex.close()
+            self._service = None
+
+    def _tell_health(self, is_well: bool) -> None:
+        self._is_well = is_well
+        self._metrics.set_ready(ready=is_well)
+
+    def handle(self, request: Request) -> None:
+        """Answer one request, now or later (`Request.respond`); never raises for anything the client did.
+
+        Any thread may call this.
+        """
+        started = time.monotonic()
+        path, method = request.path, request.method
+        request_id = _request_id(request)
+        headers: Headers = [("content-type", wire.JSON_TYPE), ("x-request-id", request_id)]
+        is_prediction = method == "POST" and path in _PREDICT_ROUTES
+        try:
+            if is_prediction:
+                headers.append(("cache-control", "no-store"))  # it holds what the client's text holds
+                self._authorize(request)
+                self._predict(request, request_id, headers, started)
+                return
+            get = self._gets.get(path) if method in ("GET", "HEAD") else None
+            if get is None:
+                response = self._no_route(path, headers)
+            else:
+                if path not in _OPEN_ROUTES:
+                    self._authorize(request)
+                response = get(headers)
+        except Exception as error:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
+            response = error_response(error, headers, request_id)
+        self._answer(request, response)
+
+    def _answer(self, request: Request, response: Response) -> None:
+        self._metrics.record_answer(route_of(request.path), response.status)
+        if response.rejection is not None and request.method == "POST":  # an unready probe is no rejection
+            self._metrics.record_rejection(response.rejection)
+        request.respond(response)
+
+    def _predict(self, request: Request, request_id: str, headers: Headers, started: float) -> None:
+        service = self._service
+        if service is None:
+            raise Unavailable(f"{self._unready_reason}; send the request again later")
+        answer = partial(self._answer, request)
+        deadline = self._deadline(request, started)
+        Exchange(service, request, request_id, headers, answer, started, deadline).begin()
+
+    def _deadline(self, request: Request, started: float) -> float:
+        """Return the `time.monotonic()` by which the answer must be ready; the nearest limit wins."""
+        milliseconds = float(self._limits.request_timeout_ms)
+        timeout = request.header("request-timeout-ms")
+        if timeout is not None:
+            milliseconds = min(milliseconds, _milliseconds("Request-Timeout-Ms", timeout))
+        epoch = request.header("request-deadline-ms")
+        if epoch is not None:
+            milliseconds = min(milliseconds, _milliseconds("Request-Deadline-Ms", epoch) - time.time() * 1000)
+        if milliseconds <= 0:
+            raise DeadlineExceeded("the deadline had passed when the request arrived")
+        return started + milliseconds / 1000
+
+    def _authorize(self, request: Request) -> None:
+        """Raise `Unauthorized` unless the request carries the API key; takes the same time either way."""
+        if self._api_key is None:
+            return
+        scheme, _, given = (request.header("authorization") or "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode(), self._api_key)
+        if not is_right or scheme.lower() not in _AUTH_SCHEMES:
+            raise Unauthorized("the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
+
+    def _no_route(self, path: str, headers: Headers) -> Response:
+        allowed = [
+            *(["GET", "HEAD"] if path in self._gets else []),
+            *(["POST"] if path in _PREDICT_ROUTES else []),
+        ]
+        if not allowed:
+            return error_body(404, "NotFound", f"no such route; predictions are at POST {_PREDICT}", headers)
+        names = ", ".join(allowed)
+        headers.append(("allow", names))
+        return error_body(405, "MethodNotAllowed", f"{path} takes {names}", headers)
+
+    def _live(self, headers: Headers) -> Response:
+        return Response(200, headers, wire.encode_json({"status": "live"}))
+
+    def _ready(self, headers: Headers) -> Response:
+        if self._service is None:
+            raise Unavailable(self._unready_reason)
+        if self._has_failed:
+            raise Unavailable("the device has failed; this process ends")
+        if not self._is_well:
+            raise Unavailable("the model does not answer; this process ends unless it does so again")
+        if self._is_draining():
+            raise Unavailable("draining: the server is shutting down")
+        if not self._is_complete():
+            raise Unavailable("starting: another worker is loading the model")
+        self._is_complete = _always
+        return Response(200, headers, wire.encode_json({"status": "ready"}))
+
+    def _get_info(self, headers: Headers) -> Response:
+        if self._service is None:
+            raise Unavailable(self._unready_reason)
+        return Response(200, headers, self._info)
+
+    def _get_metrics(self, headers: Headers) -> Response:
+        headers[0] = ("content-type", METRICS_TYPE)
+        engine = self._service.engine if self._service is not None else None
+        queued = (engine.queued_tokens, engine.queued_requests) if engine is not None else (0, 0)
+        return Response(200, headers, self._metrics.render(*queued))
+
+    def _get_openapi(self, headers: Headers) -> Response:
+        return Response(200, headers, self._openapi)
+
+
+def _always() -> bool:
+    return True
+
+
+def route_of(path: str) -> str:
+    """Return the route of a path, `unknown` for any that is none: a path is the client's, and may hold anything."""
+    return path if path in ROUTES else _UNKNOWN
+
+
+def describe(model: Model, config: Config) -> dict[str, object]:
+    """Return what `/info` prints."""
+    return {
+        "version": nerve.__version__,
+        "model_id": model.model_id,
+        "revision": model.revision,
+        "dtype": model.precision.value,
+        "provider": model.session.provider,
+        "id2label": {str(index): name for index, name in enumerate(model.labels.names)},
+        "label_scheme": model.labels.scheme.value,
+        "max_length": model.max_length,
+        "limits": {
+            "max_inputs": config.limits.max_inputs,
+            "max_input_tokens": config.limits.max_input_tokens,
+            "max_body_bytes": config.limits.max_body_bytes,
+            "request_timeout_ms": config.limits.request_timeout_ms,
+            "max_batch_tokens": model.policy.token_budget,
+            "max_batch_size": model.policy.max_batch_size,
+            "max_queue_tokens": config.batching.max_queue_tokens,
+            "max_queue_ms": config.batching.max_queue_ms,
+        },
+    }
+
+
+def _request_id(request: Request) -> str:
+    """Return the client's id for the request, or a new one when it sent none that can be echoed."""
+    given = request.header("x-request-id") or request.header("x-baseten-customer-request-id")
+    if given and len(given) <= _MAX_REQUEST_ID_LENGTH and given.isascii() and given.isprintable():
+        return given
+    return f"{random.getrandbits(128):032x}"
+
+
+def _milliseconds(name: str, text: str) -> float:
+    if not text.isdecimal() or len(text) > 15:
+        raise InvalidRequest(f"header {name} must be a whole number of milliseconds")
+    return float(text)

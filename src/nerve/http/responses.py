@@ -1,0 +1,93 @@
+"""What the server answers besides predictions: the one table from failures to statuses, and error bodies."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nerve.endpoints import predict_tokens as wire
+from nerve.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    DeviceFailed,
+    InferenceFailed,
+    InvalidRequest,
+    MalformedRequest,
+    Overloaded,
+    PayloadTooLarge,
+    PredictError,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMediaType,
+    stack_of,
+)
+
+if TYPE_CHECKING:
+    from nerve.types import Summary
+
+log = logging.getLogger(__name__)
+
+Headers = list[tuple[str, str]]
+
+# Class -> (status, error_type). A test walks the subclasses.
+ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
+    MalformedRequest: (400, "Validation"),
+    Unauthorized: (401, "Unauthorized"),
+    PayloadTooLarge: (413, "PayloadTooLarge"),
+    UnsupportedMediaType: (415, "UnsupportedMediaType"),
+    InvalidRequest: (422, "Validation"),
+    Overloaded: (429, "Overloaded"),
+    ClientGone: (499, "ClientGone"),  # nobody reads it; Nginx's number, for the metrics
+    InferenceFailed: (500, "Backend"),
+    DeviceFailed: (503, "Unhealthy"),
+    Unavailable: (503, "Unhealthy"),
+    DeadlineExceeded: (504, "DeadlineExceeded"),
+}
+
+
+@dataclass(slots=True)
+class Response:
+    """An answer, ready to be sent.
+
+    rejection: the reason of one that is no answer, for the metrics. summary: of the prediction, for traces.
+    """
+
+    status: int
+    headers: Headers
+    body: bytes
+    rejection: str | None = None
+    summary: Summary | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The id that the answer carries; every answer has one."""
+        return next(value for name, value in self.headers if name == "x-request-id")
+
+
+def error_response(error: Exception, headers: Headers, request_id: str) -> Response:
+    """Return the answer to a failed request; `headers` are those it has so far, content type first.
+
+    Anything but a `PredictError` is a defect: fixed text outside, the stack in the log (without the message,
+    which could quote the client's text).
+    """
+    if not isinstance(error, PredictError):
+        log.error("defect while answering a request: %s", stack_of(error), extra={"request_id": request_id})
+        response = error_body(500, "Backend", "internal error; the server's log has the details", headers)
+        response.rejection = PredictError.reason
+        return response
+    if isinstance(error, (InferenceFailed, DeviceFailed)):
+        log.error("the model failed on the request", extra={"request_id": request_id})
+    status, kind = ERROR_TABLE[type(error)]
+    if isinstance(error, Overloaded):
+        headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
+    response = error_body(status, kind, str(error), headers)
+    response.rejection = error.reason
+    return response
+
+
+def error_body(status: int, kind: str, message: str, headers: Headers) -> Response:
+    """Return an answer that is not 200."""
+    headers[0] = ("content-type", wire.JSON_TYPE)
+    return Response(status, headers, wire.encode_json(wire.ErrorBody(error=message, error_type=kind)))

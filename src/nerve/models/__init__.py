@@ -1,0 +1,1 @@
+"""A model folder becomes a loaded, proven and warm model."""

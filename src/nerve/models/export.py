@@ -1,0 +1,193 @@
+"""Exports any token-classification checkpoint to a model folder with an ONNX graph; needs `nerve[export]`.
+
+For architectures that `graph` cannot build from the weights (DeBERTa, ModernBERT, ALBERT, ...). The model is
+traced with PyTorch; the result is compared with PyTorch on several shapes, with padding, before the folder
+is put in its place. The sole user of `torch` and `transformers`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nerve.checkpoint.positions import padding_id, unused_positions
+from nerve.config import Device
+from nerve.errors import ModelError
+from nerve.runtime.padded import Session, choose_device
+from nerve.types import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
+
+_OPSET = 17
+# Batches compared with PyTorch, as lengths of their rows: alone, padded, more than one tile of the kernels, and
+# farther apart than local attention (ModernBERT) and exact distances (DeBERTa-v2) reach.
+_CHECKED_LENGTHS = ((3,), (9, 5), (33, 2, 17), (70,), (512, 300))
+_LONGEST = max(map(max, _CHECKED_LENGTHS))
+_TOLERANCE = 1e-4
+_MASK_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def export_checkpoint(source: str, target: Path, revision: str | None = None) -> float:
+    """Write a model folder for the checkpoint `source` (a folder or a hub repository) at `target`.
+
+    Returns the largest difference of a logit from PyTorch's. Raises `ModelError`.
+    """
+    torch, transformers = _import_export_libraries()
+    if target.exists():
+        raise ModelError(f"{target} exists already; name a new folder")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
+        model = transformers.AutoModelForTokenClassification.from_pretrained(
+            source,
+            revision=revision,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            trust_remote_code=False,
+        ).eval()
+    except (ImportError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())  # in one line
+        raise ModelError(f"transformers cannot load {source}: {reason}") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{source} has no fast tokenizer; convert it to tokenizer.json first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        folder = Path(scratch) / "model"
+        folder.mkdir()
+        model.config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        _trace(model, folder / "model.onnx", torch)
+        difference = _check_graph(model, folder / "model.onnx", torch)
+        shutil.move(folder, target)
+    return difference
+
+
+def _import_export_libraries() -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ModelError(
+            f"`nerve export` needs PyTorch and transformers ({error.name} is missing); pip install 'nerve[export]'"
+        ) from error
+    return torch, transformers
+
+
+def _trace(model: Any, path: Path, torch: Any) -> None:
+    """Export with the tracer, which ONNX Runtime optimises best; with torch.export where tracing fails."""
+    names = _input_names(model)
+    ids = torch.arange(5, 5 + 16, dtype=torch.int64).reshape(2, 8) % model.config.vocab_size  # (B,T)
+    examples = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "token_type_ids": torch.zeros_like(ids),
+    }
+    arguments = tuple(examples[name] for name in names)
+    axes = {name: {0: "batch", 1: "tokens"} for name in (*names, "logits")}
+    wrapped = _logits_of(model, names, torch)
+    try:
+        with _quiet():
+            torch.onnx.export(
+                wrapped,
+                arguments,
+                str(path),
+                input_names=names,
+                output_names=["logits"],
+                dynamic_axes=axes,
+                opset_version=_OPSET,
+                dynamo=False,
+            )
+    except Exception as error:  # noqa: BLE001 - the tracer raises anything; torch.export is the way out
+        log.warning("tracing failed (%s), trying torch.export", type(error).__name__)
+        shapes = tuple({0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")} for _ in names)
+        try:
+            with _quiet():
+                torch.onnx.export(
+                    wrapped,
+                    arguments,
+                    str(path),
+                    input_names=names,
+                    output_names=["logits"],
+                    dynamic_shapes=shapes,
+                    dynamo=True,
+                    external_data=False,
+                )
+        except Exception as failure:
+            raise ModelError(f"PyTorch cannot export {type(model).__name__} to ONNX: {failure}") from failure
+
+
+def _logits_of(model: Any, names: list[str], torch: Any) -> Any:
+    """Wrap a model so that it takes tensors by position and gives logits alone."""
+
+    class Logits(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *tensors: Any) -> Any:
+            return self.model(**dict(zip(names, tensors, strict=True)), return_dict=True).logits
+
+    return Logits().eval()
+
+
+def _input_names(model: Any) -> list[str]:
+    """Return the graph's inputs: token types only where the model has a table of them."""
+    uses_types = (
+        getattr(model.config, "type_vocab_size", 0) > 0
+        and "token_type_ids" in inspect.signature(model.forward).parameters
+    )
+    return list(_MASK_NAMES if uses_types else _MASK_NAMES[:2])
+
+
+def _check_graph(model: Any, path: Path, torch: Any) -> float:
+    """Compare logits with PyTorch's on seeded random batches; returns the largest difference.
+
+    Raises `ModelError` when the graph fails or is not faithful.
+    """
+    settings = model.config.to_dict()
+    pad_id = padding_id(settings)
+    session = Session(path, choose_device(Device.CPU), 0, pad_id, n_threads=1)
+    random = np.random.default_rng(0)
+    ids = np.setdiff1d(np.arange(model.config.vocab_size), [pad_id])
+    positions = settings.get("max_position_embeddings") or 0
+    limit = positions - unused_positions(settings) if positions > 0 else _LONGEST
+    largest = 0.0
+    for lengths in _CHECKED_LENGTHS:
+        rows = [random.choice(ids, min(n, limit)).tolist() for n in lengths]
+        shape = " and ".join(str(len(row)) for row in rows)
+        try:
+            got = session.run([Window(row, 0) for row in rows], needs_logits=True)
+        except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
+            raise ModelError(
+                f"the exported graph fails on a batch of {shape} tokens, so this architecture cannot be exported "
+                f"with these library versions: {' '.join(str(error).split())}"
+            ) from error
+        for row, scores in zip(rows, got, strict=True):
+            with torch.no_grad():
+                expected = model(input_ids=torch.tensor([row])).logits[0].numpy()  # (T,L)
+            largest = max(largest, float(np.abs(np.asarray(scores.logits) - expected).max()))
+        if not largest <= _TOLERANCE:
+            raise ModelError(
+                f"on a batch of {shape} tokens the exported graph differs from PyTorch by {largest:.2g}, more than "
+                f"{_TOLERANCE:g}; this architecture cannot be exported faithfully with these library versions, "
+                "or its answers change with the padding beside a text"
+            )
+    return largest
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' notes about their own deprecation from the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

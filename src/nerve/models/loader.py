@@ -1,0 +1,345 @@
+"""Loads a model folder, proves that its parts agree, and warms it up.
+
+What is proven before anything is served: the token budget holds one window; the stride is shorter than
+a window; the graph gives as many labels as `id2label` names; its inputs are known; the execution provider
+is the one asked for; a short window, a full one and a padded batch run. Every refusal says what to change.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nerve.checkpoint.positions import padding_id, unused_positions
+from nerve.config import CpuMode, Device, Precision
+from nerve.errors import ModelError
+from nerve.graph import GraphKind, load_graph
+from nerve.models.agreement import Judge, check_agreement
+from nerve.models.samples import calibration_texts
+from nerve.runtime.cores import usable_cores
+from nerve.runtime.packed import PackedSession
+from nerve.runtime.packing import StepLimits, choose_budget
+from nerve.runtime.padded import Session, choose_device
+from nerve.scheduling.batching import BatchPolicy
+from nerve.scheduling.threads import EngineThread
+from nerve.text.aggregation import Vocabulary
+from nerve.text.labels import LabelSet, parse_labels
+from nerve.text.tokenizer import TextTokenizer, contradictions, load_tokenizer
+from nerve.types import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tokenizers import Tokenizer
+
+    from nerve.checkpoint import ModelFolder
+    from nerve.config import BatchingConfig, Config
+    from nerve.graph import Graph
+    from nerve.types import TokenScores
+
+log = logging.getLogger(__name__)
+
+_USUAL_UNKNOWN = ("<unk>", "[UNK]")
+# Default of batching.max_batch_tokens on a GPU for graphs that are not packed. For packed ones it is measured.
+_CUDA_BATCH_TOKENS = 16384
+# Largest step that is prepared and timed for that.
+_LARGEST_STEP = 2048
+# Default of batching.max_padding on CPU: docs/design.md, "Batching".
+_CPU_MAX_PADDING = 0.05
+# Tokens of a call on CPU from which on more tokens make it no more efficient: docs/design.md, "Batching".
+_CPU_ENOUGH_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded, proven and warm model.
+
+    folder: the model folder. max_length: most tokens of a window, special tokens included.
+    n_threads: engine threads that should call `session.run`.
+    runs_anywhere: `session.run` may be called from any thread, and shares its cores with the callers (CPU).
+    can_spread: a call can use the cores of all engine threads.
+    thread: the one thread that `session.run` must be called on (packed graphs), or None for any.
+    """
+
+    model_id: str
+    revision: str
+    folder: Path
+    labels: LabelSet
+    vocabulary: Vocabulary
+    tokenizer: TextTokenizer
+    session: Session | PackedSession
+    precision: Precision
+    policy: BatchPolicy
+    max_length: int
+    n_threads: int
+    runs_anywhere: bool
+    can_spread: bool
+    thread: EngineThread | None = None
+
+
+def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
+    """Load and prove the model of `folder`; blocks for as long as that takes.
+
+    Raises `ModelError` or `CheckpointError`.
+    """
+    started = time.monotonic()
+    settings = read_json(folder.path / "config.json")
+    labels = parse_labels(_id2label(settings))
+    raw_tokenizer = load_tokenizer(folder.path)
+    tokenizer_settings = {
+        **read_json(folder.path / "special_tokens_map.json", optional=True),
+        **read_json(folder.path / "tokenizer_config.json", optional=True),
+    }
+    if contradicted := contradictions(raw_tokenizer, tokenizer_settings):
+        log.warning(
+            "tokenizer_config.json contradicts tokenizer.json in %s; tokenizer.json is used, where transformers may "
+            "follow the other: write both anew with AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(FOLDER)",
+            " and ".join(contradicted),
+        )
+    device = choose_device(config.model.device)
+    calibration: list[list[int]] = []
+    if config.model.precision is Precision.INT8:
+        calibration = [found.ids for found in raw_tokenizer.encode_batch(calibration_texts())]
+    graph = load_graph(
+        folder.path, config.model.precision, cache_dir, config.model.graph, device, calibration
+    )
+    max_length = find_max_length(settings, tokenizer_settings, config.model.max_length, graph.n_positions)
+    tokenizer = TextTokenizer(
+        raw_tokenizer, max_length, config.runtime.window_stride, config.limits.max_input_tokens
+    )
+    policy = make_policy(config.batching, device, max_length)
+    n_threads = config.cpu.threads or max(1, usable_cores() // config.server.workers)
+
+    def open_float32() -> Session:
+        exact = load_graph(folder.path, Precision.FLOAT32, cache_dir, device=device)
+        return _open_padded(exact, config, device, padding_id(settings), n_threads)
+
+    def open_model(thread: EngineThread | None) -> Model:
+        opened: tuple[Session | PackedSession, BatchPolicy]
+        if thread is not None:
+            opened = _open_packed(graph, config, policy, max_length)
+        else:
+            opened = _open_padded(graph, config, device, padding_id(settings), n_threads), policy
+        session, chosen_policy = opened
+        if session.n_labels not in (None, len(labels.names)):
+            raise ModelError(
+                f"config.json names {len(labels.names)} labels in id2label, but the graph gives "
+                f"{session.n_labels}; they belong to different models"
+            )
+        vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
+        if graph.entry is not None and graph.precision is Precision.INT8 and isinstance(session, Session):
+            judge = Judge(tokenizer, labels, vocabulary)
+            check_agreement(
+                judge,
+                session,
+                open_float32,
+                config.model.min_agreement,
+                graph.entry,
+                folder.path / "tokenizer.json",
+            )
+        model = Model(
+            model_id=folder.model_id,
+            revision=folder.revision,
+            folder=folder.path,
+            labels=labels,
+            vocabulary=vocabulary,
+            tokenizer=tokenizer,
+            session=session,
+            precision=graph.precision,
+            policy=chosen_policy,
+            max_length=max_length,
+            runs_anywhere=device is Device.CPU,
+            can_spread=device is Device.CPU and config.cpu.mode is CpuMode.AUTO,
+            n_threads=1 if device is Device.CUDA or config.cpu.mode is CpuMode.LATENCY else n_threads,
+            thread=thread,
+        )
+        _warm_up(model)
+        return model
+
+    model = _open_on_engine_thread(open_model) if graph.kind is GraphKind.PACKED else open_model(None)
+    log.info(
+        "model %s loaded in %.1f s: %d labels, max length %d, %s, %s",
+        model.model_id,
+        time.monotonic() - started,
+        len(labels.names),
+        max_length,
+        graph.precision.value,
+        model.session.provider,
+    )
+    return model
+
+
+def _open_on_engine_thread(open_model: Callable[[EngineThread], Model]) -> Model:
+    """Open a model on the thread that will run it; the thread ends when that fails."""
+    thread = EngineThread("nerve-engine-0")
+    try:
+        return thread.call(lambda: open_model(thread))
+    except BaseException:
+        thread.close()
+        raise
+
+
+def _open_padded(graph: Graph, config: Config, device: Device, pad_id: int, n_threads: int) -> Session:
+    return Session(
+        graph.source, device, config.model.device_id, pad_id, n_threads=n_threads, mode=config.cpu.mode
+    )
+
+
+def _open_packed(
+    graph: Graph, config: Config, policy: BatchPolicy, max_length: int
+) -> tuple[PackedSession, BatchPolicy]:
+    """Prepare all steps; unless the configuration says it, their measured times tell how large one may be."""
+    asked = config.batching.max_batch_tokens
+    limits = StepLimits(max_length, policy.max_batch_size, asked or max(max_length, _LARGEST_STEP))
+    session = PackedSession(graph.source, Device.CUDA, config.model.device_id, limits)
+    # A window longer than that has a step to itself.
+    budget = asked or choose_budget(session.buckets, session.step_seconds)
+    log.info("steps of up to %d tokens", budget)
+    return session, replace(policy, token_budget=budget, is_packed=True)
+
+
+def find_max_length(
+    settings: dict[str, Any],
+    tokenizer_settings: dict[str, Any],
+    asked: int | None,
+    n_positions: int | None = None,
+) -> int:
+    """Return the most tokens of a window: the smallest of the config's, the tokenizer's and the position table's.
+
+    n_positions: rows of the table in the weights, where they are known.
+    Raises `ModelError` when `asked` is above what the model allows, or nothing states a length.
+    """
+    limits: dict[str, int] = {}
+    unused = unused_positions(settings)
+    positions = settings.get("max_position_embeddings")
+    if isinstance(positions, int) and positions > 0:
+        limits["max_position_embeddings of config.json"] = positions - unused
+    if n_positions is not None:
+        limits["the position table in the weights"] = n_positions - unused
+    stated = tokenizer_settings.get("model_max_length")
+    if isinstance(stated, int) and 0 < stated < 10**9:  # transformers writes 10**30 for "no limit"
+        limits["model_max_length of tokenizer_config.json"] = stated
+    if asked is not None:
+        if limits and asked > min(limits.values()):
+            name = min(limits, key=lambda key: limits[key])
+            raise ModelError(
+                f"model.max_length is {asked}, but {name} allows {limits[name]}; lower max_length"
+            )
+        limits["model.max_length of the configuration"] = asked
+    if not limits:
+        raise ModelError(
+            "neither config.json nor tokenizer_config.json states a maximum length; set model.max_length"
+        )
+    name = min(limits, key=lambda key: limits[key])
+    log.info("max length %d tokens, from %s", limits[name], name)
+    return limits[name]
+
+
+def make_policy(batching: BatchingConfig, device: Device, max_length: int) -> BatchPolicy:
+    """Fill the defaults of the batching section in; raises `ModelError` when no window would fit."""
+    is_cuda = device is Device.CUDA
+    budget = batching.max_batch_tokens or max(max_length, _CUDA_BATCH_TOKENS if is_cuda else 0)
+    if budget < max_length:
+        raise ModelError(
+            f"batching.max_batch_tokens is {budget}, less than one window of {max_length} tokens; "
+            "raise it, or lower model.max_length"
+        )
+    padding = batching.max_padding
+    if padding is None:
+        padding = 1.0 if is_cuda else _CPU_MAX_PADDING
+    return BatchPolicy(
+        token_budget=budget,
+        max_batch_size=batching.max_batch_size,
+        max_padding=padding,
+        enough_tokens=sys.maxsize if is_cuda else _CPU_ENOUGH_TOKENS,
+    )
+
+
+def read_vocabulary(
+    tokenizer: Tokenizer, tokenizer_settings: dict[str, Any], special_tokens: dict[int, str]
+) -> Vocabulary:
+    """Collect the facts of a tokenizer that grouping tokens into words needs.
+
+    tokenizer_settings: tokenizer_config.json, over special_tokens_map.json.
+    """
+    vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    lengths = np.zeros(max(vocabulary.values()) + 1, np.int64)  # (V,)
+    for token, token_id in vocabulary.items():
+        lengths[token_id] = len(token)
+    unknown = tokenizer_settings.get("unk_token") or getattr(tokenizer.model, "unk_token", None)
+    if isinstance(unknown, dict):  # an AddedToken written out
+        unknown = unknown.get("content")
+    if unknown is None:  # of Unigram the library tells none; transformers' classes have one of these
+        unknown = next((token for token in _USUAL_UNKNOWN if token in vocabulary), None)
+    return Vocabulary(
+        token_lengths=lengths,
+        is_word_aware=bool(getattr(tokenizer.model, "continuing_subword_prefix", None)),
+        unk_id=tokenizer.token_to_id(unknown) if unknown else None,
+        special_tokens=special_tokens,
+    )
+
+
+def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    """Read a JSON object of a model folder; an optional file that is absent reads as empty."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if optional:
+            return {}
+        raise ModelError(f"{path} is missing; the model folder is not complete") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object")
+    return value
+
+
+def _id2label(settings: dict[str, Any]) -> dict[int, str]:
+    names = settings.get("id2label")
+    if not isinstance(names, dict) or not names:
+        raise ModelError('config.json has no id2label; add it, as {"0": "O", "1": "B-PER", ...}')
+    try:
+        return {int(key): str(value) for key, value in names.items()}
+    except ValueError as error:
+        raise ModelError("config.json: the keys of id2label must be numbers") from error
+
+
+def _warm_up(model: Model) -> None:
+    """Run a short window, a full one and a padded batch; check that finite scores of the right shape come back."""
+    short = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids
+    full = (short * (1 + model.max_length // len(short)))[: model.max_length]
+    batches = [[short], [full]]
+    if model.policy.max_batch_size > 1:
+        batches.append([short, short[: (len(short) + 1) // 2]])
+    for rows in batches:
+        lengths = " and ".join(str(len(row)) for row in rows)
+        windows = [Window(row, 0) for row in rows]
+        try:
+            with np.errstate(invalid="ignore"):  # values that are not finite are refused below
+                model.session.run(windows, needs_logits=False, spread=True)
+                results = model.session.run(windows, needs_logits=True)
+        except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
+            raise ModelError(f"the model fails on a batch of {lengths} tokens: {error}") from error
+        for row, scores in zip(rows, results, strict=True):
+            _check_scores(model, scores, len(row))
+
+
+def _check_scores(model: Model, scores: TokenScores, n_tokens: int) -> None:
+    n_labels = len(model.labels.names)
+    if scores.logits is None or scores.logits.shape != (n_tokens, n_labels):
+        shape = None if scores.logits is None else scores.logits.shape
+        raise ModelError(
+            f"for {n_tokens} tokens and {n_labels} labels in id2label the graph gives an output of "
+            f"shape {shape}; it is not the graph of this token classifier"
+        )
+    if not np.isfinite(scores.logits).all():
+        is_exact = model.precision is Precision.FLOAT32
+        remedy = "its weights are damaged: fetch the checkpoint again" if is_exact else "try float32"
+        raise ModelError(f"the model gives values that are not finite in {model.precision.value}; {remedy}")

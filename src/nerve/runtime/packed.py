@@ -1,0 +1,315 @@
+"""Runs steps of token-packed windows on the GPU, by replaying CUDA graphs.
+
+For every bucket (`nerve.runtime.packing`) there is one `_Step`: buffers at fixed addresses on the device, bound once,
+and a captured graph. A step is one upload, one replay, one download:
+
+    pack -> host block -> device block -> replay -> results block -> packing.split_results
+
+Logits stay on the device unless a request needs them. Windows that no bucket holds run uncaptured.
+
+Threads: everything here belongs to one thread, the one that made the session; onnxruntime keeps captured
+graphs per thread, and a capture is disturbed by any other CUDA call of the process. So all buckets are
+captured in the constructor, before anything is served. Only `pack`, which touches no device, may be called
+from elsewhere, to fill the next step's host block while a step runs.
+
+Nothing below names CUDA but `_CUDA_SETTINGS`: given a graph whose operators the CPU has, the same code runs
+there, which is how the tests cover it without a GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nerve.config import Device
+from nerve.errors import DeviceFailed, ModelError
+from nerve.runtime.faults import is_out_of_memory, is_sticky
+from nerve.runtime.packing import (
+    PackingRules,
+    StepInputs,
+    choose_bucket,
+    halve,
+    lay_out,
+    list_buckets,
+    make_bucket,
+    split_results,
+)
+from nerve.runtime.padded import create_session, ort
+from nerve.types import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from nerve.runtime.packing import Bucket, StepLimits
+    from nerve.types import FloatArray, IntArray, TokenScores
+
+log = logging.getLogger(__name__)
+
+_CUDA_SETTINGS = {"enable_cuda_graph": "1"}
+# A node that would run on the CPU ends the start: it could not be captured.
+_SESSION_ENTRIES = {"session.disable_cpu_ep_fallback": "1"}
+# It would make a Gemm of a product and its bias. On CUDA that reads a row of ones which onnxruntime frees when a
+# longer one is needed (`GetConstOnes`): captured graphs would go on reading it after a step beyond the buckets.
+WITHOUT = ("MatMulAddFusion",)
+# `gpu_graph_id` of a run that is neither captured nor a replay; ids of captured graphs count from 1.
+_UNCAPTURED = "-1"
+# Replays that the time of a step is the median of; the first runs of a graph are not among them.
+_TIMED_RUNS = 5
+# Probabilities of one step, computed twice by the same kernels, differ by less than this.
+_MOST_DIFFERENCE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Windows laid out for one captured step; to be run once."""
+
+    bucket: Bucket
+    inputs: StepInputs
+
+
+class PackedSession:
+    """One packed graph with its steps. Make it, and run it, on one thread.
+
+    source: the serialised graph of `graph.packed`, or its path.
+    limits: what steps must hold; they decide which shapes are captured.
+    """
+
+    def __init__(self, source: bytes | Path, device: Device, device_id: int, limits: StepLimits) -> None:
+        self.device = device
+        self._device_id = device_id
+        is_cuda = device is Device.CUDA
+        self._session = create_session(
+            source, device, device_id, 1, _CUDA_SETTINGS, _SESSION_ENTRIES if is_cuda else None, WITHOUT
+        )
+        facts = self._session.get_modelmeta().custom_metadata_map
+        padding_id = facts.get("padding_id")
+        self._rules = PackingRules(
+            n_words=int(facts["n_words"]),
+            padding_id=None if padding_id is None else int(padding_id),
+            n_positions=int(facts["n_positions"]),
+            has_distances=any(node.name == "distances" for node in self._session.get_inputs()),
+        )
+        self.n_labels = next(o.shape[-1] for o in self._session.get_outputs() if o.name == "logits")
+        self._thread = threading.get_ident()
+        self._uncaptured = _run_options(_UNCAPTURED)
+        self.step_seconds: dict[int, float] = {}
+        self._steps: dict[Bucket, _Step] = {}
+        self._capture(list_buckets(limits), limits.max_length)
+        self._buckets = tuple(self._steps)
+
+    @property
+    def provider(self) -> str:
+        """Name of the execution provider that runs the graph."""
+        return str(self._session.get_providers()[0])
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The captured shapes, small to large."""
+        return self._buckets
+
+    def pack(self, windows: Sequence[Window]) -> Packed | None:
+        """Lay windows out for a step; None where no captured step holds them. Any thread may call this.
+
+        Raises `ValueError` for a token id that the model does not have.
+        """
+        bucket = choose_bucket(self._buckets, [len(window.ids) for window in windows])
+        if bucket is None:
+            return None
+        inputs = self._steps[bucket].take_inputs()
+        inputs.fill(windows)
+        return Packed(bucket, inputs)
+
+    def run(
+        self,
+        windows: Sequence[Window],
+        needs_logits: bool,
+        spread: bool = False,
+        packed: Packed | None = None,
+    ) -> list[TokenScores]:
+        """Compute one step; returns the scores of each window, in order.
+
+        A step that the device has no memory for is computed in two halves. `spread` has no meaning here.
+        packed: what `pack` made of these windows, where there was time for that.
+        Raises `DeviceFailed` when nothing will run any more, else whatever onnxruntime raises.
+        """
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("a packed session runs on the thread that made it only")
+        try:
+            return self._run(windows, needs_logits, partial(self._run_once, packed=packed))
+        except Exception as error:
+            if len(windows) == 1 or not is_out_of_memory(error):
+                raise
+            log.warning("the device has no memory for a step of %d windows; it runs in two", len(windows))
+        return [scores for half in halve(windows) for scores in self._run(half, needs_logits, self._run_once)]
+
+    def run_uncaptured(self, windows: Sequence[Window], needs_logits: bool) -> list[TokenScores]:
+        """Compute one step without a captured graph: to compare with, and for shapes that have none."""
+        return self._run(windows, needs_logits, self._run_eagerly)
+
+    def _run(
+        self,
+        windows: Sequence[Window],
+        needs_logits: bool,
+        run: Callable[[Sequence[Window], bool], list[TokenScores]],
+    ) -> list[TokenScores]:
+        try:
+            return run(windows, needs_logits)
+        except Exception as error:
+            if self.device is Device.CUDA and is_sticky(error):
+                raise DeviceFailed("the GPU has failed; this process ends") from error
+            raise
+
+    def _run_once(
+        self, windows: Sequence[Window], needs_logits: bool, packed: Packed | None = None
+    ) -> list[TokenScores]:
+        packed = packed or self.pack(windows)
+        if packed is None:
+            return self._run_eagerly(windows, needs_logits)
+        step = self._steps[packed.bucket]
+        step.upload(packed.inputs)
+        step.replay()
+        label_ids, scores = step.download()
+        return split_results(windows, label_ids, scores, step.download_logits() if needs_logits else None)
+
+    def _run_eagerly(self, windows: Sequence[Window], needs_logits: bool) -> list[TokenScores]:
+        inputs = StepInputs(make_bucket([len(window.ids) for window in windows]), self._rules)
+        inputs.fill(windows)
+        names = ["label_ids", "scores", "logits"] if needs_logits else ["label_ids", "scores"]
+        label_ids, scores, *rest = self._session.run(names, dict(inputs.views), self._uncaptured)
+        return split_results(windows, label_ids[:, 0], scores[:, 0], rest[0] if rest else None)
+
+    def _capture(self, buckets: Sequence[Bucket], max_length: int) -> None:
+        """Make a step of every bucket, large ones first, so that the arena grows once; time and prove them.
+
+        `step_seconds` then has the median time of the fastest step of each T. Raises `ModelError`.
+        """
+        started = time.monotonic()
+        for graph_id, bucket in reversed(list(enumerate(buckets, start=1))):
+            try:
+                step = _Step(self, bucket, graph_id)
+                inputs = step.take_inputs()
+                inputs.fill([])
+                step.upload(inputs)
+                step.replay()  # runs twice, captures and replays
+                seconds = min(self.step_seconds.get(bucket.tokens, np.inf), step.measure(_TIMED_RUNS))
+                difference = self._compare(step, bucket.room(max_length))
+            except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
+                raise ModelError(
+                    f"the step of {bucket.tokens} tokens cannot be prepared on {self.device.value}: {error}"
+                ) from error
+            if not difference <= _MOST_DIFFERENCE:
+                raise ModelError(
+                    f"the captured step of {bucket.tokens} tokens gives scores that differ by {difference:.3f} "
+                    "from those of an eager run; the driver or onnxruntime is at fault"
+                )
+            self.step_seconds[bucket.tokens] = seconds
+            self._steps[bucket] = step
+        self._steps = {bucket: self._steps[bucket] for bucket in buckets}
+        log.info("%d step shapes prepared in %.1f s", len(buckets), time.monotonic() - started)
+
+    def _compare(self, step: _Step, n_tokens: int) -> float:
+        """Return the largest difference of scores between a replay and an eager run of one window.
+
+        A replay that computed what it was captured with, or began before the upload was complete, would give
+        the scores of dummies.
+        """
+        inputs = step.take_inputs()
+        inputs.fill([Window([k % self._rules.n_words for k in range(1, n_tokens + 1)], 0)])
+        step.upload(inputs)
+        step.replay()
+        _, replayed = step.download()
+        step.run(self._uncaptured)
+        _, eager = step.download()
+        # Values that are not finite are refused later, as the fault of the model.
+        return float(np.nan_to_num(np.abs(replayed[:n_tokens] - eager[:n_tokens])).max())
+
+
+class _Step:
+    """One bucket: fixed buffers on the device, their binding, and the id of the captured graph."""
+
+    def __init__(self, session: PackedSession, bucket: Bucket, graph_id: int) -> None:
+        self._session = session._session
+        self._bucket = bucket
+        self._rules = session._rules
+        inputs = StepInputs(bucket, session._rules)
+        self._free = [inputs]  # one is enough unless the next step is packed while this one runs
+        where = (session.device.value, session._device_id)
+        t = bucket.tokens
+        # Label ids (int64) and scores lie in one block, in units of 4 bytes, so that one copy fetches both.
+        self._results_at, size = lay_out({"label_ids": (2 * t,), "scores": (t,)})
+        make = ort.OrtValue.ortvalue_from_shape_and_type
+        self._block = make([len(inputs.block)], np.int32, *where)
+        self._results = make([size], np.int32, *where)
+        self._logits = make([t, session.n_labels], np.float32, *where)
+        self._tokens = t
+        self._options = _run_options(str(graph_id))
+        self._binding = self._session.io_binding()
+        base = self._block.data_ptr()
+        for name, (start, shape) in inputs.places.items():
+            self._binding.bind_input(name, *where, np.int32, list(shape), base + 4 * start)
+        base = self._results.data_ptr()
+        for name, dtype in (("label_ids", np.int64), ("scores", np.float32)):
+            start, _ = self._results_at[name]
+            self._binding.bind_output(name, *where, dtype, [t, 1], base + 4 * start)
+        self._binding.bind_ortvalue_output("logits", self._logits)
+
+    def take_inputs(self) -> StepInputs:
+        """Return inputs to fill, which are the caller's until `upload` has them."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return StepInputs(self._bucket, self._rules)
+
+    def upload(self, inputs: StepInputs) -> None:
+        """Copy inputs to the device and keep them for a later step; returns when they are there."""
+        self._block.update_inplace(inputs.block)
+        self._free.append(inputs)
+
+    def replay(self) -> None:
+        """Compute the step (the first time: capture it); returns when the results are there."""
+        self.run(self._options)
+
+    def run(self, options: Any) -> None:  # noqa: ANN401 - onnxruntime has no types
+        """Compute the step with other options than its own; returns when the results are there."""
+        self._session.run_with_iobinding(self._binding, options)
+
+    def download(self) -> tuple[IntArray, FloatArray]:
+        """Return label ids and scores of all T tokens; the arrays are the caller's."""
+        block = self._results.numpy().copy() if self._is_host() else self._results.numpy()  # (n,)
+        labels_at, _ = self._results_at["label_ids"]
+        scores_at, _ = self._results_at["scores"]
+        return (
+            block[labels_at : labels_at + 2 * self._tokens].view(np.int64),
+            block[scores_at : scores_at + self._tokens].view(np.float32),
+        )
+
+    def download_logits(self) -> FloatArray:
+        """Return the logits (T, L) of the last replay; the array is the caller's."""
+        logits: FloatArray = self._logits.numpy().copy() if self._is_host() else self._logits.numpy()
+        return logits
+
+    def measure(self, n_runs: int) -> float:
+        """Return the median time of a replay, in seconds."""
+        times: list[float] = []
+        for _ in range(n_runs):
+            started = time.perf_counter()
+            self.replay()
+            times.append(time.perf_counter() - started)
+        return float(np.median(times))
+
+    def _is_host(self) -> bool:
+        """Tell whether `numpy()` gives the buffer itself, and not a copy (in tests on the CPU)."""
+        return bool(self._block.device_name() == "cpu")
+
+
+def _run_options(graph_id: str) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", graph_id)
+    return options

@@ -1,0 +1,281 @@
+"""Runs Granian from the configuration: listens, starts workers, stops them in order.
+
+The checkpoint is fetched here, once, before any worker starts. Workers are started afresh ("spawn"), not
+forked: a forked copy of a process that has downloaded with threads, or touched CUDA, is not dependable.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+import multiprocessing
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server.mp import MPServer
+
+from nerve.checkpoint import fetch_checkpoint
+from nerve.config import Interface, cache_dir_of
+from nerve.errors import StartupError
+from nerve.graph import is_buildable
+from nerve.observability.logs import configure_logging, logging_settings
+from nerve.server.rsgi_worker import serve_rsgi
+from nerve.server.worker import Shared, create_worker_application
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
+
+    from nerve.config import Config, ServerConfig
+
+log = logging.getLogger(__name__)
+
+# A replacement that could not start is followed by the next one after 0.5, 1, 2, ... s. When so many in a row have
+# ended before they were ready, and no other worker serves, the server ends: whoever runs it must see that.
+_MOST_FAILURES = 5
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 30.0
+_STOP_TICK_SECONDS = 0.01
+
+# Descriptors that a worker needs for other things than connections.
+_OTHER_DESCRIPTORS = 128
+# Longest request head.
+_HEAD_BYTES = 64 * 1024
+
+
+class _DrainingServer(MPServer):
+    """Granian's server, which first turns readiness off and lets load balancers look away."""
+
+    shared: Shared
+    drain_delay_seconds: float
+    ready_pipe: Connection
+    ready_pids: set[int]  # of workers that have been ready
+    _n_failures: int = 0  # workers in a row that ended before they were ready
+
+    _spawn_rsgi_worker = staticmethod(serve_rsgi)
+
+    @property
+    def respawn_failed_workers(self) -> bool:
+        """Replace workers that died, unless none can start at all."""
+        return not self.shared.failed.is_set()
+
+    @respawn_failed_workers.setter
+    def respawn_failed_workers(self, value: bool) -> None:
+        """Granian's constructor sets it; the property decides."""
+
+    def _respawn_workers(
+        self,
+        workers: list[int],
+        spawn_target: Callable[..., None],
+        target_loader: Callable[..., object],
+        delay: float = 0,
+    ) -> None:
+        """Replace workers that died; slowly, and not for ever, when they cannot even start."""
+        shared = self.shared
+        shared.settled.set()
+        while self.ready_pipe.poll():
+            self.ready_pids.add(self.ready_pipe.recv())
+        processes = [worker.inner for worker in self.wrks]
+        if any(processes[index].pid in self.ready_pids for index in workers):
+            self._n_failures = 0
+        else:
+            self._n_failures += 1
+            is_served = any(one.is_alive() and one.pid in self.ready_pids for one in processes)
+            if self._n_failures >= _MOST_FAILURES and not is_served:
+                log.critical("%d workers in a row could not start; the server ends", self._n_failures)
+                shared.failed.set()
+                self.interrupt_signal = True
+                self.main_loop_interrupt.set()
+                return
+            pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self._n_failures - 1))
+            log.warning("a worker ended before it was ready; the next one is started in %.1f s", pause)
+            if self._is_interrupted_within(pause):
+                return
+        super()._respawn_workers(workers, spawn_target, target_loader, delay)
+        self.respawned_wrks.clear()  # Granian would end the server when a worker dies twice in a few seconds
+
+    def _is_interrupted_within(self, seconds: float) -> bool:
+        """Wait; returns True at once when the server is told to stop."""
+        until = time.monotonic() + seconds
+        while not self.interrupt_signal and (left := until - time.monotonic()) > 0:
+            time.sleep(min(0.1, left))
+        return self.interrupt_signal
+
+    def shutdown(self, exit_code: int = 0) -> None:
+        """Announce the end, wait, then stop the workers; they finish what they have."""
+        self.shared.draining.set()
+        if not self.interrupt_children and self.drain_delay_seconds:
+            time.sleep(self.drain_delay_seconds)
+        super().shutdown(1 if self.shared.failed.is_set() else exit_code)  # type: ignore[no-untyped-call]
+
+    def _stop_workers(self) -> None:
+        """Tell the workers to stop, and wait for them; whoever does not within the time is killed.
+
+        Granian by itself asks once whether a worker lives, possibly while a thread of its own is just taking note
+        of that worker's end, and then reports to have killed it.
+        """
+        until = time.monotonic() + (self.workers_kill_timeout or math.inf)
+        for worker in self.wrks:
+            worker.terminate()  # type: ignore[no-untyped-call]
+        while any(worker.inner.is_alive() for worker in self.wrks) and time.monotonic() < until:
+            time.sleep(_STOP_TICK_SECONDS)
+        self.workers_kill_timeout = 1  # second; they had their time
+        super()._stop_workers()  # type: ignore[no-untyped-call]
+
+    def _init_shared_socket(self) -> None:
+        """Listen. Raises `StartupError`, where Granian raises what its Rust side says."""
+        where = self.bind_uds or f"{self.bind_addr}:{self.bind_port}"
+        try:
+            if self.bind_uds is None:
+                _check_port(self.bind_addr, self.bind_port)
+            else:
+                _remove_stale_socket(self.bind_uds)
+            super()._init_shared_socket()  # type: ignore[no-untyped-call]
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]  # a Rust backtrace follows
+            raise StartupError(
+                f"cannot listen on {where}: {reason}; free it, or change server.host, server.port or server.uds"
+            ) from error
+
+
+def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
+    """Serve until a signal says stop; ends the process with a status.
+
+    Raises `StartupError` when the server cannot start.
+    """
+    configure_logging(config.server)
+    folder = fetch_checkpoint(
+        config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=show_progress
+    )
+    multiprocessing.set_start_method("spawn", force=True)
+    if api_key is None and not _is_loopback(config.server):
+        log.warning("listening on a public address without an API key; set NERVE_API_KEY to require one")
+    try:
+        server = _create_server(config.server)
+    except OSError as error:  # `ssl.SSLError` is one, too
+        raise StartupError(f"server.tls: the certificate or the key cannot be loaded: {error}") from error
+    server.ready_pipe, ready = multiprocessing.Pipe(duplex=False)
+    server.ready_pids = set()
+    server.drain_delay_seconds = config.server.drain_delay_ms / 1000
+    with _metrics_dir(config.server.workers) as metrics_dir:
+        try:
+            server.shared = Shared(
+                was_ready=multiprocessing.Event(),
+                failed=multiprocessing.Event(),
+                draining=multiprocessing.Event(),
+                settled=multiprocessing.Event(),
+                ready=ready,
+                metrics_dir=metrics_dir,
+            )
+        except OSError as error:  # no shared memory, or a Python that this user may not start again
+            raise StartupError(f"cannot start worker processes with {sys.executable}: {error}") from error
+        server.serve(
+            target_loader=partial(create_worker_application, config, api_key, folder, server.shared),
+            wrap_loader=False,
+        )
+
+
+@contextmanager
+def _metrics_dir(n_workers: int) -> Iterator[Path | None]:
+    """Give a folder in which several workers keep their metrics, for the block; None for one worker.
+
+    Raises `StartupError` when none can be made.
+    """
+    if n_workers == 1:
+        yield None
+        return
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="nerve-metrics-"))
+    except OSError as error:
+        raise StartupError(f"server.workers above 1 need a folder for temporary files: {error}") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _create_server(server: ServerConfig) -> _DrainingServer:
+    tls = server.tls
+    return _DrainingServer(
+        "nerve",
+        address=server.host,
+        port=server.port,
+        uds=Path(server.uds) if server.uds else None,
+        uds_permissions=int(server.uds_permissions, 8),
+        interface=Interfaces.RSGI if server.interface is Interface.RSGI else Interfaces.ASGI,
+        workers=server.workers,
+        runtime_threads=server.runtime_threads,
+        # One runtime with as many threads, or as many runtimes with one: the latter wakes fewer threads.
+        runtime_mode=RuntimeModes.st,
+        loop=Loops(server.loop.value),
+        http=HTTPModes.auto,
+        websockets=False,
+        backlog=server.backlog,
+        backpressure=_allow_connections(server.max_connections),
+        http1_settings=HTTP1Settings(
+            header_read_timeout=server.client_timeout_ms, max_buffer_size=_HEAD_BYTES
+        ),
+        log_level=LogLevels(server.log_level.value),
+        log_dictconfig=logging_settings(server),
+        ssl_cert=Path(tls.certificate) if tls else None,
+        ssl_key=Path(tls.key) if tls else None,
+        ssl_ca=Path(tls.client_ca) if tls and tls.client_ca else None,
+        ssl_client_verify=bool(tls and tls.client_ca),
+        respawn_interval=0.1,
+        workers_kill_timeout=math.ceil(server.drain_timeout_ms / 1000),
+    )
+
+
+def _allow_connections(wanted: int) -> int:
+    """Raise this process's limit of open files, which workers inherit; returns the connections that fit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    allowed = max(1, soft - _OTHER_DESCRIPTORS)
+    log.warning(
+        "server.max_connections is %d, but the limit of open files leaves room for %d", wanted, allowed
+    )
+    return allowed
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raise `OSError` when another server listens there; Granian would share the port with it."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        probe.listen(1)
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """Remove a Unix socket that nobody listens on: a server that was killed left it behind."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return  # not there, or not ours: listening will tell
+
+
+def _is_loopback(server: ServerConfig) -> bool:
+    try:
+        return server.uds is not None or ipaddress.ip_address(server.host).is_loopback
+    except ValueError:  # a name
+        return server.host == "localhost"

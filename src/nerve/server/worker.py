@@ -1,0 +1,228 @@
+"""The life of one worker process: load the model, become ready, drain, end.
+
+At the first start a worker accepts connections at once and answers 503 until its model is loaded, so that
+probes see it live. A worker that replaces another one loads first and accepts then: its siblings are
+ready, and must get the requests meanwhile.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from nerve.checkpoint import ModelFolder, fetch_checkpoint
+from nerve.config import cache_dir_of, find_config, load_api_key, load_config
+from nerve.errors import REASONS, StartupError
+from nerve.graph import is_buildable
+from nerve.http.access_log import with_access_log
+from nerve.http.app import ROUTES, App
+from nerve.http.interfaces import Application
+from nerve.models.loader import load_model
+from nerve.observability.logs import configure_logging
+from nerve.observability.metrics import Metrics
+from nerve.server.connections import watch_connections
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+    from multiprocessing.synchronize import Event
+
+    from nerve.config import Config
+    from nerve.http.exchange import Handler
+    from nerve.models.loader import Model
+
+log = logging.getLogger(__name__)
+
+# How long a thread may hold the interpreter lock against the others; Python's default is 5 ms.
+_SWITCH_SECONDS = 0.0005
+
+# Linux takes this as "no core dump", neither into a file nor to a program (fs/coredump.c): memory holds texts.
+_NO_CORE_DUMP_BYTES = 1
+
+# After the device has failed: time for the last answers to go out, and for probes to see readiness off.
+_LAST_ANSWERS_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Facts that the server process and its workers tell each other.
+
+    was_ready: some worker has been ready once.
+    failed: a worker could not start, and the server must end.
+    draining: the server is about to stop.
+    settled: a worker has been replaced; from then on none waits for the others before it says that it is ready.
+    ready: a pipe into which each worker writes its process id when it has become ready; without a lock, which a
+        worker that is killed would keep.
+    metrics_dir: folder in which the workers keep their metrics; None for one worker.
+    """
+
+    was_ready: Event
+    failed: Event
+    draining: Event
+    settled: Event
+    ready: Connection
+    metrics_dir: Path | None
+
+
+class Worker:
+    """Loads the model for an `App`, at the moment the server says."""
+
+    def __init__(
+        self, config: Config, api_key: str | None, folder: ModelFolder, shared: Shared | None = None
+    ) -> None:
+        _forbid_core_dumps()
+        metrics = Metrics(ROUTES, REASONS, shared.metrics_dir if shared is not None else None)
+        self.app = App(config, api_key, metrics)
+        self._metrics = metrics
+        self._config = config
+        self._folder = folder
+        self._shared = shared
+        self._loading: threading.Thread | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Load the model: in the background at the first start, at once in a worker that replaces another."""
+        loop.call_soon(self._stop_if_draining)
+        if self._shared is not None and self._shared.was_ready.is_set():
+            self._load_or_exit(None)
+            return
+        self._loading = threading.Thread(target=self._load_or_exit, args=(loop,), name="nerve-loader")
+        self._loading.start()
+
+    def _stop_if_draining(self) -> None:
+        """Send SIGTERM again: one that came before the event loop ran was lost (uvloop listens while it runs)."""
+        if self._shared is not None and self._shared.draining.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def close(self) -> None:
+        """Finish what was admitted. Blocks."""
+        if self._loading is not None and self._loading.is_alive():
+            logging.shutdown()
+            os._exit(0)  # nothing was admitted, and loading cannot be cut short in any other way
+        self.app.close()
+
+    def _load_or_exit(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        try:
+            model = load_model(self._config, self._folder, cache_dir_of(self._config))
+        except StartupError as error:
+            self._give_up(f"cannot start: {error}")
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it must not end in a thread unseen
+            self._give_up("cannot start: a defect while loading the model", error)
+        if loop is None:
+            self._become_ready(model)
+        else:
+            loop.call_soon_threadsafe(self._become_ready, model)
+
+    def _become_ready(self, model: Model) -> None:
+        shared = self._shared
+        is_draining = shared.draining.is_set if shared is not None else lambda: False
+        self.app.start(model, self._config, is_draining, self._end_soon, self._announce, self._are_all_ready)
+        log.info("ready")
+
+    def _are_all_ready(self) -> bool:
+        shared = self._shared
+        if shared is None or shared.settled.is_set():
+            return True
+        return self._metrics.count_ready() >= self._config.server.workers
+
+    def _announce(self) -> None:
+        """Do what must be done before anybody can see this worker ready."""
+        # Whatever lives now lives for ever: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        if self._shared is not None:
+            self._shared.was_ready.set()
+            self._shared.ready.send(os.getpid())
+
+    def _end_soon(self) -> None:
+        """End the process: its device is lost to it, and the server starts another one."""
+        log.critical("the device has failed; this worker ends")
+
+        def end() -> None:
+            logging.shutdown()
+            os._exit(1)
+
+        threading.Timer(_LAST_ANSWERS_SECONDS, end).start()
+
+    def _give_up(self, reason: str, defect: BaseException | None = None) -> NoReturn:
+        """End the process: without a model there is nothing to serve. One worker says why for all."""
+        shared = self._shared
+        if shared is None or not shared.failed.is_set():
+            if shared is not None and not shared.was_ready.is_set():
+                shared.failed.set()
+            log.critical(reason, exc_info=defect)
+        logging.shutdown()
+        os._exit(1)
+
+
+def _forbid_core_dumps() -> None:
+    """Keep a crash of this process from writing its memory, where texts are, to a disk."""
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - Unix only
+
+        _, most = resource.getrlimit(resource.RLIMIT_CORE)
+        if most != 0:
+            resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE_DUMP_BYTES, most))
+
+
+def create_worker_application(
+    config: Config, api_key: str | None, folder: ModelFolder, shared: Shared
+) -> Application:
+    """Build the application inside a worker process that `server` started."""
+    threading.Thread(target=_end_with_server, name="nerve-orphan", daemon=True).start()
+    configure_logging(config.server)
+    if config.server.uds is None:
+        client_seconds = config.server.client_timeout_ms / 1000
+        watch_connections(config.limits.request_timeout_ms / 1000 + client_seconds, client_seconds)
+    return _application(Worker(config, api_key, folder, shared), config)
+
+
+def _end_with_server() -> None:
+    """Stop this worker once the server process is gone; it would hold the port for ever."""
+    server = multiprocessing.parent_process()
+    if server is not None:
+        server.join()
+        log.critical("the server process has died; this worker ends, too")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def create_app() -> Application:
+    """Build the application for any ASGI server: `uvicorn --factory nerve.server.worker:create_app`.
+
+    The config file is found as `nerve serve` finds it, by NERVE_CONFIG or at a default place.
+    Raises `StartupError`.
+    """
+    config = load_config(find_config(None))
+    configure_logging(config.server)
+    folder = fetch_checkpoint(config.model, cache_dir_of(config), is_buildable=is_buildable)
+    return _application(Worker(config, load_api_key(config.server), folder), config)
+
+
+def _application(worker: Worker, config: Config) -> Application:
+    """Give the worker's handler what the configuration wants around it; by itself it pays for nothing."""
+    handle: Handler = worker.app.handle
+    close: Callable[[], None] = worker.close
+    if config.server.access_log:
+        handle = with_access_log(handle)
+    if config.tracing.endpoint is not None:
+        from nerve.http.tracing import Tracing  # noqa: PLC0415 - OpenTelemetry is optional
+
+        tracing = Tracing(config.tracing.endpoint)
+        handle = tracing.wrap(handle)
+
+        def close_both() -> None:
+            worker.close()
+            tracing.close()
+
+        close = close_both
+
+    return Application(handle, worker.start, close)

@@ -1,0 +1,360 @@
+"""Turns the scores of a text's tokens into the rows of its answer: tokens, or entities.
+
+Step 7 of a request's way, after the windows of a text have been merged. Pure functions: no state, no
+I/O, callable from any thread.
+
+The reference is `TokenClassificationPipeline` of transformers 5. It works in three steps, kept here:
+
+    words     `first`, `average`, `max`: a token that continues a word joins it, and the word gets one
+              label and one score. `simple` takes every token for a word of its own.
+    entities  A word joins the entity before it when the tags are equal, its label does not open an
+              entity (B- S- U-) and the label before it did not close one (E- L- S- U-).
+    score     The mean of the scores of the entity's words, summed in float32.
+
+Special tokens take no part, entities tagged `O` are dropped. `docs/aggregation.md` lists every
+difference from the reference with its reason.
+
+Arrays here count T tokens of a text (special tokens included), W words, E entities, L labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from nerve.text.floats import shortest_floats
+from nerve.text.labels import results_type
+from nerve.text.windows import merge_scores
+from nerve.types import AggregationStrategy, OffsetUnit, RawScoresAs, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from nerve.text.labels import LabelSet
+    from nerve.types import FloatArray, IntArray, PredictOptions, TokenizedText, TokenScores
+
+    # Parallel lists over W words: first token, label id, score (float32 widened).
+    Words = tuple[list[int], list[int], list[float]]
+    # Half-open token range and the words in it: (first token, end token, first word, end word).
+    Entity = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Facts of the tokenizer that the word rules need.
+
+    token_lengths: int64 (V,), code points of each vocabulary entry as written there ("##ing" has 5).
+    is_word_aware: the model marks continued words by a prefix (WordPiece), so that a token whose text
+        differs in length from its source continues a word. Others fall back to looking for a space.
+    unk_id: the unknown token, which always starts a word.
+    special_tokens: text of each special token, by id.
+    """
+
+    token_lengths: IntArray
+    is_word_aware: bool
+    unk_id: int | None
+    special_tokens: Mapping[int, str]
+
+
+def decode(
+    tokens: TokenizedText,
+    scores: TokenScores,
+    labels: LabelSet,
+    vocabulary: Vocabulary,
+    options: PredictOptions,
+) -> list[Row]:
+    """Give the rows of one text, in its order.
+
+    `scores` covers the T tokens of `tokens`. Its `logits` are read only when `options.needs_logits`.
+    """
+    if options.aggregation_strategy is AggregationStrategy.NONE:
+        return _token_rows(tokens, scores, labels, vocabulary, options)
+    if _is_all_outside(tokens, scores, labels):
+        return []
+    entities, values, words = _entities(tokens, scores, labels, vocabulary, options.aggregation_strategy)
+    if not entities:
+        return []
+    if options.raw_scores:
+        results = _entity_raw_results(scores, labels, options, entities)
+    else:
+        tags = labels.tags
+        label_ids = words[1]
+        results = [
+            {tags[label_ids[word]]: value}
+            for (_, _, word, _), value in zip(entities, shortest_floats(values), strict=True)
+        ]
+    offsets = tokens.offsets
+    spans = [(offsets[first][0], offsets[end - 1][1]) for first, end, _, _ in entities]
+    text = tokens.text
+    positions = _positions(text, options.offset_unit)
+    if positions is None:
+        return [
+            Row(text[start:end], 0, start, end, result)
+            for (start, end), result in zip(spans, results, strict=True)
+        ]
+    return [
+        Row(text[start:end], 0, positions[start], positions[end], result)
+        for (start, end), result in zip(spans, results, strict=True)
+    ]
+
+
+def decode_texts(
+    texts: Sequence[TokenizedText],
+    scores: Sequence[TokenScores],
+    labels: LabelSet,
+    vocabulary: Vocabulary,
+    options: PredictOptions,
+) -> list[list[Row]]:
+    """Give the rows of each text; `scores` are those of the windows of all texts, in order."""
+    rows = []
+    position = 0
+    for text in texts:
+        n_windows = len(text.windows)
+        merged = scores[position]
+        if n_windows > 1:
+            parts = scores[position : position + n_windows]
+            ranges = [(w.start, w.start + len(w.ids) - text.n_prefix - text.n_suffix) for w in text.windows]
+            merged = merge_scores(parts, ranges, text.n_prefix, text.n_suffix)
+        position += n_windows
+        rows.append(decode(text, merged, labels, vocabulary, options))
+    return rows
+
+
+# --- rows of tokens ---------------------------------------------------------------------------------
+
+
+def _token_rows(
+    tokens: TokenizedText,
+    scores: TokenScores,
+    labels: LabelSet,
+    vocabulary: Vocabulary,
+    options: PredictOptions,
+) -> list[Row]:
+    if options.raw_scores:
+        results = _raw_results(_score_vectors(scores, options.raw_scores_as), labels, options)
+    else:
+        names = labels.names
+        results = [
+            {names[label]: value}
+            for label, value in zip(scores.label_ids.tolist(), shortest_floats(scores.scores), strict=True)
+        ]
+    text = tokens.text
+    positions = _positions(text, options.offset_unit)
+    if positions is None:
+        rows = [
+            Row(text[start:end], token_id, start, end, result)
+            for token_id, (start, end), result in zip(tokens.ids, tokens.offsets, results, strict=True)
+        ]
+    else:
+        rows = [
+            Row(text[start:end], token_id, positions[start], positions[end], result)
+            for token_id, (start, end), result in zip(tokens.ids, tokens.offsets, results, strict=True)
+        ]
+    n_tokens = len(rows)
+    for index in (*range(tokens.n_prefix), *range(n_tokens - tokens.n_suffix, n_tokens)):
+        token_id = tokens.ids[index]
+        rows[index] = Row(vocabulary.special_tokens[token_id], token_id, 0, 0, results[index])
+    return rows
+
+
+# --- words and entities -----------------------------------------------------------------------------
+
+
+def _is_all_outside(tokens: TokenizedText, scores: TokenScores, labels: LabelSet) -> bool:
+    """Tell the most frequent kind of text apart cheaply: no strategy finds an entity in it.
+
+    That holds for `average`, too: where O is the best of every token, no other label has a better mean.
+    """
+    label_ids = scores.label_ids[tokens.n_prefix : len(tokens.ids) - tokens.n_suffix].tolist()
+    return labels.outside is not None and label_ids.count(labels.outside) == len(label_ids)
+
+
+def _entities(
+    tokens: TokenizedText,
+    scores: TokenScores,
+    labels: LabelSet,
+    vocabulary: Vocabulary,
+    strategy: AggregationStrategy,
+) -> tuple[list[Entity], FloatArray, Words]:
+    """Give the entities, their scores float32 (E,) and the words they stand on."""
+    begin = tokens.n_prefix
+    end = len(tokens.ids) - tokens.n_suffix
+    words = _words(tokens, scores, vocabulary, strategy, begin, end)
+    entities = _group(words, labels, end)
+    return entities, _entity_scores(words[2], entities), words
+
+
+def _words(
+    tokens: TokenizedText,
+    scores: TokenScores,
+    vocabulary: Vocabulary,
+    strategy: AggregationStrategy,
+    begin: int,
+    end: int,
+) -> Words:
+    if strategy is AggregationStrategy.SIMPLE:
+        return (
+            list(range(begin, end)),
+            scores.label_ids[begin:end].tolist(),
+            scores.scores[begin:end].tolist(),
+        )
+    starts = _word_starts(tokens, vocabulary, begin, end)
+    if not starts:
+        return [], [], []
+    if strategy is AggregationStrategy.AVERAGE:
+        return starts, *_average_words(_logits(scores), starts, end)
+    label_ids: list[int] = scores.label_ids.tolist()
+    values: list[float] = scores.scores.tolist()
+    if strategy is AggregationStrategy.FIRST:
+        best = starts
+    else:
+        best = [
+            # max() keeps the first of equals, as the reference does.
+            start if stop - start == 1 else max(range(start, stop), key=values.__getitem__)
+            for start, stop in zip(starts, [*starts[1:], end], strict=True)
+        ]
+    return starts, [label_ids[token] for token in best], [values[token] for token in best]
+
+
+def _word_starts(tokens: TokenizedText, vocabulary: Vocabulary, begin: int, end: int) -> list[int]:
+    """Give the indexes of the tokens that start a word; the first real token always does."""
+    if begin == end:
+        return []
+    ids = tokens.ids[begin:end]
+    offsets = tokens.offsets[begin:end]
+    unk_id = vocabulary.unk_id
+    if vocabulary.is_word_aware:
+        lengths: list[int] = vocabulary.token_lengths[ids].tolist()
+        starts = [
+            index
+            for index, token_id, (start, stop), length in zip(
+                range(begin, end), ids, offsets, lengths, strict=True
+            )
+            if length == stop - start or token_id == unk_id
+        ]
+    else:
+        text = tokens.text
+        starts = [
+            index
+            for index, token_id, (start, _) in zip(range(begin, end), ids, offsets, strict=True)
+            if start == 0 or " " in text[start - 1 : start + 1] or token_id == unk_id
+        ]
+    if not starts or starts[0] != begin:
+        starts.insert(0, begin)
+    return starts
+
+
+def _average_words(logits: FloatArray, starts: list[int], end: int) -> tuple[list[int], list[float]]:
+    """Give label and score of each word by the mean of its tokens' score vectors."""
+    vectors = _softmax(logits[starts[0] : end])  # (T_real, L)
+    edges = np.array(starts) - starts[0]  # (W,)
+    sums = np.add.reduceat(vectors, edges, axis=0)  # (W, L)
+    counts = np.diff(edges, append=len(vectors))  # (W,)
+    for word in np.flatnonzero(counts > 2).tolist():
+        # reduceat adds the first row last; float32 sums of three and more depend on the order.
+        sums[word] = vectors[edges[word] : edges[word] + counts[word]].sum(axis=0)
+    means = (sums / counts[:, None]).astype(np.float32)  # (W, L)
+    best = means.argmax(axis=1)  # (W,)
+    values: list[float] = means[np.arange(len(best)), best].tolist()
+    return best.tolist(), values
+
+
+def _group(words: Words, labels: LabelSet, end: int) -> list[Entity]:
+    """Join neighbouring words into entities; `end` is the token after the last word."""
+    starts, label_ids, _ = words
+    tag_ids, opens, closes = labels.tag_ids, labels.opens, labels.closes
+    entities: list[Entity] = []
+    current = -1  # the tag of the open entity, or -1
+    first = 0  # its first word
+    for word, label in enumerate(label_ids):
+        tag = tag_ids[label]
+        if tag != current or opens[label]:
+            if current >= 0:
+                entities.append(_entity(starts, first, word, end))
+            current, first = tag, word
+        if closes[label] and current >= 0:
+            entities.append(_entity(starts, first, word + 1, end))
+            current = -1
+    if current >= 0:
+        entities.append(_entity(starts, first, len(starts), end))
+    return entities
+
+
+def _entity(starts: list[int], first: int, stop: int, end: int) -> Entity:
+    return starts[first], starts[stop] if stop < len(starts) else end, first, stop
+
+
+def _entity_scores(values: list[float], entities: list[Entity]) -> FloatArray:
+    """Give the mean score of each entity, float32 (E,), added up in float32 as the reference does."""
+    means = []
+    for _, _, first, stop in entities:
+        if stop - first == 1:
+            means.append(values[first])
+        elif stop - first == 2:
+            # One addition in float64, rounded once to float32 below, is the float32 addition.
+            means.append((values[first] + values[first + 1]) / 2)
+        else:
+            total = np.array(values[first:stop], dtype=np.float32).sum()
+            means.append(float(total) / (stop - first))
+    return np.array(means, dtype=np.float32)
+
+
+# --- scores -----------------------------------------------------------------------------------------
+
+
+def _logits(scores: TokenScores) -> FloatArray:
+    if scores.logits is None:
+        raise AssertionError("this is a bug: options.needs_logits was true, but the scores hold no logits")
+    return scores.logits
+
+
+def _softmax(logits: FloatArray) -> FloatArray:
+    """Softmax in float32 over the last axis, (N, L) to (N, L)."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: FloatArray = powers / powers.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _score_vectors(scores: TokenScores, raw_scores_as: RawScoresAs) -> FloatArray:
+    """Give what `raw_scores` prints for each token, float32 (T, L)."""
+    logits = _logits(scores)
+    return logits if raw_scores_as is RawScoresAs.LOGITS else _softmax(logits)
+
+
+def _entity_raw_results(
+    scores: TokenScores, labels: LabelSet, options: PredictOptions, entities: list[Entity]
+) -> list[dict[str, float]]:
+    vectors = _score_vectors(scores, options.raw_scores_as)  # (T, L)
+    means = np.stack([vectors[first:end].mean(axis=0) for first, end, _, _ in entities])  # (E, L)
+    return _raw_results(means, labels, options)
+
+
+def _raw_results(vectors: FloatArray, labels: LabelSet, options: PredictOptions) -> list[dict[str, float]]:
+    """Name the scores of (N, L) vectors."""
+    names = labels.names
+    width = len(names)
+    values = shortest_floats(vectors.reshape(-1))
+    begins = range(0, len(values), width)
+    if options.to_encode:
+        make = cast("Callable[..., dict[str, float]]", results_type(names))
+        return [make(*values[begin : begin + width]) for begin in begins]
+    return [dict(zip(names, values[begin : begin + width], strict=True)) for begin in begins]
+
+
+# --- offsets ----------------------------------------------------------------------------------------
+
+
+def _positions(text: str, unit: OffsetUnit) -> list[int] | None:
+    """Give the position of every code point boundary in `unit`, or None where it is the boundary itself."""
+    if unit is OffsetUnit.CODE_POINT or text.isascii():
+        return None
+    # A lone surrogate has no UTF-8 form; it is counted as the three bytes of its code point.
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    widths = np.ones(len(points), dtype=np.int64)  # units of each code point
+    widths += points >= 0x10000
+    if unit is OffsetUnit.BYTE:
+        widths += points >= 0x80
+        widths += points >= 0x800
+    return [0, *np.cumsum(widths).tolist()]

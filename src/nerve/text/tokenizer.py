@@ -1,0 +1,213 @@
+"""Turns texts into token ids, offsets and windows; the sole user of `tokenizers`.
+
+A text is tokenized once and whole; truncation and windows are cut here, from the ids, which gives the
+same ids as truncating in the library and lets a window start anywhere.
+
+Threads: `encode` of the library holds the interpreter lock, `encode_batch` releases it and spreads texts over
+threads of its own. For a few short texts `encode` is quicker: there is no lock to win back. Tokenizers as
+BERT's do without either where the words are known (`word_cache`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Encoding, Tokenizer
+
+from nerve.errors import InvalidRequest, ModelError
+from nerve.text.windows import plan_windows
+from nerve.text.word_cache import WordCache, has_separate_words
+from nerve.types import TokenizedText, TruncationDirection, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+_MANY_TOKENS = 4096
+_STRIDE = 128
+
+# Keys of tokenizer_config.json that most tokenizer classes of transformers put over what tokenizer.json says, as
+# (part, attribute) there; and the classes that take tokenizer.json as it is.
+_OVERRIDES = {
+    "do_lower_case": ("normalizer", "lowercase"),
+    "strip_accents": ("normalizer", "strip_accents"),
+    "tokenize_chinese_chars": ("normalizer", "handle_chinese_chars"),
+    "add_prefix_space": ("pre_tokenizer", "add_prefix_space"),
+}
+_FAITHFUL_CLASSES = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
+
+
+class TextTokenizer:
+    """A tokenizer together with the window it cuts for.
+
+    max_length: most tokens of a window, special tokens included.
+    stride: tokens that neighbouring windows share; None for 128, or half a window where that is less.
+    max_input_tokens: most tokens of a text that is not truncated.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, max_length: int, stride: int | None, max_input_tokens: int
+    ) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._prefix, self._suffix = _special_tokens_around(tokenizer)
+        separate = has_separate_words(tokenizer)
+        self._words = WordCache(tokenizer, self._prefix, self._suffix) if separate else None
+        self._capacity = max_length - len(self._prefix) - len(self._suffix)
+        self._max_input_tokens = max_input_tokens
+        if self._capacity < 1:
+            raise ModelError(
+                f"the max length of {max_length} tokens leaves no room between the special tokens; raise "
+                "model.max_length, or correct the length that config.json or tokenizer_config.json states"
+            )
+        if stride is None:
+            stride = min(_STRIDE, self._capacity // 2)
+        self._stride = stride
+        if not 0 <= stride < self._capacity:
+            raise ModelError(
+                f"runtime.window_stride is {stride}, but a window holds {self._capacity} tokens besides "
+                f"special ones (max length {max_length}); set window_stride below that"
+            )
+
+    @property
+    def special_tokens(self) -> dict[int, str]:
+        """The special tokens put around every text: id -> text."""
+        ids = {*self._prefix, *self._suffix}
+        return {token_id: self._tokenizer.id_to_token(token_id) or "" for token_id in ids}
+
+    def tokenize(
+        self,
+        texts: Sequence[str],
+        truncate: bool = False,
+        direction: TruncationDirection = TruncationDirection.RIGHT,
+        beside_others: bool = True,
+    ) -> list[TokenizedText]:
+        """Tokenize texts; any thread may call this.
+
+        beside_others: let other Python threads go on meanwhile, and use several cores for several texts.
+        Raises `InvalidRequest` for a text above `max_input_tokens` that is not truncated, and for one
+        that holds a lone surrogate (impossible over HTTP, possible from Python).
+        """
+        try:
+            if not beside_others:
+                return [
+                    self._cut(index, text, *self._encode(text), truncate, direction)
+                    for index, text in enumerate(texts)
+                ]
+            encodings = self._tokenizer.encode_batch(texts)
+        except TypeError as error:
+            raise InvalidRequest("inputs: a text is not valid Unicode (lone surrogate)") from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # Rust's, and not an `Exception`
+                raise
+            raise RuntimeError("the tokenizer panicked") from None
+        found = []
+        for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+            if not truncate:
+                self._check_size(index, len(encoding))  # before a list is made of each
+            found.append(self._cut(index, text, encoding.ids, _offsets(encoding), truncate, direction))
+        return found
+
+    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return ids and offsets of a short text."""
+        words = self._words
+        if words is not None:
+            known = words.encode(text)
+            if known is not None:
+                return known
+        encoding = self._tokenizer.encode(text)
+        if words is not None:
+            words.learn(text)
+        return encoding.ids, encoding.offsets
+
+    def _check_size(self, index: int, n_tokens: int) -> None:
+        if n_tokens > self._max_input_tokens:
+            raise InvalidRequest(
+                f"inputs[{index}]: {n_tokens} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
+                "send it in parts, or with truncate: true"
+            )
+
+    def _cut(
+        self,
+        index: int,
+        text: str,
+        ids: list[int],
+        offsets: list[tuple[int, int]],
+        truncate: bool,
+        direction: TruncationDirection,
+    ) -> TokenizedText:
+        """Truncate or window one text."""
+        n_tokens = len(ids)
+        if not truncate:
+            self._check_size(index, n_tokens)
+        n_prefix, n_suffix = len(self._prefix), len(self._suffix)
+        n_real = n_tokens - n_prefix - n_suffix
+        if n_real <= self._capacity:
+            return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=False)
+        if truncate:
+            excess = n_real - self._capacity
+            if direction is TruncationDirection.RIGHT:
+                kept = slice(n_prefix, n_prefix + self._capacity)
+            else:
+                kept = slice(n_prefix + excess, n_prefix + n_real)
+            ids = self._prefix + ids[kept] + self._suffix
+            offsets = [(0, 0)] * n_prefix + offsets[kept] + [(0, 0)] * n_suffix
+            return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=True)
+        real = ids[n_prefix : n_prefix + n_real]
+        windows = tuple(
+            Window(self._prefix + real[start:stop] + self._suffix, start)
+            for start, stop in plan_windows(n_real, self._capacity, self._stride)
+        )
+        return TokenizedText(text, ids, offsets, n_prefix, n_suffix, windows, truncated=False)
+
+
+def _offsets(encoding: Encoding) -> list[tuple[int, int]]:
+    """Return the offsets of all tokens.
+
+    The library gives them in one call that holds the interpreter lock, 0.2 us a token. Of a long text they
+    are asked for one by one, which takes as long in all, but lets other threads in.
+    """
+    if len(encoding) <= _MANY_TOKENS:
+        offsets: list[tuple[int, int]] = encoding.offsets
+        return offsets
+    span = encoding.token_to_chars  # None for the special tokens around the text
+    return [span(index) or (0, 0) for index in range(len(encoding))]
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Read `tokenizer.json` of a model folder. Raises `ModelError` when it cannot be read."""
+    path = folder / "tokenizer.json"
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare `Exception`
+        raise ModelError(f"{path} is not a tokenizer that the `tokenizers` library reads: {error}") from error
+
+
+def contradictions(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[str]:
+    """Return the keys of tokenizer_config.json (`settings`) that say otherwise than tokenizer.json."""
+    if settings.get("tokenizer_class") in _FAITHFUL_CLASSES:
+        return []
+    found = []
+    for key, (part, attribute) in _OVERRIDES.items():
+        here = getattr(tokenizer, part)
+        value = getattr(here, attribute, None)
+        if value is None and key == "strip_accents":  # then accents go where capitals do
+            value = getattr(here, "lowercase", None)
+        if value is not None and isinstance(settings.get(key), bool) and settings[key] != value:
+            found.append(key)
+    return found
+
+
+def _special_tokens_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids of the special tokens before and after a text.
+
+    They are the same for every text: a single sequence's template has fixed ends.
+    """
+    encoding = tokenizer.encode("a")
+    mask: list[int] = encoding.special_tokens_mask
+    n_prefix = mask.index(0) if 0 in mask else 0
+    n_suffix = mask[::-1].index(0) if 0 in mask else 0
+    if 0 not in mask or 1 in mask[n_prefix : len(mask) - n_suffix]:
+        raise ModelError("tokenizer.json: special tokens must stand before and after a text, not inside")
+    return encoding.ids[:n_prefix], encoding.ids[len(mask) - n_suffix :]

@@ -1,0 +1,563 @@
+"""Source HF with the real huggingface_hub, against a hub on loopback that speaks its HTTP interface."""
+
+import hashlib
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import pytest
+from safetensors.numpy import save
+
+from nerve.checkpoint import ModelFolder
+from nerve.checkpoint.choice import BuildCheck
+from nerve.checkpoint.hub import fetch_hub
+from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig, Precision
+from nerve.errors import CheckpointError
+from nerve.graph import GraphKind, is_buildable, load_graph
+
+tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
+
+REPO = "owner/tiny-ner"
+COMMIT = "a" * 40
+NEXT_COMMIT = "b" * 40
+CONFIG = {
+    "architectures": ["BertForTokenClassification"],
+    "model_type": "bert",
+    "id2label": {"0": "O", "1": "B-X"},
+}
+FILES = {
+    "config.json": json.dumps(CONFIG).encode(),
+    "tokenizer.json": b"{}",
+    "tokenizer_config.json": b'{"a": 1}',
+    "special_tokens_map.json": b'{"b": 1}',
+    "vocab.txt": b"a b c",
+    "README.md": b"read me",
+    "model.safetensors": b"weights",
+    "pytorch_model.bin": b"pickle",
+    "onnx/model.onnx": b"graph",
+    "onnx/model_fp16.onnx": b"half graph",
+}
+FETCH = """
+import json, sys
+from pathlib import Path
+import msgspec
+from nerve.checkpoint import fetch_checkpoint
+from nerve.config import ModelConfig
+from nerve.errors import CheckpointError
+from nerve.graph import is_buildable
+model = msgspec.convert(json.loads(sys.argv[1]), ModelConfig)
+try:
+    print(fetch_checkpoint(model, Path(sys.argv[2]), is_buildable=is_buildable, show_progress=True).path)
+except CheckpointError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+class Hub:
+    """A hub with one repository; what it holds and how it answers can be changed between requests."""
+
+    def __init__(self) -> None:
+        self.files = dict(FILES)
+        self.refs = {"main": COMMIT, COMMIT: COMMIT}
+        self.refusal: tuple[int, str] | None = None  # status and X-Error-Code of every answer
+        self.token: str | None = None  # without it every file is gated, as on the real hub
+        self.gate: threading.Event | None = None  # holds the download of the weights half-way
+        self.half_sent = threading.Event()
+        self.requests: list[str] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                hub.answer(self)
+
+            do_HEAD = do_GET  # noqa: N815 - the name of the base class
+
+            def handle_one_request(self) -> None:
+                try:
+                    super().handle_one_request()
+                except ConnectionError:
+                    self.close_connection = True  # the client was killed on purpose
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
+        self.thread.start()
+
+    @property
+    def downloaded(self) -> set[str]:
+        """Names of the files that were sent."""
+        matches = (re.fullmatch(r"GET /.+/resolve/[^/]+/(.+)", request) for request in self.requests)
+        return {match[1] for match in matches if match}
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer as the hub does: listing of a revision, or metadata or content of a file."""
+        path = unquote(request.path.partition("?")[0])
+        self.requests.append(f"{request.command} {path}")
+        if self.refusal is not None:
+            return self.refuse(request, *self.refusal)
+        if match := re.fullmatch(rf"/api/models/{REPO}(?:/revision/(.+))?", path):
+            return self.list(request, match[1] or "main")
+        if match := re.fullmatch(rf"/{REPO}/resolve/([^/]+)/(.+)", path):
+            return self.send_file(request, match[1], match[2])
+        return self.refuse(request, 404, "RepoNotFound")
+
+    def list(self, request: BaseHTTPRequestHandler, revision: str) -> None:
+        """Send commit and files of a revision."""
+        if revision not in self.refs:
+            return self.refuse(request, 404, "RevisionNotFound")
+        siblings = [{"rfilename": name} for name in self.files]
+        body = {"_id": "1", "id": REPO, "modelId": REPO, "sha": self.refs[revision], "siblings": siblings}
+        self.send(request, 200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+
+    def send_file(self, request: BaseHTTPRequestHandler, revision: str, name: str) -> None:
+        """Send a file, or from its middle when the client takes up a download again."""
+        commit = self.refs.get(revision)
+        if commit is None:
+            return self.refuse(request, 404, "RevisionNotFound")
+        if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return self.refuse(request, 401, "GatedRepo")
+        if name not in self.files:
+            return self.refuse(request, 404, "EntryNotFound")
+        data = self.files[name]
+        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": commit}
+        begin = int((request.headers.get("Range") or "bytes=0-")[6:].partition("-")[0])
+        if begin:
+            headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
+        self.send(request, 206 if begin else 200, headers, data[begin:], gated=name == "model.safetensors")
+
+    def refuse(self, request: BaseHTTPRequestHandler, status: int, code: str) -> None:
+        """Send an error with the hub's own code."""
+        self.send(request, status, {"X-Error-Code": code, "X-Error-Message": code}, b"")
+
+    def send(
+        self,
+        request: BaseHTTPRequestHandler,
+        status: int,
+        headers: dict[str, str],
+        body: bytes,
+        *,
+        gated: bool = False,
+    ) -> None:
+        """Send one answer; a gated body stops half-way until the gate is set."""
+        request.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        if request.command == "HEAD":
+            return
+        half = len(body) // 2
+        request.wfile.write(body[:half])
+        if gated and self.gate is not None:
+            request.wfile.flush()
+            self.half_sent.set()
+            self.gate.wait()
+        request.wfile.write(body[half:])
+
+    def close(self) -> None:
+        """Let every download go and stop; twice is as good as once."""
+        if self.thread.is_alive():
+            if self.gate is not None:
+                self.gate.set()
+            self.server.shutdown()
+            self.thread.join()
+            self.server.server_close()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Return a running hub, and an environment without the tokens of this machine."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    hub = Hub()
+    yield hub
+    hub.close()
+
+
+def model_of(
+    revision: str | None = None, graph: str | None = None, repo: str = REPO, **changes: Any
+) -> ModelConfig:
+    """Return a config for the hub's repository."""
+    source = CheckpointConfig(source=CheckpointSource.HF, repo=repo, revision=revision)
+    return ModelConfig(checkpoint_repository=source, graph=graph, **changes)
+
+
+def fetch(
+    hub: Hub,
+    cache: Path,
+    model: ModelConfig | None = None,
+    is_buildable: BuildCheck = is_buildable,
+) -> ModelFolder:
+    """Fetch in this process; the address is an argument because HF_ENDPOINT is read at import only."""
+    return fetch_hub(model or model_of(), cache, is_buildable=is_buildable, endpoint=hub.url)
+
+
+def never(config: Mapping[str, Any], folder: Path | None = None, /) -> bool:
+    """Stand in for a builder that knows no architecture."""
+    return False
+
+
+def start(hub: Hub, cache: Path, **environment: str) -> subprocess.Popen[str]:
+    """Begin to fetch in a process of its own, with the address from HF_ENDPOINT."""
+    command = [sys.executable, "-c", FETCH, msgspec.json.encode(model_of()).decode(), str(cache)]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "HF_ENDPOINT": hub.url, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def graph_with_data(location: str) -> bytes:
+    """Return an ONNX graph whose one tensor lies in the file `location`."""
+    tensor = onnx.numpy_helper.from_array(np.zeros(4, np.float32), "w")
+    onnx.external_data_helper.set_external_data(tensor, location)
+    tensor.ClearField("raw_data")
+    return bytes(
+        onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor])).SerializeToString()
+    )
+
+
+def test_weights_of_a_buildable_type_are_fetched_and_no_graph(hub: Hub, tmp_path: Path) -> None:
+    """Only config, tokenizer and safetensors are downloaded; the revision is resolved to its commit."""
+    found = fetch(hub, tmp_path)
+    assert (found.model_id, found.revision) == (REPO, COMMIT)
+    assert hub.downloaded == {
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "model.safetensors",
+    }
+    assert (found.path / "model.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    ("model", "is_buildable", "expected"),
+    [
+        (model_of(), never, "onnx/model.onnx"),
+        (model_of(precision="float16"), never, "onnx/model_fp16.onnx"),
+        (model_of(graph="onnx/model_fp16.onnx"), is_buildable, "onnx/model_fp16.onnx"),
+    ],
+    ids=["not buildable", "float16", "explicit"],
+)
+def test_one_graph_is_fetched_where_none_is_built(
+    hub: Hub,
+    tmp_path: Path,
+    model: ModelConfig,
+    is_buildable: BuildCheck,
+    expected: str,
+) -> None:
+    """The chosen graph comes alone: no weights, no other graph."""
+    model = msgspec.convert(msgspec.to_builtins(model), ModelConfig)
+    fetch(hub, tmp_path, model, is_buildable)
+    assert {name for name in hub.downloaded if "model" in name} == {expected}
+
+
+def test_graph_is_fetched_where_the_config_cannot_be_built(hub: Hub, tmp_path: Path) -> None:
+    """A known model type with an option that the builder refuses is served from the repository's graph."""
+    hub.files["config.json"] = json.dumps({**CONFIG, "position_embedding_type": "relative_key"}).encode()
+    found = fetch(hub, tmp_path)
+    assert {name for name in hub.downloaded if "model" in name} == {"onnx/model.onnx"}
+    assert (found.path / "onnx" / "model.onnx").read_bytes() == b"graph"
+
+
+def tiny_weights(**more: tuple[int, ...]) -> bytes:
+    """Return the safetensors file of a tiny BERT, with more tensors of the given shapes."""
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in tiny.tensor_shapes("bert").items()}
+    return bytes(save({**tensors, **{name: np.zeros(shape, np.float32) for name, shape in more.items()}}))
+
+
+@pytest.mark.parametrize("revision", [None, COMMIT])
+def test_graph_is_fetched_where_the_tensors_cannot_be_built(
+    hub: Hub, tmp_path: Path, revision: str | None
+) -> None:
+    """Weights with a tensor that has no place are followed by the graph, which then runs; also when offline."""
+    hub.files["config.json"] = json.dumps(tiny.make_config("bert")).encode()
+    hub.files["model.safetensors"] = tiny_weights(**{"crf.transitions": (5, 5)})
+    hub.files["onnx/model.onnx"] = ready_graph("model.onnx_data")
+    hub.files["onnx/model.onnx_data"] = np.zeros((100, tiny.N_LABELS), np.float32).tobytes()
+    found = fetch(hub, tmp_path, model_of(revision))
+    assert {name for name in hub.downloaded if "model" in name} == {
+        "model.safetensors",
+        "onnx/model.onnx",
+        "onnx/model.onnx_data",
+    }
+    graph = load_graph(found.path, Precision.AUTO, tmp_path / "graphs")
+    assert (graph.kind, graph.source) == (GraphKind.READY, found.path / "onnx" / "model.onnx")
+    hub.close()
+    assert fetch(hub, tmp_path, model_of(revision)) == found
+
+
+def test_no_graph_is_fetched_where_the_tensors_fit(hub: Hub, tmp_path: Path) -> None:
+    """Weights that a graph can be built from come alone."""
+    hub.files["config.json"] = json.dumps(tiny.make_config("bert")).encode()
+    hub.files["model.safetensors"] = tiny_weights()
+    found = fetch(hub, tmp_path)
+    assert {name for name in hub.downloaded if "model" in name} == {"model.safetensors"}
+    graph = load_graph(found.path, Precision.AUTO, tmp_path / "graphs")
+    assert (graph.kind, graph.n_positions) == (GraphKind.BUILT, tiny.N_POSITIONS)
+
+
+def ready_graph(location: str) -> bytes:
+    """Return a token classifier whose table of logits lies in the file `location`."""
+    table = onnx.numpy_helper.from_array(np.zeros((100, tiny.N_LABELS), np.float32), "table")
+    onnx.external_data_helper.set_external_data(table, location)
+    table.ClearField("raw_data")
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gather", ["table", "input_ids"], ["logits"])],
+        "lookup",
+        [info("input_ids", onnx.TensorProto.INT64, ["batch", "token"])],
+        [info("logits", onnx.TensorProto.FLOAT, ["batch", "token", tiny.N_LABELS])],
+        [table],
+    )
+    return bytes(onnx.helper.make_model(graph).SerializeToString())
+
+
+def test_shards_are_fetched_with_their_index(hub: Hub, tmp_path: Path) -> None:
+    """Every shard that the index names comes, and nothing else that looks like one."""
+    del hub.files["model.safetensors"]
+    index = {"weight_map": {"x": "model-1.safetensors", "y": "model-2.safetensors"}}
+    hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
+    hub.files |= {f"model-{number}.safetensors": b"shard %d" % number for number in (1, 2, 3)}
+    found = fetch(hub, tmp_path)
+    assert {file.name for file in found.path.glob("*.safetensors")} == {
+        "model-1.safetensors",
+        "model-2.safetensors",
+    }
+
+
+@pytest.mark.parametrize("location", ["model.onnx_data", "weights.bin"])
+def test_external_data_is_fetched_with_its_graph(hub: Hub, tmp_path: Path, location: str) -> None:
+    """Data files come by what the graph says, whatever they are called."""
+    hub.files |= {
+        "onnx/model.onnx": graph_with_data(location),
+        f"onnx/{location}": b"data",
+        "onnx/other.bin": b"",
+    }
+    found = fetch(hub, tmp_path, is_buildable=never)
+    assert (found.path / "onnx" / location).read_bytes() == b"data"
+    assert "onnx/other.bin" not in hub.downloaded
+
+
+def test_progress_bars_are_drawn_only_when_wanted(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A fetch without show_progress prints nothing and leaves the library's setting as it was."""
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # draws bars even where there is no terminal
+    fetch(hub, tmp_path / "silent")
+    assert capfd.readouterr().err == ""
+    fetch_hub(model_of(), tmp_path / "loud", is_buildable=is_buildable, show_progress=True, endpoint=hub.url)
+    assert "model.safetensors" in capfd.readouterr().err
+
+
+def test_pinned_commit_makes_no_second_network_call(hub: Hub, tmp_path: Path) -> None:
+    """With a commit as revision a second fetch asks nobody."""
+    model = model_of(COMMIT)
+    first = fetch(hub, tmp_path, model)
+    hub.requests.clear()
+    assert fetch(hub, tmp_path, model) == first
+    assert hub.requests == []
+
+
+def test_branch_follows_the_hub(hub: Hub, tmp_path: Path) -> None:
+    """A branch is resolved at every start, and the new commit's files are fetched."""
+    fetch(hub, tmp_path)
+    hub.refs |= {"main": NEXT_COMMIT, NEXT_COMMIT: NEXT_COMMIT}
+    hub.files["model.safetensors"] = b"better weights"
+    found = fetch(hub, tmp_path)
+    assert found.revision == NEXT_COMMIT
+    assert (found.path / "model.safetensors").read_bytes() == b"better weights"
+
+
+def test_unreachable_hub_falls_back_to_the_last_whole_fetch(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server restarts while the hub is down, says so, and ignores what was fetched in part."""
+    first = fetch(hub, tmp_path)
+    hub.close()
+    assert fetch(hub, tmp_path) == first
+    assert f"hub not reachable; using {REPO} at commit {COMMIT}" in caplog.text
+
+
+def test_failing_hub_falls_back_too(hub: Hub, tmp_path: Path) -> None:
+    """A 503 says nothing of the repository, so the cache is used; a 404 does, so it is not."""
+    first = fetch(hub, tmp_path)
+    hub.refusal = (503, "")
+    assert fetch(hub, tmp_path) == first
+    hub.refusal = (404, "RepoNotFound")
+    with pytest.raises(CheckpointError, match="has no repository"):
+        fetch(hub, tmp_path)
+
+
+def test_cache_filled_by_another_tool_is_used(hub: Hub, tmp_path: Path) -> None:
+    """model.cache_dir may be an existing ~/.cache/huggingface: no listing of ours is needed."""
+    first = fetch(hub, tmp_path)
+    for listing in (tmp_path / "hub-listings").rglob("*.json"):
+        listing.unlink()
+    (tmp_path / "hub" / "models--owner--tiny-ner" / "refs").mkdir(exist_ok=True)
+    (tmp_path / "hub" / "models--owner--tiny-ner" / "refs" / "main").write_text(COMMIT)
+    hub.close()
+    assert fetch(hub, tmp_path) == first
+
+
+def test_torn_listing_is_not_trusted(hub: Hub, tmp_path: Path) -> None:
+    """A damaged listing counts as none: the hub is asked again and the file mended."""
+    first = fetch(hub, tmp_path, model_of(COMMIT))
+    (listing,) = (tmp_path / "hub-listings").rglob("*.json")
+    whole = listing.read_bytes()
+    listing.write_bytes(whole[:20])
+    assert fetch(hub, tmp_path, model_of(COMMIT)) == first
+    assert listing.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            model_of(repo="owner/none"),
+            "no repository owner/none, or it is private and no token is set.*HF_TOKEN",
+        ),
+        (model_of("v9"), "no revision v9; set checkpoint_repository.revision"),
+        (model_of(repo="not a name"), "'not a name' is not a repository name; write OWNER/NAME"),
+        (
+            model_of(graph="x.onnx"),
+            r"no file x\.onnx; its ONNX files are onnx/model\.onnx, onnx/model_fp16\.onnx",
+        ),
+    ],
+)
+def test_wrong_address_is_refused(hub: Hub, tmp_path: Path, model: ModelConfig, message: str) -> None:
+    """Repository, revision, name and graph each have their own refusal."""
+    with pytest.raises(CheckpointError, match=message):
+        fetch(hub, tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (401, "GatedRepo", "is gated and no token is set; accept its terms .* set HF_TOKEN"),
+        (403, "GatedRepo", "is gated"),
+        (401, "RepoNotFound", "or it is private and no token"),
+        (403, "Forbidden", r"refuses access .*\(403\); check that HF_TOKEN"),
+        (429, "", "limits the rate"),
+        (500, "", "answers 500"),
+    ],
+)
+def test_refusal_of_the_hub_is_named(hub: Hub, tmp_path: Path, status: int, code: str, message: str) -> None:
+    """Every kind of refusal says what to change."""
+    hub.refusal = (status, code)
+    with pytest.raises(CheckpointError, match=message):
+        fetch(hub, tmp_path)
+
+
+def test_gated_files_need_the_token(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub lists a gated repository for all, but gives its files only to a token that may read them."""
+    hub.token = "hf_right"
+    with pytest.raises(CheckpointError, match="is gated and no token is set"):
+        fetch(hub, tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(CheckpointError, match="is gated and its token has no access"):
+        fetch(hub, tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    assert fetch(hub, tmp_path).revision == COMMIT
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config.json": None}, r"has no config\.json"),
+        ({"tokenizer.json": None}, "no fast tokenizer"),
+        ({"config.json": b"<html>"}, "is not valid JSON"),
+        ({"config.json": b'{"architectures": ["BertForMaskedLM"]}'}, "not a token classifier"),
+        ({"model.safetensors": None, "onnx/model.onnx": None, "onnx/model_fp16.onnx": None}, "pickle"),
+    ],
+)
+def test_unfit_repository_is_refused_before_its_weights_are_fetched(
+    hub: Hub, tmp_path: Path, changes: dict[str, bytes | None], message: str
+) -> None:
+    """What config.json and the list of files can tell costs no large download."""
+    files = {**hub.files, **changes}
+    hub.files = {name: data for name, data in files.items() if data is not None}
+    with pytest.raises(CheckpointError, match=message):
+        fetch(hub, tmp_path)
+    assert hub.downloaded <= {"config.json"}
+
+
+def test_unreachable_hub_without_a_cache_is_named(hub: Hub, tmp_path: Path) -> None:
+    """No network and nothing in the cache: the refusal names both ways out."""
+    hub.close()
+    with pytest.raises(CheckpointError, match=r"cannot be reached .*HF_ENDPOINT.*nerve pull"):
+        fetch(hub, tmp_path)
+
+
+def test_unwritable_cache_is_named(hub: Hub, tmp_path: Path) -> None:
+    """A cache folder that cannot be made is an error with a remedy; a file in its place stops even root."""
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"cannot write to .*file.*model\.cache_dir"):
+        fetch(hub, tmp_path / "file")
+
+
+@pytest.mark.filterwarnings("ignore:Not enough free disk space")  # the library warns before it fails
+def test_full_disk_is_named(hub: Hub, small_disk: Path) -> None:
+    """Weights too large for the disk of the cache say so."""
+    hub.files["model.safetensors"] = os.urandom(2_000_000)
+    with pytest.raises(CheckpointError, match=r"the disk of .* is full; free space"):
+        fetch(hub, small_disk)
+
+
+def test_environment_rules_apply(hub: Hub, tmp_path: Path) -> None:
+    """HF_ENDPOINT and HF_HUB_OFFLINE work as in every tool of the hub; offline works from the cache alone."""
+    refused = start(hub, tmp_path, HF_HUB_OFFLINE="1")
+    _, errors = refused.communicate(timeout=60)
+    assert re.search("refused: .* HF_HUB_OFFLINE is set; unset it, or run `nerve pull`", errors), errors
+    assert hub.requests == []
+    # TQDM_POSITION=-1 draws the library's progress bars even where there is no terminal.
+    online, errors = start(hub, tmp_path, TQDM_POSITION="-1").communicate(timeout=60)
+    assert "model.safetensors" in errors
+    hub.requests.clear()
+    offline, errors = start(hub, tmp_path, HF_HUB_OFFLINE="1").communicate(timeout=60)
+    assert (offline, hub.requests) == (online, []), errors
+
+
+def test_two_processes_fetch_at_once(hub: Hub, tmp_path: Path) -> None:
+    """Both get the same whole folder."""
+    hub.files["model.safetensors"] = os.urandom(3_000_000)
+    processes = [start(hub, tmp_path) for _ in range(2)]
+    answers = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    assert answers[0][0] == answers[1][0]
+    assert Path(answers[0][0].strip(), "model.safetensors").read_bytes() == hub.files["model.safetensors"]
+
+
+def test_killed_download_is_taken_up_again(hub: Hub, tmp_path: Path) -> None:
+    """SIGKILL half-way through the weights leaves no folder that looks whole, and the next fetch succeeds."""
+    hub.files["model.safetensors"] = os.urandom(3_000_000)
+    hub.gate = threading.Event()
+    process = start(hub, tmp_path)
+    assert hub.half_sent.wait(30)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert list(tmp_path.rglob("model.safetensors")) == []
+    assert not (tmp_path / "hub-listings").exists()
+    hub.gate.set()
+    found = fetch(hub, tmp_path)
+    assert (found.path / "model.safetensors").read_bytes() == hub.files["model.safetensors"]

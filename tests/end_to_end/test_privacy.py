@@ -1,0 +1,253 @@
+"""A marker sent in every place of a request turns up in the rows of its own answer, and nowhere else."""
+
+import json
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from builders import ServerProcess, start_server, write_config
+from otlp import Collector, collecting
+from raw_http import connect, exchange, metric, request_bytes, wait_until
+
+CANARY = "kanarienvogel7"
+# Every way in which the marker could be written down. Standard error of a crash is UTF-8, too.
+SIGNS = [CANARY.encode(), CANARY.encode("utf-16-le"), CANARY.encode().hex().encode(), CANARY.upper().encode()]
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Callable[..., tuple[ServerProcess, Collector]]]:
+    """Start a server that tells all it can: access log, debug level, traces, faulthandler, two workers.
+
+    It works, and keeps its temporary files, its cache and what a crash leaves, in `tmp_path`.
+    """
+    running: list[ServerProcess] = []
+    with collecting() as collector:
+
+        def start(folder: Path, **sections: object) -> tuple[ServerProcess, Collector]:
+            (tmp_path / "tmp").mkdir(exist_ok=True)
+            config = write_config(
+                tmp_path / "config.yaml",
+                folder,
+                server={"access_log": True, "log_level": "debug", "workers": 2},
+                tracing={"endpoint": f"{collector.url}/v1/traces"},
+                limits={"max_inputs": 2, "max_input_tokens": 40, "max_body_bytes": 40_000},
+                model={"cache_dir": str(tmp_path / "cache")},
+            )
+            environment = {
+                "TMPDIR": str(tmp_path / "tmp"),
+                "HOME": str(tmp_path),
+                "XDG_CACHE_HOME": str(tmp_path / "cache"),
+                "PYTHONFAULTHANDLER": "1",
+                "PYTHONASYNCIODEBUG": "1",
+                "OTEL_BSP_SCHEDULE_DELAY": "50",
+            }
+            server = start_server(config, environment, **sections)  # type: ignore[arg-type]
+            running.append(server)
+            wait_until(lambda: server.log().count("runtime-1") == 2, "both workers have started")
+            return server, collector
+
+        yield start
+        for server in running:
+            server.client.close()
+            server.stop()
+
+
+def assert_no_trace(server: ServerProcess, collector: Collector, answers: list[httpx.Response]) -> None:
+    """Stop the server and look for the marker in all that it leaves: answers, metrics, files, log, traces."""
+    metrics = server.client.get("/metrics").content
+    server.client.close()
+    assert_not_in_files(server.log_path.parent)  # while its temporary files are there
+    assert server.stop() == 0
+    assert_not_in_files(server.log_path.parent)
+    assert len(collector.spans) > 0
+    for span in collector.bodies:
+        assert all(sign not in span for sign in SIGNS)
+    assert all(sign not in metrics for sign in SIGNS)
+    for answer in answers:
+        shown = [str(answer.headers).encode()] + ([answer.content] if answer.status_code != 200 else [])
+        assert all(sign not in part for sign in SIGNS for part in shown), answer.status_code
+
+
+def assert_not_in_files(folder: Path) -> None:
+    """Read every file below a folder; the log and the metrics of the workers are among them."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        content = path.read_bytes()
+        found = [line for line in content.splitlines() if any(sign in line for sign in SIGNS)]
+        assert not found, (path, found[0][:500])
+
+
+def test_canary(watched: Callable[..., tuple[ServerProcess, Collector]], troubled_model: Path) -> None:
+    """Good, bad and failing requests leave the marker in no log line, error body, metric, trace or file."""
+    server, collector = watched(troubled_model)
+    fields = (
+        "truncate",
+        "truncation_direction",
+        "raw_scores",
+        "aggregation_strategy",
+        "offset_unit",
+        "inputs",
+    )
+    bodies: list[object] = [
+        {"inputs": CANARY},
+        {"inputs": f"{CANARY} y"},  # the model fails
+        {"inputs": [CANARY] * 3},
+        {"inputs": f"{CANARY} " * 50},
+        {"inputs": CANARY * 4000},
+        # Beyond 16 KiB the work is done in the process for large requests: answered, failed, refused.
+        {"inputs": CANARY + " " * 20_000},
+        {"inputs": f"{CANARY} y" + " " * 20_000},
+        {"inputs": f"{CANARY} " * 2000},
+        {"inputs": [CANARY + " " * 20_000] * 3},
+        {"inputs": "Anna" + " " * 20_000, CANARY: CANARY},
+        {"inputs": "Anna" + " " * 20_000, "offset_unit": CANARY},
+        {"inputs": [CANARY, [CANARY]]},
+        {"inputs": {CANARY: CANARY}},
+        {"inputs": CANARY, CANARY: CANARY},
+        {CANARY: CANARY},
+        [CANARY],
+        CANARY,
+        *({"inputs": "Anna", field: {CANARY: [CANARY]}} for field in fields),
+        *({"inputs": "Anna", field: CANARY} for field in fields[:-1]),
+    ]
+    answers = []
+    for body in bodies:
+        for encode, kind in (
+            (msgspec.json.encode, "application/json"),
+            (msgspec.msgpack.encode, "application/msgpack"),
+        ):
+            answers.append(post(server, encode(body), {"content-type": kind}))
+    for raw in (
+        b"%s",
+        b'{"inputs": "%s',
+        b'{"inputs": "%s\xff"}',
+        b'{"%s": \xff}',
+        b'{"inputs": "%s"} x',
+        b'{"inputs": "\\ud800%s"}',
+    ):
+        answers.append(post(server, raw % CANARY.encode(), {}))
+    answers.append(post(server, b"\xde\xff\xff" + CANARY.encode(), {"content-type": "application/msgpack"}))
+    names = ["content-type", "accept", "authorization", "request-timeout-ms", "request-deadline-ms"]
+    names += ["cookie", "user-agent", "referer", "forwarded", "x-forwarded-for", "baggage", "traceparent"]
+    names += [CANARY, f"x-{CANARY}", "expect", "accept-language", "te", "origin", "range", "if-none-match"]
+    good = json.dumps({"inputs": "Anna"}).encode()
+    for name in names:
+        answers.append(post(server, good, {name: CANARY}))
+    traced = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": f"{CANARY}={CANARY}"}
+    answers.append(post(server, good, traced))
+    for method, path in (
+        ("GET", f"/{CANARY}"),
+        ("POST", f"/predict_tokens/{CANARY}"),
+        ("POST", f"/predict_tokens?{CANARY}={CANARY}"),
+        ("DELETE", f"/info?{CANARY}={CANARY}"),
+        ("GET", f"/health#{CANARY}"),
+        (CANARY.upper(), "/"),
+        (CANARY, "/health"),
+    ):
+        answers.append(server.client.request(method, path, content=good if method == "POST" else None))
+    for raw_request in (
+        request_bytes(good, path=f"/\xe9{CANARY}"),
+        request_bytes(good, f"x-{CANARY}\x01: 1"),
+        request_bytes(good, f"host: {CANARY} {CANARY}"),
+        f"GET http://{CANARY}.example/{CANARY} HTTP/1.1\r\nhost: {CANARY}\r\n\r\n".encode(),
+        f"{CANARY} {CANARY} {CANARY}\r\n\r\n".encode(),
+        f"POST /{CANARY} HTTP/9.9\r\n{CANARY}\r\n\r\n".encode(),
+    ):
+        with connect(server) as connection:
+            connection.sendall(raw_request)
+            connection.shutdown(1)
+            assert CANARY.encode() not in connection.recv(65536)
+    cut = exchange(server, request_bytes(b'{"inputs": "' + CANARY.encode(), length=500), half_close=True)
+    assert (cut.status, CANARY.encode() in cut.body) == (400, False)
+    assert {200, 400, 404, 405, 413, 415, 422, 500} <= {answer.status_code for answer in answers}
+    assert_no_trace(server, collector, answers)
+
+
+def post(server: ServerProcess, content: bytes, headers: dict[str, str]) -> httpx.Response:
+    """POST a body as it is."""
+    return server.client.post("/predict_tokens", content=content, headers=headers)
+
+
+DEFECT = """
+import sys
+from nerve.engine.engine import Engine
+
+def start(self, texts, *arguments, **keywords):
+    try:
+        raise KeyError(texts[0])
+    except KeyError as error:
+        raise ValueError(f"cannot take {texts}") from error
+
+Engine.start = start
+if __name__ == "__main__":
+    from nerve.cli import main
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_defect(
+    watched: Callable[..., tuple[ServerProcess, Collector]], lookup_model: Path, tmp_path: Path
+) -> None:
+    """A defect whose message quotes the text is answered with a fixed text and logged without the message."""
+    script = tmp_path / "defect.py"
+    script.write_text(DEFECT)
+    server, collector = watched(lookup_model, program=[str(script)])
+    answers = [server.predict(f"Anna {CANARY}") for _ in range(2)]
+    assert {answer.status_code for answer in answers} == {500}
+    lines = [json.loads(line) for line in server.log().splitlines()]
+    (defect,) = [
+        line
+        for line in lines
+        if line.get("request_id") == answers[0].headers["x-request-id"] and line["level"] == "error"
+    ]
+    assert "ValueError" in defect["message"]
+    assert "defect.py" in defect["message"]
+    assert_no_trace(server, collector, answers)
+
+
+@contextmanager
+def core_dumps_allowed() -> Iterator[None]:
+    """Let processes that are started within write core files as large as they like."""
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, before)
+
+
+@pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_CORE)[1] == 0, reason="no process may write core dumps here"
+)
+def test_crash(watched: Callable[..., tuple[ServerProcess, Collector]], troubled_model: Path) -> None:
+    """A worker that crashes with the marker in its memory shows its stacks, and writes no core file."""
+    with core_dumps_allowed():
+        server, collector = watched(troubled_model)
+    batches = metric(server, "nerve_batches_total")
+    server.client.post("/predict_tokens", json={"inputs": "Anna"}).raise_for_status()
+    wait_until(lambda: metric(server, "nerve_batches_total") == batches + 1, "it was counted")
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    body = json.dumps({"inputs": f"{CANARY} x x x x x x x x"}).encode()
+    connections = [connect(server) for _ in range(16)]
+    for connection in connections:
+        connection.sendall(request_bytes(body))
+    wait_until(lambda: metric(server, "nerve_queue_requests") > 0, "the model is at work on the marker")
+    for worker in workers:
+        os.kill(worker, signal.SIGSEGV)
+    wait_until(lambda: "Segmentation fault" in server.log(), "the crash is reported")
+    wait_until(lambda: server.log().count("Respawning") > 0, "the worker is replaced")
+    for connection in connections:
+        connection.close()
+    assert "Current thread" in server.log()
+    assert not [path for path in server.log_path.parent.rglob("core*") if path.is_file()]
+    server.process.kill()
+    server.process.wait()
+    assert_not_in_files(server.log_path.parent)
+    assert all(sign not in body for body in collector.bodies for sign in SIGNS)

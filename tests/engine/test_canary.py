@@ -1,0 +1,133 @@
+"""A model that stops to compute is noticed without a request, real calls are proof enough, and it may recover."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from builders import open_engine
+from nerve.engine.canary import Canary
+from nerve.engine.engine import Engine
+from nerve.errors import DeviceFailed
+from nerve.runtime.padded import Session
+from nerve.types import PredictOptions, TokenScores, Window
+
+OPTIONS = PredictOptions()
+PATIENCE = 20.0  # seconds after which a test gives up
+
+
+class TroubledSession:
+    """A real session that can be told to fail, to hang, or to give no numbers."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.trouble = ""
+        self.n_calls = 0
+        self.released = threading.Event()
+        self.device, self.provider, self.n_labels = session.device, session.provider, session.n_labels
+
+    def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
+        """Compute, unless told otherwise."""
+        self.n_calls += 1
+        if self.trouble == "fails":
+            raise RuntimeError("out of memory")
+        if self.trouble == "hangs":
+            self.released.wait(PATIENCE)
+        results = self._session.run(windows, needs_logits, spread)
+        if self.trouble == "not finite":
+            return [TokenScores(one.label_ids, one.scores * float("nan"), one.logits) for one in results]
+        return results
+
+
+class Watched:
+    """An engine over a troubled session, its canary, and what they told."""
+
+    def __init__(self, folder: Path, interval: float, timeout: float) -> None:
+        whole = open_engine(folder, runtime={"window_stride": 4})
+        whole.close()
+        self.session = TroubledSession(whole.model.session)  # type: ignore[arg-type]
+        model = dataclasses.replace(whole.model, session=self.session, n_threads=1)  # type: ignore[arg-type]
+        self.told: queue.SimpleQueue[bool | str] = queue.SimpleQueue()
+        self.engine = Engine(model, 10_000, on_failure=lambda: self.told.put("failed"))
+        self.canary = Canary(self.engine, interval, timeout, self.told.put)
+
+    def next(self) -> bool | str:
+        """Return what is told next."""
+        return self.told.get(timeout=PATIENCE)
+
+
+@pytest.fixture
+def watch(lookup_model: Path) -> Iterator[Callable[..., Watched]]:
+    """Start watched engines: `watch(interval=0.05, timeout=0.2)`; they end with the test."""
+    started: list[Watched] = []
+
+    def start(interval: float = 0.05, timeout: float = 0.4) -> Watched:
+        started.append(Watched(lookup_model, interval, timeout))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.canary.stop()
+        one.session.trouble = ""
+        one.session.released.set()
+        one.engine.close()
+
+
+@pytest.mark.parametrize("trouble", ["fails", "hangs", "not finite"])
+def test_trouble_is_told_and_ends_the_engine(watch: Callable[..., Watched], trouble: str) -> None:
+    """Readiness goes first, and after the grace time the engine is given up: what waits and comes is refused."""
+    watched = watch()
+    watched.session.trouble = trouble
+    started = time.monotonic()
+    assert watched.next() is False
+    waiting = watched.engine.submit(["Anna"], OPTIONS) if trouble == "hangs" else None
+    assert watched.next() == "failed"
+    assert time.monotonic() - started >= 0.4  # the grace time
+    assert watched.told.empty()
+    with pytest.raises(DeviceFailed):
+        watched.engine.submit(["Anna"], OPTIONS)
+    if waiting is not None:
+        assert waiting.done.wait(PATIENCE)
+        with pytest.raises(DeviceFailed):
+            watched.engine.collect(waiting)
+
+
+def test_model_that_recovers_is_told_of(watch: Callable[..., Watched]) -> None:
+    """Trouble that passes within the grace time costs readiness for that time only."""
+    watched = watch(timeout=5.0)
+    watched.session.trouble = "fails"
+    assert watched.next() is False
+    watched.session.trouble = ""
+    assert watched.next() is True
+    assert watched.engine.predict_blocking(["Anna"], OPTIONS).rows
+
+
+def test_real_calls_spare_the_canary(watch: Callable[..., Watched]) -> None:
+    """While requests are served the model is not asked; when none come, it is."""
+    watched = watch(interval=0.3)
+    n_own = 0
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        assert watched.engine.predict_blocking(["Anna"], OPTIONS).rows
+        n_own += 1
+    assert watched.session.n_calls == n_own
+    until = time.monotonic() + PATIENCE
+    while watched.session.n_calls == n_own:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert watched.told.empty()
+
+
+def test_nothing_is_told_of_an_engine_that_is_closed(watch: Callable[..., Watched]) -> None:
+    """A drain is no trouble."""
+    watched = watch(interval=0.01)
+    watched.canary.stop()
+    watched.engine.close()
+    time.sleep(0.2)
+    assert watched.told.empty()

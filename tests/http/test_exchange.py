@@ -1,0 +1,329 @@
+"""Predictions under way, by the requests and answers that a server's interface sees; the model is real."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builders import PATIENCE, HeldSession, hold, write_config
+from nerve.checkpoint import ModelFolder
+from nerve.config import Config, load_config
+from nerve.errors import REASONS, MalformedRequest
+from nerve.http.app import ROUTES, App
+from nerve.http.responses import Response
+from nerve.models.loader import load_model
+from nerve.observability.metrics import Metrics
+
+BODY = b'{"inputs": "anna lives in paris", "aggregation_strategy": "simple"}'
+# Long enough for the annex, and for many model calls.
+LARGE_BODY = json.dumps({"inputs": "anna lives in paris " * 1_000, "aggregation_strategy": "simple"}).encode()
+
+
+class Probe:
+    """A request without a server; its body arrives when `arrive` is called, or at once."""
+
+    def __init__(self, body: bytes | None = BODY, **headers: str) -> None:
+        self.method, self.path = "POST", "/predict_tokens"
+        self._headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self._body = body
+        self._then: Callable[[bytes | None, Exception | None], None] | None = None
+        self.gone: Callable[[], None] | None = None
+        self.is_watched = threading.Event()
+        self.answers: queue.SimpleQueue[Response] = queue.SimpleQueue()
+
+    def header(self, name: str) -> str | None:
+        """Return a header."""
+        return self._headers.get(name)
+
+    def read(self, limit: int, then: Callable[[bytes | None, Exception | None], None]) -> None:
+        """Give the body, or keep who wants it."""
+        self._then = then
+        if self._body is not None:
+            then(self._body, None)
+
+    def arrive(self, body: bytes | None, error: Exception | None = None) -> None:
+        """Give the body that was waited for."""
+        assert self._then is not None
+        self._then(body, error)
+
+    def watch(self, gone: Callable[[], None]) -> None:
+        """Keep who wants to know that the client left."""
+        self.gone = gone
+        self.is_watched.set()
+
+    def leave(self) -> None:
+        """Go, once that is watched for."""
+        assert self.is_watched.wait(PATIENCE)
+        assert self.gone is not None
+        self.gone()
+
+    def respond(self, response: Response) -> None:
+        """Keep the answer."""
+        self.answers.put(response)
+
+    def answer(self) -> Response:
+        """Wait for the answer."""
+        return self.answers.get(timeout=PATIENCE)
+
+
+@pytest.fixture
+def config(lookup_model: Path, tmp_path: Path) -> Config:
+    """Make a configuration for the lookup model."""
+    return load_config(
+        write_config(
+            tmp_path / "config.yaml",
+            lookup_model,
+            cpu={"threads": 1},
+            batching={"max_queue_ms": None, "max_batch_tokens": 64},
+        )
+    )
+
+
+@pytest.fixture
+def gated(config: Config, lookup_model: Path, tmp_path: Path) -> Iterator[tuple[App, HeldSession]]:
+    """Serve the lookup model behind a gate, with one engine thread."""
+    model = load_model(config, ModelFolder(lookup_model, "test", ""), tmp_path)
+    held, session = hold(model)
+    app = App(config, None, Metrics(ROUTES, REASONS))
+    app.start(held, config)
+    yield app, session
+    session.gate.set()
+    app.close()
+
+
+def send(app: App, request: Probe | None = None) -> Probe:
+    """Hand a request over, as the server does."""
+    request = request or Probe()
+    app.handle(request)
+    return request
+
+
+def tokens(response: Response) -> list[str]:
+    """Return the entities of an answer to one text."""
+    assert response.status == 200, response.body
+    return [row["token"] for row in json.loads(response.body)[0]]
+
+
+def test_no_worker_is_ready_before_all_were(config: Config, lookup_model: Path, tmp_path: Path) -> None:
+    """The next request may reach the worker that still loads; what was complete once need not stay so."""
+    app = App(config, None, Metrics(ROUTES, REASONS))
+    answers = [False, True, False]
+    model = load_model(config, ModelFolder(lookup_model, "test", ""), tmp_path)
+    app.start(model, config, is_complete=lambda: answers.pop(0))
+
+    def ask() -> Response:
+        probe = Probe()
+        probe.method, probe.path = "GET", "/health/ready"
+        return send(app, probe).answer()
+
+    try:
+        first = ask()
+        assert (first.status, b"starting" in first.body) == (503, True)
+        assert [ask().status, ask().status] == [200, 200]
+    finally:
+        app.close()
+
+
+def test_request_of_a_client_that_left_is_dropped(gated: tuple[App, HeldSession]) -> None:
+    """A request that waits is noticed when its client goes: it never runs, and is counted as 499."""
+    app, session = gated
+    first = send(app)
+    assert session.entered.acquire(timeout=PATIENCE)
+    second = send(app)
+    second.leave()
+    assert second.answer().status == 499
+    session.gate.set()
+    assert tokens(first.answer()) == ["anna", "paris"]
+    assert tokens(send(app).answer()) == ["anna", "paris"]
+    assert session.n_windows == 2
+    assert second.answers.empty()
+
+
+def test_large_request_of_a_client_that_left_is_dropped(
+    gated: tuple[App, HeldSession], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The windows that run end unseen, those that wait never run, and nothing is made of the scores of some."""
+    app, session = gated
+    left = send(app, Probe(LARGE_BODY))
+    assert session.entered.acquire(timeout=PATIENCE)
+    left.leave()
+    assert left.answer().status == 499
+    session.gate.set()
+    app.close()
+    assert 0 < session.n_windows < 100
+    assert not [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_client_that_leaves_while_its_text_is_tokenized(gated: tuple[App, HeldSession]) -> None:
+    """What the annex has begun ends unseen, and its windows never run."""
+    app, session = gated
+    session.gate.set()
+    assert len(tokens(send(app, Probe(LARGE_BODY)).answer())) == 2_000
+    n_windows = session.n_windows
+    pid = app._service.annex._process._child.pid  # type: ignore[union-attr]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        left = send(app, Probe(LARGE_BODY))
+        left.leave()
+        assert left.answer().status == 499
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    deadline = time.monotonic() + PATIENCE
+    while app._service.engine._n_offloaded and time.monotonic() < deadline:  # type: ignore[union-attr]
+        threading.Event().wait(0.01)
+    app.close()
+    assert session.n_windows == n_windows
+
+
+def test_client_that_leaves_before_its_answer_is_made(
+    gated: tuple[App, HeldSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores that nobody wants any more are not sent to the annex."""
+    app, session = gated
+    left = send(app, Probe(LARGE_BODY))
+    assert session.entered.acquire(timeout=PATIENCE)
+    assert left.is_watched.wait(PATIENCE)
+    assert left.gone is not None
+    assert app._service is not None
+    engine, release = app._service.engine, threading.Event()
+    monkeypatch.setattr(app._service.annex, "finish", lambda *_, **__: pytest.fail("nobody wants this"))
+    failures: list[Exception] = []
+    for _ in range(2):  # all threads of the pool
+        engine.offload(lambda: release.wait(PATIENCE), lambda _: None, failures.append)
+    session.gate.set()
+    deadline = time.monotonic() + PATIENCE
+    while engine._n_offloaded < 3 and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    left.gone()
+    assert left.answer().status == 499
+    assert engine._n_offloaded == 2
+    release.set()
+
+
+def test_deadline_is_kept_while_the_request_waits(gated: tuple[App, HeldSession]) -> None:
+    """504 within a few hundredths of a second of the deadline, once, and the window never runs."""
+    app, session = gated
+    first = send(app)
+    assert session.entered.acquire(timeout=PATIENCE)
+    started = time.monotonic()
+    late = send(app, Probe(request_timeout_ms="50"))
+    answer = late.answer()
+    assert answer.status == 504
+    assert 0.05 <= time.monotonic() - started < 5
+    assert b"before the answer was ready" in answer.body
+    session.gate.set()
+    assert tokens(first.answer()) == ["anna", "paris"]
+    assert tokens(send(app).answer()) == ["anna", "paris"]
+    assert session.n_windows == 2
+    assert late.answers.empty()
+
+
+def test_deadline_is_kept_while_the_body_arrives(gated: tuple[App, HeldSession]) -> None:
+    """504 says so; a body that comes afterwards is not answered again."""
+    app, session = gated
+    session.gate.set()
+    request = send(app, Probe(body=None, request_timeout_ms="30"))
+    answer = request.answer()
+    assert answer.status == 504
+    assert b"whole body" in answer.body
+    request.arrive(BODY)
+    request.arrive(None, MalformedRequest("cut"))
+    assert tokens(send(app).answer()) == ["anna", "paris"]
+    assert request.answers.empty()
+
+
+def test_defect_of_the_interface_is_answered_once(gated: tuple[App, HeldSession]) -> None:
+    """A request whose body cannot even be asked for gets its 500, and no second answer at its deadline."""
+
+    class Broken(Probe):
+        def read(self, limit: int, then: Callable[[bytes | None, Exception | None], None]) -> None:
+            raise RuntimeError("no body")
+
+    app, _ = gated
+    request = send(app, Broken(request_timeout_ms="30"))
+    assert request.answer().status == 500
+    assert send(app, Probe(body=None, request_timeout_ms="100")).answer().status == 504
+    assert request.answers.empty()
+
+
+def test_watch_sleeps_and_wakes(gated: tuple[App, HeldSession]) -> None:
+    """After a second without requests, deadlines are kept as before."""
+    app, session = gated
+    session.gate.set()
+    assert tokens(send(app).answer()) == ["anna", "paris"]
+    watch = app._watch
+    deadline = time.monotonic() + PATIENCE
+    while watch._is_awake and time.monotonic() < deadline:
+        threading.Event().wait(0.05)
+    assert not watch._is_awake
+    assert send(app, Probe(body=None, request_timeout_ms="30")).answer().status == 504
+    assert watch._is_awake
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "status"), [(None, None, 413), (b"", MalformedRequest("cut"), 400)]
+)
+def test_body_that_cannot_be_read(
+    gated: tuple[App, HeldSession], body: bytes | None, error: Exception | None, status: int
+) -> None:
+    """Too large a body and one that is cut short get their statuses, and cost nothing."""
+    app, session = gated
+    request = send(app, Probe(body=None))
+    request.arrive(None if error is not None else body, error)
+    assert request.answer().status == status
+    assert session.n_windows == 0
+
+
+def test_answered_request_is_let_go_of(gated: tuple[App, HeldSession]) -> None:
+    """No thread that looked at it keeps it, and the connection's objects, until the next one comes."""
+    app, session = gated
+    request = send(app)
+    assert request.is_watched.wait(PATIENCE)
+    session.gate.set()
+    assert tokens(request.answer()) == ["anna", "paris"]
+    request.gone = request._then = None  # the stand-in's own way back to what holds it
+    gone = weakref.ref(request)
+    gc.disable()
+    try:
+        del request
+        deadline = time.monotonic() + 5
+        while gone() is not None and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_requests_from_many_threads_get_their_own_answers(gated: tuple[App, HeldSession]) -> None:
+    """Any thread may hand requests over; each is answered once, with its own entities, and all are counted."""
+    app, session = gated
+    session.gate.set()
+    names = ["anna", "paris", "new york", "bob"]
+    sent: list[tuple[str, Probe]] = []
+
+    def client(name: str) -> None:
+        for _ in range(50):
+            body = json.dumps({"inputs": f"x {name} x", "aggregation_strategy": "simple"}).encode()
+            sent.append((name, send(app, Probe(body))))
+
+    threads = [threading.Thread(target=client, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, request in sent:
+        assert tokens(request.answer()) == [name]
+    counted = app._metrics.render(0, 0).decode()
+    assert 'nerve_requests_total{route="/predict_tokens",status="200"} 200.0' in counted
+    assert "nerve_texts_total 200.0" in counted

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import sys
+
+import pytest
+
+from nerve.config import LogFormat, LogLevel, ServerConfig
+from nerve.observability.logs import JsonFormatter, TextFormatter, logging_settings
+
+
+@pytest.mark.parametrize("message", ["plain", 'quotes " and \\', "two\nlines", "Ünïcödé 😀", "\x00\x1b[31m"])
+def test_json_line_is_one_object_on_one_line(message: str) -> None:
+    """Whatever is logged, a collector reads one JSON object per line."""
+    record = logging.LogRecord("nerve.http.app", logging.WARNING, "f", 1, "%s", (message,), None)
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    decoded = json.loads(line)
+    assert decoded["message"] == message
+    assert (decoded["level"], decoded["logger"], decoded["pid"]) == (
+        "warning",
+        "nerve.http.app",
+        record.process,
+    )
+    assert datetime.datetime.fromisoformat(decoded["time"]).tzinfo is not None
+
+
+def test_json_line_carries_the_stack() -> None:
+    """An exception is a field of the line, not more lines."""
+    try:
+        raise RuntimeError("x")
+    except RuntimeError:
+        record = logging.LogRecord("n", logging.ERROR, "f", 1, "failed", (), sys.exc_info())
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert "RuntimeError" in json.loads(line)["stack"]
+
+
+def test_request_id_is_a_field_or_the_end_of_the_line() -> None:
+    """A collector can select by request, a person sees it; other lines say nothing of one."""
+    record = logging.LogRecord("nerve.http.app", logging.ERROR, "f", 1, "failed", (), None)
+    assert "request_id" not in json.loads(JsonFormatter().format(record))
+    assert TextFormatter().format(record).endswith(": failed")
+    record.request_id = "abc"
+    assert json.loads(JsonFormatter().format(record))["request_id"] == "abc"
+    assert TextFormatter().format(record).endswith(": failed [abc]")
+
+
+@pytest.mark.parametrize(
+    ("log_format", "formatter"),
+    [(LogFormat.JSON, "json"), (LogFormat.TEXT, "text"), (LogFormat.AUTO, "json")],
+)
+def test_format_and_level_follow_the_config(log_format: LogFormat, formatter: str) -> None:
+    """`auto` is JSON where standard error is no terminal; Granian's loggers follow ours."""
+    settings = logging_settings(ServerConfig(log_format=log_format, log_level=LogLevel.ERROR))
+    assert settings["handlers"]["stderr"]["formatter"] == formatter
+    assert {logger["level"] for logger in settings["loggers"].values()} == {"ERROR"}

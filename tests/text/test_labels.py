@@ -1,0 +1,88 @@
+"""Label sets: which prefixes count, what is a tag, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from nerve.errors import ModelError
+from nerve.text.labels import LabelScheme, LabelSet, parse_labels
+
+
+def parse(names: str) -> LabelSet:
+    """Parse labels given as one line, in the order of their ids."""
+    return parse_labels(dict(enumerate(names.split())))
+
+
+@pytest.mark.parametrize(
+    ("names", "scheme"),
+    [
+        ("O B-PER I-PER B-LOC I-LOC", LabelScheme.IOB),
+        ("O B-PER B-LOC", LabelScheme.IOB),  # entities of one token only
+        ("O B-PER I-PER MISC", LabelScheme.IOB),  # a plain label among them
+        ("O B-PER I-PER E-PER S-PER", LabelScheme.BIOES),
+        ("O B-PER I-PER E-PER", LabelScheme.BIOES),
+        ("O B-PER M-PER E-PER S-PER", LabelScheme.BIOES),  # BMES
+        ("O B-PER I-PER L-PER U-PER", LabelScheme.BILOU),
+        ("O I-PER I-LOC", LabelScheme.IO),
+        ("O PER LOC", LabelScheme.PLAIN),
+        ("LABEL_0 LABEL_1", LabelScheme.PLAIN),
+        ("NOUN VERB X", LabelScheme.PLAIN),
+        ("O NAME E-MAIL S-BAHN", LabelScheme.PLAIN),
+        ("O B-PER I-PER E-MAIL", LabelScheme.IOB),
+        ("O", LabelScheme.PLAIN),
+    ],
+)
+def test_scheme_is_recognised_from_the_names(names: str, scheme: LabelScheme) -> None:
+    """E-, S-, L-, U- and M- count only where every such tag has a B- label too."""
+    assert parse(names).scheme is scheme
+
+
+def test_names_are_split_into_prefix_and_tag() -> None:
+    """Only the first hyphen separates, and only behind a prefix of the scheme."""
+    labels = parse("O B-GOVERNMENT-ID I-GOVERNMENT-ID E-MAIL MISC")
+    assert labels.prefixes == ("", "B", "I", "", "")
+    assert labels.tags == ("O", "GOVERNMENT-ID", "GOVERNMENT-ID", "E-MAIL", "MISC")
+    assert labels.tag_ids[1] == labels.tag_ids[2] != labels.tag_ids[3]
+    assert labels.opens == (False, True, False, False, False)
+    assert not any(labels.closes)
+    assert len(labels) == 5
+
+
+def test_closing_labels_of_both_families() -> None:
+    """E-, L- close; S-, U- open and close; B- opens; I-, M- do neither."""
+    for names in ("B-X I-X E-X S-X", "B-X I-X L-X U-X", "B-X M-X E-X S-X"):
+        labels = parse(names)
+        assert labels.opens == (True, False, False, True)
+        assert labels.closes == (False, False, True, True)
+
+
+@pytest.mark.parametrize(
+    ("names", "outside", "tag_ids"),
+    [
+        ("O B-X", 0, (-1, 1)),
+        ("B-X O", 1, (0, -1)),
+        ("NOUN VERB", None, (0, 1)),
+        ("O B-O B-X", 0, (-1, -1, 1)),  # the reference drops any entity called O
+    ],
+)
+def test_outside(names: str, outside: int | None, tag_ids: tuple[int, ...]) -> None:
+    """`O` may stand anywhere or be absent; its tag is never an entity."""
+    labels = parse(names)
+    assert labels.outside == outside
+    assert labels.tag_ids == tag_ids
+
+
+@pytest.mark.parametrize(
+    ("id2label", "message"),
+    [
+        ({}, "empty"),
+        ({0: "O", 2: "B-X"}, r"without a gap, but has \[0, 2\]"),
+        ({1: "O", 2: "B-X"}, "0 to 1"),
+        ({-1: "O", 0: "B-X"}, "0 to 1"),
+        ({0: "O", 1: "X", 2: "X"}, "more than one id: X"),
+    ],
+)
+def test_broken_id2label_is_refused(id2label: dict[int, str], message: str) -> None:
+    """A gap or a name given twice would misname scores."""
+    with pytest.raises(ModelError, match=message):
+        parse_labels(id2label)
