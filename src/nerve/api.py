@@ -20,6 +20,7 @@ import msgspec
 from nerve.checkpoint import fetch_checkpoint
 from nerve.config import cache_dir_of, find_config, load_config, parse_config
 from nerve.engine.engine import Engine
+from nerve.engine.in_process import collect, predict, submit
 from nerve.errors import ConfigError, InvalidRequest
 from nerve.graph import is_buildable
 from nerve.models.loader import load_model
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from nerve.config import Config
-    from nerve.engine.engine import Submitted
+    from nerve.engine.in_process import Submitted
     from nerve.models.loader import Model
 
 # What can be written for the members of an enum; checked when called.
@@ -160,7 +161,7 @@ class TokenClassifier:
         resolved = self._options(aggregation_strategy, **options)
         many = [texts] if isinstance(texts, str) else texts
         checked = [_check_text(index, text) for index, text in enumerate(many)]
-        return (await self._engine.predict(checked, resolved)).rows if checked else []
+        return (await predict(self._engine, checked, resolved)).rows if checked else []
 
     def close(self) -> None:
         """Finish what was submitted and end the engine threads. Blocks. Calling it again does nothing."""
@@ -218,7 +219,7 @@ class TokenClassifier:
                     break
                 oldest = submitted.popleft()
                 n_tokens -= oldest.job.n_tokens
-                yield from self._engine.collect(oldest).rows
+                yield from collect(self._engine, oldest).rows
         finally:
             for part in submitted:
                 self._engine.cancel(part.job)
@@ -228,11 +229,11 @@ class TokenClassifier:
     def _submit(self, first: int, chunk: list[str], options: PredictOptions) -> Iterator[Submitted]:
         """Submit a chunk whole; when one of its texts is refused, all those before it, then raise."""
         try:
-            yield self._engine.submit(chunk, options)
+            yield submit(self._engine, chunk, options)
         except InvalidRequest:
             for index, text in enumerate(chunk, first):
                 try:
-                    yield self._engine.submit([text], options)
+                    yield submit(self._engine, [text], options)
                 except InvalidRequest as error:
                     reason = str(error).partition(": ")[2]
                     raise InvalidRequest(f"texts[{index}]: {reason}") from None

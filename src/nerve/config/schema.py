@@ -16,6 +16,7 @@ from nerve.types import AggregationStrategy, OffsetUnit, RawScoresAs
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
+DeviceName = Annotated[str, Meta(pattern="^[a-z][a-z0-9_-]*$")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 Route = Annotated[str, Meta(pattern="^/.")]
@@ -30,7 +31,7 @@ class CheckpointSource(enum.StrEnum):
 
 
 class Device(enum.StrEnum):
-    """Which execution provider runs the model."""
+    """Devices that are built in; `auto` is the best one here."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -121,7 +122,7 @@ class ModelConfig(_Section, frozen=True):
 
     checkpoint_repository: CheckpointConfig
     base_model: Annotated[str, Meta(pattern="^encoder_bert$")] = "encoder_bert"
-    device: Device = Device.AUTO
+    device: DeviceName = Device.AUTO.value  # a provider of runtime.devices, or of another package
     device_id: NonNegativeInt = 0
     precision: Precision = Precision.AUTO
     min_agreement: Annotated[float, Meta(ge=0, le=1)] = 0.995

@@ -1,1 +1,51 @@
-"""What clients speak: one module per wire format."""
+"""What clients speak: one module per wire format, behind one protocol, and the table of them.
+
+A new format is a new module and one row in `BUILT_IN`. A package of somebody else's adds one by an entry point of
+the group `nerve.endpoints`, whose name is the endpoint's and whose object is called as those of the table are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from nerve.endpoints.predict_tokens import PredictTokens
+from nerve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nerve.config import Config
+    from nerve.endpoints.protocol import Endpoint
+
+GROUP = "nerve.endpoints"
+
+# Name, as in `server.endpoints` -> what makes the endpoint from the configuration.
+BUILT_IN: dict[str, Callable[[Config], Endpoint]] = {
+    PredictTokens.name: PredictTokens,
+}
+
+
+def create_endpoints(config: Config) -> dict[str, Endpoint]:
+    """Return the endpoints that the configuration asks for by the routes that are posted to, `/` among them.
+
+    Raises `ConfigError`.
+    """
+    known: dict[str, Callable[[Config], Endpoint] | EntryPoint] = {
+        **{point.name: point for point in entry_points(group=GROUP)},
+        **BUILT_IN,
+    }
+    names = list(known) if config.server.endpoints is None else config.server.endpoints
+    served: dict[str, Endpoint] = {}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"server.endpoints: unknown endpoint {name}; known: {', '.join(sorted(known))}")
+        factory = known[name]
+        endpoint: Endpoint = (factory.load() if isinstance(factory, EntryPoint) else factory)(config)
+        served.update(dict.fromkeys(endpoint.routes, endpoint))
+    default = config.runtime.webserver_default_route
+    if default not in served:
+        routes = ", ".join(sorted(served))
+        raise ConfigError(
+            f"runtime.webserver_default_route: nothing is served at {default}; served by POST: {routes}"
+        )
+    return {**served, "/": served[default]}

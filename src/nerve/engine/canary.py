@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from nerve.engine.in_process import collect, submit
 from nerve.errors import NerveError, Overloaded
 from nerve.types import PredictOptions
 
@@ -82,7 +83,7 @@ class Canary:
         """Ask the model; True when it answers, or any other call ends meanwhile."""
         n_calls = self._engine.n_calls
         try:
-            submitted = self._engine.submit([TEXT], _OPTIONS)
+            submitted = submit(self._engine, [TEXT], _OPTIONS)
         except Overloaded:
             return self._sees_progress(n_calls, threading.Event())
         except NerveError as error:
@@ -94,7 +95,7 @@ class Canary:
             self._engine.cancel(submitted.job)  # others were served meanwhile
             return True
         try:
-            rows = self._engine.collect(submitted).rows[0]
+            rows = collect(self._engine, submitted).rows[0]
         except NerveError as error:
             return self._engine.n_calls != n_calls or self._fails(str(error))
         if all(math.isfinite(score) for row in rows for score in row.results.values()):

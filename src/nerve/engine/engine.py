@@ -1,8 +1,8 @@
 """The use case: texts in, rows out, timings attached.
 
 A request is a `Call`: tokenize, queue and run, merge windows, aggregate. Each step begins where the one before
-it ended, on the thread that ended it, and the answer goes to a function (`start`). `predict` is the same for
-coroutines; plain threads `submit` and then `collect`.
+it ended, on the thread that ended it, and the outcome goes to a callback. How Python programs wait for it is in
+`in_process`.
 
 Threads: short texts are tokenized on the calling thread, and rows of short answers are made on the thread
 that ran the model, because a hand-over costs more; what is larger goes to a small pool. On a GPU the engine
@@ -11,72 +11,54 @@ thread does nothing but steps: a thread of its own makes the rows, woken once pe
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import math
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from nerve.errors import DeadlineExceeded, DeviceFailed, InvalidRequest, Overloaded, stack_of
-from nerve.runtime.packed import PackedSession
-from nerve.scheduling.jobs import Job
-from nerve.scheduling.lane import Scheduler
+from nerve.engine.pool import Pool
+from nerve.errors import DeadlineExceeded, DeviceFailed, InvalidRequest, stack_of
+from nerve.scheduling.batching import Job
+from nerve.scheduling.lane import Lane
+from nerve.scheduling.queue import Queue
 from nerve.scheduling.threads import EngineThread
 from nerve.text.aggregation import decode_texts
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
     from nerve.models.loader import Model
     from nerve.types import TokenScores, Window
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Outcome = Prediction | Exception
 
 # Characters of one request up to which it is tokenized on the calling thread: about 1.5 ms.
 _INLINE_CHARACTERS = 4_000
 # Tokens of one request up to which its rows are made and encoded where its scores arrive: about 1 ms.
 INLINE_TOKENS = 1_000
-_POOL_THREADS = 2
 # Windows' worth of tokens beyond which a request goes to the bulk lane.
 _BULK_WINDOWS = 4
-# How far engine threads on the CPU step back behind the threads that talk to clients (docs/design.md, "CPU threads"),
-# and those of the bulk lane behind them: about an eighth of a contended core is left to these.
+# Engine threads on the CPU run at lower priority than the threads that talk to clients (docs/explanation/design.md,
+# "Threads"), and those of the bulk lane at a lower one still: about an eighth of a contended core is left to these.
 _NICENESS = 10
 _BULK_NICENESS = 19
-# Work that may wait for the pool before a text that is not tokenized yet is refused: its tokens are not
-# counted, so the queue cannot refuse it. Work on requests that were admitted is never refused.
-_MAX_OFFLOADED = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """A request whose windows are queued or running; `done` is set when its job was delivered."""
-
-    tokenized: list[TokenizedText]
-    options: PredictOptions
-    job: Job
-    done: threading.Event
-    tokenize_seconds: float
 
 
 class Engine:
     """Answers predict requests with one model; any thread may call its methods.
 
-    On CPU there are two lanes, each with its own queue of `max_queue_tokens` and its own threads. Requests of
-    more than a few windows take the bulk lane, whose threads step back: a long document uses every core that
-    is idle, and short requests hardly notice it. On a GPU, where one step holds windows of many requests,
-    the fair order of one queue is enough.
+    Where the model shares its cores with the callers (CPU) there are two lanes, each with its own queue of
+    `max_queue_tokens` and its own threads. Requests of more than a few windows take the bulk lane, whose threads have a
+    lower priority: a long document uses every core that is idle, and short requests hardly notice it. On a GPU, where
+    one step holds windows of many requests, the fair order of one queue is enough.
 
-    on_batch: told of each model call: windows, tokens, padding, seconds, engine threads that it stands for.
-    on_failure: told, on some thread, that the device has failed for good; the process must end.
+    on_batch: called after each model call with its windows, tokens, padding, seconds, and threads that it stands for.
+    on_failure: called, on some thread, when the device has failed for good; the process must end.
     """
 
     def __init__(
@@ -88,47 +70,36 @@ class Engine:
         max_queue_seconds: float = math.inf,
     ) -> None:
         self.model = model
-        self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="nerve-pool")
-        self._n_offloaded = 0
-        self._offloaded_seconds = 1.0  # of the work that ended last
-        self._offload_lock = threading.Lock()
+        self.pool = Pool()
         self._on_failure = on_failure
         self._answering = None if model.runs_anywhere else EngineThread("nerve-answers")
-        create_lane = partial(
-            Scheduler,
-            run=model.session.run,
-            deliver=self._deliver,
-            policy=model.policy,
-            max_queue_tokens=max_queue_tokens,
-            n_threads=model.n_threads,
-            on_batch=on_batch,
-            max_queue_seconds=max_queue_seconds,
-        )
-        session = model.session
-        pack = session.pack if isinstance(session, PackedSession) else None
-        self._lane = create_lane(
-            thread=model.thread,
-            pack=pack,
-            niceness=_NICENESS if model.runs_anywhere else 0,
-            gathers=model.runs_anywhere,
-            may_spread=model.can_spread,
-        )
-        self._bulk_lane = self._lane
-        if model.runs_anywhere:
-            self._bulk_lane = create_lane(niceness=_BULK_NICENESS)
+
+        def open_lane(niceness: int, *, may_spread: bool) -> Lane:
+            return Lane(
+                Queue(model.policy, max_queue_tokens, max_queue_seconds, model.n_threads, may_spread),
+                model.session.run,
+                self._deliver,
+                [model.thread]
+                if model.thread
+                else [EngineThread(f"nerve-engine-{k}") for k in range(model.n_threads)],
+                on_batch,
+                niceness,
+            )
+
+        self._lane = open_lane(_NICENESS if model.runs_anywhere else 0, may_spread=model.can_spread)
+        self._bulk_lane = open_lane(_BULK_NICENESS, may_spread=False) if model.runs_anywhere else self._lane
+        self._lanes = list(dict.fromkeys((self._lane, self._bulk_lane)))
         self._bulk_tokens = _BULK_WINDOWS * model.max_length
 
     @property
     def queued_tokens(self) -> int:
         """Tokens that wait for the model."""
-        bulk = self._bulk_lane.queued_tokens if self._bulk_lane is not self._lane else 0
-        return self._lane.queued_tokens + bulk
+        return sum(lane.queued_tokens for lane in self._lanes)
 
     @property
     def queued_requests(self) -> int:
         """Requests of which something waits for the model."""
-        bulk = self._bulk_lane.queued_requests if self._bulk_lane is not self._lane else 0
-        return self._lane.queued_requests + bulk
+        return sum(lane.queued_requests for lane in self._lanes)
 
     @property
     def n_calls(self) -> int:
@@ -136,18 +107,18 @@ class Engine:
         return self._lane.n_calls
 
     def fail(self, reason: str) -> None:
-        """Give the device up: what waits gets `DeviceFailed`, nothing more is admitted, `on_failure` is told."""
-        self._tell_failure()
-        for lane in {self._lane, self._bulk_lane}:
+        """Give the device up: what waits gets `DeviceFailed`, nothing more is admitted, `on_failure` is called."""
+        self._report_failure()
+        for lane in self._lanes:
             lane.fail(reason)
 
     def close(self) -> None:
         """Finish what was admitted and end all threads. Blocks."""
-        self._lane.drain()
-        self._bulk_lane.drain()
+        for lane in self._lanes:
+            lane.drain()
         if self._answering is not None:
             self._answering.close()
-        self._pool.shutdown()
+        self.pool.close()
 
     def start(
         self,
@@ -167,47 +138,10 @@ class Engine:
         call.begin()
         return call
 
-    async def predict(
-        self, texts: Sequence[str], options: PredictOptions, deadline: float = math.inf
-    ) -> Prediction:
-        """Answer one request, for a coroutine; several event loops may use one engine.
-
-        deadline: `time.monotonic()` at which the request ends. Raises `PredictError`s.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Prediction] = loop.create_future()
-
-        def done(outcome: Outcome) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits on it any more
-                loop.call_soon_threadsafe(_resolve, future, outcome)
-
-        call = self.start(texts, options, deadline, done)
-        try:
-            async with asyncio.timeout(None if deadline == math.inf else deadline - time.monotonic()):
-                return await future
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the answer was ready") from None
-        finally:
-            call.cancel()
-
-    def check_pool(self) -> None:
-        """Raise `Overloaded` when too much waits for the thread pool."""
-        if self._n_offloaded >= _MAX_OFFLOADED:
-            raise Overloaded(
-                "too many large requests wait; send the request again later",
-                self._offloaded_seconds,
-                reason="pool",
-            )
-
-    def check_large(self, n_bytes: int) -> None:
-        """Raise `Overloaded` when a body of `n_bytes`, not decoded yet, would be refused for certain."""
-        self.check_room(n_bytes, 1)
-        self.check_pool()
-
     def compute(
         self, windows: Sequence[Window], needs_logits: bool, deadline: float, done: Callable[[Job], None]
     ) -> Job:
-        """Queue windows that were tokenized elsewhere; `done` is told of the job once it is delivered.
+        """Queue windows that were tokenized elsewhere; `done` is called with the job once it is delivered.
 
         Raises `PredictError`s. The job is dropped by `cancel`.
         """
@@ -216,73 +150,15 @@ class Engine:
         self.lane_of(job).submit(job)
         return job
 
-    def predict_blocking(self, texts: Sequence[str], options: PredictOptions) -> Prediction:
-        """Answer one request on the calling thread; several threads may call this."""
-        return self.collect(self.submit(texts, options))
-
-    def submit(self, texts: Sequence[str], options: PredictOptions) -> Submitted:
-        """Tokenize and queue one request, and return while the engine threads compute it.
-
-        The answer is had by `collect`. Raises `PredictError`s.
-        """
-        started = time.perf_counter()
-        tokenized = self.tokenize(texts, options)
-        tokenize_seconds = time.perf_counter() - started
-        job = make_job(tokenized, options, math.inf)
-        done = threading.Event()
-        job.waiter = done.set
-        self.lane_of(job).submit(job)
-        return Submitted(tokenized, options, job, done, tokenize_seconds)
-
-    def collect(self, submitted: Submitted) -> Prediction:
-        """Wait for a submitted request and make its rows, on the calling thread."""
-        submitted.done.wait()
-        started = time.perf_counter()
-        rows = self.make_rows(submitted.tokenized, submitted.job.scores(), submitted.options)
-        aggregate_seconds = time.perf_counter() - started
-        return _prediction(
-            submitted.tokenized, rows, submitted.job, submitted.tokenize_seconds, aggregate_seconds
-        )
-
     def cancel(self, job: Job) -> None:
-        """Drop what is still queued of a job whose results nobody wants; its waiter is not told any more."""
+        """Drop what is still queued of a job whose results nobody wants; its waiter is not called any more."""
         job.waiter = None  # what was computed until now is no whole answer; and it holds what holds the job
         self.lane_of(job).cancel(job)
 
-    def offload(
-        self, work: Callable[[], T], then: Callable[[T], None], fail: Callable[[Exception], None]
-    ) -> Future[None] | None:
-        """Run `work` on the pool and give its result to `then`, or its error to `fail`, on the same thread.
-
-        Once the engine is closed all that happens here and now: what was admitted is answered. Work that has
-        not begun is dropped when the returned future is cancelled.
-        """
-
-        def run() -> None:
-            started = time.monotonic()
-            try:
-                result = work()
-            except Exception as error:  # noqa: BLE001 - it is told to whoever waits
-                fail(error)
-                return
-            self._offloaded_seconds = time.monotonic() - started
-            then(result)
-
-        try:
-            future = self._pool.submit(run)
-        except RuntimeError:  # the pool is shut down
-            run()
-            return None
-        with self._offload_lock:
-            self._n_offloaded += 1
-        future.add_done_callback(self._end_offload)
-        return future
-
-    def _end_offload(self, future: Future[None]) -> None:
-        with self._offload_lock:
-            self._n_offloaded -= 1
-        if not future.cancelled() and (error := future.exception()) is not None:
-            log.error("a defect on the thread pool: %s", stack_of(error))
+    def check_large(self, n_bytes: int) -> None:
+        """Raise `Overloaded` when a body of `n_bytes`, not decoded yet, would be refused for certain."""
+        self.check_room(n_bytes, 1)
+        self.pool.check()
 
     def check_room(self, n_characters: int, n_texts: int) -> None:
         """Raise `Overloaded` when the lane that a request will take is full; spares tokenizing for a refusal.
@@ -290,11 +166,11 @@ class Engine:
         Characters and special tokens are about the most tokens that there can be; a large request may turn
         out to take either lane.
         """
-        possible = [self._lane] if n_characters <= self._bulk_tokens else [self._lane, self._bulk_lane]
+        possible = self._lanes[:1] if n_characters <= self._bulk_tokens else self._lanes
         if all(lane.is_full(n_characters + 2 * n_texts) for lane in possible):
             raise possible[-1].refuse()
 
-    def lane_of(self, job: Job) -> Scheduler:
+    def lane_of(self, job: Job) -> Lane:
         """Return the lane of a job."""
         return self._bulk_lane if job.n_tokens > self._bulk_tokens else self._lane
 
@@ -317,7 +193,7 @@ class Engine:
         waiters = []
         for job in jobs:
             if isinstance(job.error, DeviceFailed):
-                self._tell_failure()
+                self._report_failure()
             waiter = job.waiter  # `cancel` may take it away at any moment
             if waiter is not None:
                 waiters.append(waiter)
@@ -328,11 +204,11 @@ class Engine:
         else:
             _call_each(waiters)
 
-    def _tell_failure(self) -> None:
+    def _report_failure(self) -> None:
         """Call `on_failure`, once."""
         if self._on_failure is not None:
-            told, self._on_failure = self._on_failure, None
-            told()
+            report, self._on_failure = self._on_failure, None
+            report()
 
 
 class Call:
@@ -381,14 +257,14 @@ class Call:
             if n_characters <= _INLINE_CHARACTERS:
                 self._queue(engine.tokenize(self._texts, self._options, beside_others=False))
             else:
-                engine.check_pool()
+                engine.pool.check()
                 work = partial(engine.tokenize, self._texts, self._options)
-                self._offloaded = engine.offload(work, self._queue, self._tell)
-        except Exception as error:  # noqa: BLE001 - whoever waits must be told
-            self._tell(error)
+                self._offloaded = engine.pool.run(work, self._queue, self._end)
+        except Exception as error:  # noqa: BLE001 - whoever waits must get it
+            self._end(error)
 
     def cancel(self) -> None:
-        """Drop what has not run; the result of what runs may still be told."""
+        """Drop what has not run; the result of what runs may still be given to `done`."""
         self._is_cancelled = True
         if self._offloaded is not None:
             self._offloaded.cancel()
@@ -399,7 +275,6 @@ class Call:
     def _queue(self, tokenized: list[TokenizedText]) -> None:
         if self._is_cancelled:
             return
-        engine = self._engine
         try:
             if time.monotonic() >= self._deadline:
                 raise DeadlineExceeded("the deadline passed before the request reached the queue")
@@ -408,10 +283,10 @@ class Call:
             self._tokenize_seconds = time.perf_counter() - self._started
             job.waiter = self._answer
             self._job = job
-            engine.lane_of(job).submit(job)
-        except Exception as error:  # noqa: BLE001 - whoever waits must be told
+            self._engine.lane_of(job).submit(job)
+        except Exception as error:  # noqa: BLE001 - whoever waits must get it
             self._job = None  # it holds this call
-            self._tell(error)
+            self._end(error)
 
     def _answer(self) -> None:
         """Make the rows of a delivered job, here or on the pool."""
@@ -420,7 +295,7 @@ class Call:
             return
         job.waiter = None
         if job.error is not None:  # not raised: its traceback would hold the job, which holds it
-            self._tell(job.error)
+            self._end(job.error)
             return
         engine = self._engine
         try:
@@ -428,20 +303,19 @@ class Call:
             started = time.perf_counter()
             if job.n_tokens > INLINE_TOKENS:
                 work = partial(engine.make_rows, self._tokenized, scores, self._options)
-                finish = partial(self._finish, job, started)
-                self._offloaded = engine.offload(work, finish, self._tell)
+                self._offloaded = engine.pool.run(work, partial(self._finish, job, started), self._end)
                 return
             rows = engine.make_rows(self._tokenized, scores, self._options)
-        except Exception as error:  # noqa: BLE001 - whoever waits must be told
-            self._tell(error)
+        except Exception as error:  # noqa: BLE001 - whoever waits must get it
+            self._end(error)
             return
         self._finish(job, started, rows)
 
     def _finish(self, job: Job, started: float, rows: list[list[Row]]) -> None:
         seconds = time.perf_counter() - started
-        self._tell(_prediction(self._tokenized, rows, job, self._tokenize_seconds, seconds))
+        self._end(make_prediction(self._tokenized, rows, job, self._tokenize_seconds, seconds))
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Outcome) -> None:
         done, self._done = self._done, _nobody  # lets go of whoever waited, who holds this call
         done(outcome)
 
@@ -454,13 +328,14 @@ def make_job(tokenized: list[TokenizedText], options: PredictOptions, deadline: 
     return Job(windows, options.needs_logits, deadline)
 
 
-def _prediction(
+def make_prediction(
     tokenized: list[TokenizedText],
     rows: list[list[Row]],
     job: Job,
     tokenize_seconds: float,
     aggregate_seconds: float,
 ) -> Prediction:
+    """Put the rows of a request and what is reported of it together."""
     return Prediction(
         rows=rows,
         n_texts=len(tokenized),
@@ -480,13 +355,4 @@ def _call_each(waiters: list[Callable[[], None]]) -> None:
 
 
 def _nobody(outcome: Outcome) -> None:
-    """Take the outcome of a call that has told it already."""
-
-
-def _resolve(future: asyncio.Future[Prediction], outcome: Outcome) -> None:
-    if future.done():
-        return
-    if isinstance(outcome, Exception):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
+    """Take the outcome of a call that has ended already."""

@@ -1,9 +1,9 @@
-"""A second process of a worker, in which the Python work of large requests is done.
+"""The large-request process: a second process of a worker, for the Python work of large requests.
 
 Python's interpreter lock is one for all threads of a process, and some steps of a large text hold it long: the
-`tokenizers` library frees its encoding of 500 KB in 5 ms, of 8 MB in 100 ms, and JSON of 8 MB takes 5 ms to decode.
-On a thread each of them would stall all requests. So they are done in a process of its own: the worker sends
-the body as it came, gets the ids of the windows as one buffer, and sends the scores for the encoded answer.
+`tokenizers` library frees its encoding, a body of megabytes is decoded. On a thread each of them would stall all
+requests. So they are done in a process of its own: the worker sends the body as it came, gets the ids of the windows
+as one buffer, and sends the scores for the encoded answer.
 
 The process is started by the first large request, begins at once to load the tokenizer, and ends with the
 worker: it reads from sockets, and leaves when they are closed. When it dies, the requests it had fail, and the
@@ -35,12 +35,13 @@ from nerve.types import TokenScores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nerve.engine.codec import Codec
     from nerve.types import Window
 
 log = logging.getLogger(__name__)
 
 CHANNELS = 2
-# Step of the process behind the worker's other threads, as in the bulk lane.
+# Lower priority than the worker's other threads, as in the bulk lane.
 _NICENESS = 19
 _COMMAND = "import sys; from nerve.engine.large_process import serve; serve([int(fd) for fd in sys.argv[1:]])"
 _END_SECONDS = 5.0
@@ -50,11 +51,11 @@ _TRIM_BYTES = 1_000_000
 Part = bytes | bytearray | memoryview
 
 
-class AnnexFailed(RuntimeError):
-    """The annex died, or met a defect; the log has more."""
+class LargeProcessFailed(RuntimeError):
+    """The process died, or met a defect; the log has more."""
 
 
-class Annex:
+class LargeProcess:
     """The worker's end: starts the process when it is needed, and calls it."""
 
     def __init__(self, setup: LargeSetup) -> None:
@@ -63,18 +64,18 @@ class Annex:
         self._process: _Process | None = None
         self._is_closed = False
 
-    def begin(self, body: bytes | bytearray, *, msgpack: bool) -> tuple[Outline, bytes, list[Window]]:
+    def begin(self, body: bytes | bytearray, codec: Codec) -> tuple[Outline, bytes, list[Window]]:
         """Decode and tokenize a body: its outline, what `finish` needs, and its windows.
 
-        Raises `PredictError`s, or `AnnexFailed`.
+        Raises `PredictError`s, or `LargeProcessFailed`.
         """
-        outline, (context, ids) = self._call(("begin", msgpack), [body])
+        outline, (context, ids) = self._call(("begin", codec), [body])
         return outline, context, split_windows(np.frombuffer(ids, np.int32), outline.window_lengths)
 
-    def finish(self, context: bytes, scores: Sequence[TokenScores], *, msgpack: bool) -> bytes:
-        """Make the encoded answer from the scores of all windows. Raises `AnnexFailed`."""
+    def finish(self, context: bytes, scores: Sequence[TokenScores], codec: Codec) -> bytes:
+        """Make the encoded answer from the scores of all windows. Raises `LargeProcessFailed`."""
         shapes, parts = _pack(scores)
-        _, (answer,) = self._call(("finish", msgpack, shapes), [context, *parts])
+        _, (answer,) = self._call(("finish", codec, shapes), [context, *parts])
         return answer
 
     def close(self) -> None:
@@ -93,7 +94,7 @@ class Annex:
             answer, parts_back = _receive(channel)
         except (EOFError, OSError):
             self._discard(process)
-            raise AnnexFailed("the process for large requests has died") from None
+            raise LargeProcessFailed("the process for large requests has died") from None
         except BaseException:
             self._discard(process)  # the channel may stand in the middle of a message
             raise
@@ -103,13 +104,13 @@ class Annex:
             raise answer
         if isinstance(answer, _Defect):
             log.error("a defect in the process for large requests: %s", answer.stack)
-            raise AnnexFailed("a defect in the process for large requests")
+            raise LargeProcessFailed("a defect in the process for large requests")
         return answer, parts_back
 
     def _running(self) -> _Process:
         with self._lock:
             if self._is_closed:
-                raise AnnexFailed("the process for large requests is closed")
+                raise LargeProcessFailed("the process for large requests is closed")
             if self._process is None:
                 self._process = _Process(self._setup)
             return self._process
@@ -159,14 +160,14 @@ class _Process:
 
 
 class _Defect:
-    """Stands for an exception of the annex that is not the client's doing."""
+    """Stands for an exception in the process that is not the client's doing."""
 
     def __init__(self, stack: str) -> None:
         self.stack = stack
 
 
 def serve(descriptors: Sequence[int]) -> None:
-    """Be the annex: answer on each of the sockets until one of them is closed. Does not return."""
+    """Be the process: answer on each of the sockets until one of them is closed. Does not return."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     channels = [Connection(descriptor) for descriptor in descriptors]
@@ -220,10 +221,10 @@ def _run(
     requests: LargeRequests, head: tuple[Any, ...], parts: Sequence[bytes]
 ) -> tuple[Outline | None, list[Part]]:
     if head[0] == "begin":
-        outline, context, ids = requests.begin(parts[0], msgpack=head[1])
+        outline, context, ids = requests.begin(parts[0], head[1])
         return outline, [context, ids.data]
-    _, msgpack, shapes = head
-    return None, [requests.finish(parts[0], _unpack(shapes, parts[1:]), msgpack=msgpack)]
+    _, codec, shapes = head
+    return None, [requests.finish(parts[0], _unpack(shapes, parts[1:]), codec)]
 
 
 def _pack(scores: Sequence[TokenScores]) -> tuple[list[tuple[Any, ...]], list[Part]]:

@@ -1,4 +1,4 @@
-"""The steps of a large request that are Python work, as they are done in the annex (`nerve.engine.large_process`).
+"""The steps of a large request that are Python work, as they are done in the large-request process.
 
 `begin` decodes and tokenizes a body, `finish` makes and encodes the answer. Between the two the worker runs the
 windows. Nothing is kept here meanwhile: what `finish` needs goes to the worker and back as bytes.
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nerve.endpoints import predict_tokens as wire
 from nerve.text.aggregation import decode_texts
 from nerve.text.tokenizer import TextTokenizer, load_tokenizer
 from nerve.types import TokenScores, Window
@@ -23,25 +22,26 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from nerve.config import LimitsConfig, RuntimeConfig
+    from nerve.engine.codec import Codec, Query
     from nerve.text.aggregation import Vocabulary
     from nerve.text.labels import LabelSet
-    from nerve.types import PredictOptions, TokenizedText
+    from nerve.types import TokenizedText
 
 
 @dataclass(frozen=True, slots=True)
 class LargeSetup:
     """All that the steps need of a loaded model and its configuration; it is pickled.
 
-    folder: the model folder, for its tokenizer. max_length: most tokens of a window.
+    folder: the model folder, for its tokenizer. max_length: most tokens of a window. stride, max_input_tokens: see
+    `TextTokenizer`.
     """
 
     folder: Path
     max_length: int
     labels: LabelSet
     vocabulary: Vocabulary
-    runtime: RuntimeConfig
-    limits: LimitsConfig
+    stride: int | None
+    max_input_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +66,19 @@ class LargeRequests:
         self._tokenizer = TextTokenizer(
             load_tokenizer(setup.folder),
             setup.max_length,
-            setup.runtime.window_stride,
-            setup.limits.max_input_tokens,
+            setup.stride,
+            setup.max_input_tokens,
         )
 
-    def begin(self, body: bytes, *, msgpack: bool) -> tuple[Outline, bytes, npt.NDArray[np.int32]]:
+    def begin(self, body: bytes, codec: Codec) -> tuple[Outline, bytes, npt.NDArray[np.int32]]:
         """Decode and tokenize a body.
 
         Returns the outline, what `finish` needs, and the ids of all windows, one after the other.
         Raises `PredictError`s.
         """
-        setup = self._setup
-        texts, options = wire.resolve_request(
-            wire.decode_request(body, msgpack=msgpack), setup.runtime, setup.limits
-        )
-        tokenized = self._tokenizer.tokenize(texts, options.truncate, options.truncation_direction)
+        query = codec.decode(body)
+        options = query.options
+        tokenized = self._tokenizer.tokenize(query.texts, options.truncate, options.truncation_direction)
         windows = [window for text in tokenized for window in text.windows]
         outline = Outline(
             n_texts=len(tokenized),
@@ -89,15 +87,15 @@ class LargeRequests:
             window_lengths=[len(window.ids) for window in windows],
         )
         ids = np.concatenate([np.array(window.ids, np.int32) for window in windows])
-        return outline, pickle.dumps((tokenized, options)), ids
+        return outline, pickle.dumps((tokenized, query)), ids
 
-    def finish(self, context: bytes, scores: Sequence[TokenScores], *, msgpack: bool) -> bytes:
+    def finish(self, context: bytes, scores: Sequence[TokenScores], codec: Codec) -> bytes:
         """Make the encoded answer from the scores of all windows."""
         tokenized: list[TokenizedText]
-        options: PredictOptions
-        tokenized, options = pickle.loads(context)  # noqa: S301 - `begin` made it
-        rows = decode_texts(tokenized, scores, self._setup.labels, self._setup.vocabulary, options)
-        return wire.encode_rows(rows, msgpack=msgpack)
+        query: Query
+        tokenized, query = pickle.loads(context)  # noqa: S301 - `begin` made it
+        rows = decode_texts(tokenized, scores, self._setup.labels, self._setup.vocabulary, query.options)
+        return codec.encode(query, rows)
 
 
 def split_windows(ids: npt.NDArray[np.int32], lengths: Sequence[int]) -> list[Window]:

@@ -10,12 +10,12 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from nerve.http.app import route_of
-from nerve.http.exchange import ForwardedRequest
+from nerve.http.request import ForwardedRequest
 
 if TYPE_CHECKING:
-    from nerve.http.exchange import Handler, Request
-    from nerve.http.responses import Response
+    from collections.abc import Callable
+
+    from nerve.http.request import Handler, Request, Response
 
 log = logging.getLogger(__name__)
 
@@ -23,23 +23,27 @@ log = logging.getLogger(__name__)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
 
-def with_access_log(handle: Handler) -> Handler:
-    """Return a handler that logs each request once `handle` has answered it."""
-    return lambda request: handle(_LoggedRequest(request))
+def with_access_log(handle: Handler, route_of: Callable[[str], str]) -> Handler:
+    """Return a handler that logs each request once `handle` has answered it.
+
+    route_of: gives the route of a path, which is the client's and may hold anything.
+    """
+    return lambda request: handle(_LoggedRequest(request, route_of))
 
 
 class _LoggedRequest(ForwardedRequest):
-    __slots__ = ("_started",)
+    __slots__ = ("_route_of", "_started")
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, route_of: Callable[[str], str]) -> None:
         super().__init__(request)
+        self._route_of = route_of
         self._started = time.perf_counter()
 
     def respond(self, response: Response) -> None:
         super().respond(response)
         milliseconds = round((time.perf_counter() - self._started) * 1000, 3)
         method = self.method if self.method in _METHODS else "unknown"
-        route = route_of(self.path)
+        route = self._route_of(self.path)
         fields = {
             "request_id": response.request_id,
             "method": method,

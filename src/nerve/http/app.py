@@ -15,47 +15,55 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import nerve
-from nerve.endpoints import predict_tokens as wire
+from nerve.endpoints.protocol import JSON_TYPE
 from nerve.engine.canary import Canary
 from nerve.engine.engine import Engine
-from nerve.engine.large_process import Annex
+from nerve.engine.large_process import LargeProcess
 from nerve.engine.large_requests import LargeSetup
 from nerve.errors import DeadlineExceeded, InvalidRequest, Unauthorized, Unavailable
-from nerve.http.exchange import Exchange, Request, Service, Watch
+from nerve.http.exchange import Exchange, Service
+from nerve.http.in_flight import InFlight
 from nerve.http.openapi import build_openapi
-from nerve.http.responses import Headers, Response, error_body, error_response
+from nerve.http.request import Headers, Request, Response
+from nerve.http.responses import encode_json, error_body, error_response
 from nerve.observability.metrics import CONTENT_TYPE as METRICS_TYPE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nerve.config import Config
+    from nerve.endpoints.protocol import Endpoint
     from nerve.models.loader import Model
     from nerve.observability.metrics import Metrics
 
 _MAX_REQUEST_ID_LENGTH = 128
 _AUTH_SCHEMES = ("bearer", "api-key")
-_PREDICT = "/predict_tokens"
 _UNKNOWN = "unknown"
-# What requests are counted by.
-ROUTES = (
-    *("/", _PREDICT, "/health", "/health/live", "/health/ready", "/info", "/metrics", "/openapi.json"),
-    _UNKNOWN,
-)
+_GET_ROUTES = ("/", "/health", "/health/live", "/health/ready", "/info", "/metrics", "/openapi.json")
 # Routes that answer without an API key: probes and scrapes have none.
 _OPEN_ROUTES = frozenset({"/", "/health", "/health/live", "/health/ready", "/metrics"})
-# Routes that predict when they are posted to; `POST /` is runtime.webserver_default_route.
-_PREDICT_ROUTES = frozenset({"/", _PREDICT})
+
+
+def routes_of(endpoints: Mapping[str, Endpoint]) -> list[str]:
+    """Return what requests are counted by: every route, and `unknown`."""
+    return [*dict.fromkeys((*_GET_ROUTES, *endpoints)), _UNKNOWN]
 
 
 class App:
-    """One worker's application. Its life: starting, `ready`, draining, closed."""
+    """One worker's application. Its life: starting, `ready`, draining, closed.
 
-    def __init__(self, config: Config, api_key: str | None, metrics: Metrics) -> None:
+    endpoints: by the routes that are posted to.
+    """
+
+    def __init__(
+        self, config: Config, api_key: str | None, metrics: Metrics, endpoints: Mapping[str, Endpoint]
+    ) -> None:
+        self._endpoints = endpoints
         self._limits = config.limits
-        self._runtime = config.runtime
         self._batching = config.batching
         self._api_key = api_key.encode() if api_key else None
         self._metrics = metrics
-        self._watch = Watch()
+        self._in_flight = InFlight()
         self._service: Service | None = None
         self._unready_reason = "starting: the model is loading"
         self._has_failed = False  # the device, for good
@@ -63,7 +71,7 @@ class App:
         self._is_complete: Callable[[], bool] = _always
         self._canary: Canary | None = None
         self._info = b""
-        self._openapi = wire.encode_json(build_openapi(config.limits, needs_key=api_key is not None))
+        self._openapi = encode_json(build_openapi(endpoints, needs_key=api_key is not None))
         self._is_draining: Callable[[], bool] = lambda: False
         self._gets: dict[str, Callable[[Headers], Response]] = {
             "/": self._ready,
@@ -106,9 +114,14 @@ class App:
             max_queue_seconds=math.inf if limit is None else limit / 1000,
         )
         setup = LargeSetup(
-            model.folder, model.max_length, model.labels, model.vocabulary, config.runtime, config.limits
+            model.folder,
+            model.max_length,
+            model.labels,
+            model.vocabulary,
+            config.runtime.window_stride,
+            config.limits.max_input_tokens,
         )
-        self._info = wire.encode_json(describe(model, config))
+        self._info = encode_json(describe(model, config))
         self._is_draining = is_draining
         self._metrics.set_engine_threads(model.n_threads)
         if config.server.canary_interval_ms is not None:
@@ -118,7 +131,7 @@ class App:
                 config.server.canary_timeout_ms / 1000,
                 self._tell_health,
             )
-        service = Service(engine, Annex(setup), self._limits, self._runtime, self._metrics, self._watch)
+        service = Service(engine, LargeProcess(setup), self._limits, self._metrics, self._in_flight)
         announce()
         self._is_complete = is_complete or _always
         self._metrics.set_ready(ready=True)
@@ -132,7 +145,7 @@ class App:
         self._metrics.set_ready(ready=False)
         if self._service is not None:
             self._service.engine.close()
-            self._service.annex.close()
+            self._service.large.close()
             self._service = None
 
     def _tell_health(self, is_well: bool) -> None:
@@ -147,13 +160,13 @@ class App:
         started = time.monotonic()
         path, method = request.path, request.method
         request_id = _request_id(request)
-        headers: Headers = [("content-type", wire.JSON_TYPE), ("x-request-id", request_id)]
-        is_prediction = method == "POST" and path in _PREDICT_ROUTES
+        headers: Headers = [("content-type", JSON_TYPE), ("x-request-id", request_id)]
+        endpoint = self._endpoints.get(path) if method == "POST" else None
         try:
-            if is_prediction:
+            if endpoint is not None:
                 headers.append(("cache-control", "no-store"))  # it holds what the client's text holds
                 self._authorize(request)
-                self._predict(request, request_id, headers, started)
+                self._predict(endpoint, request, request_id, headers, started)
                 return
             get = self._gets.get(path) if method in ("GET", "HEAD") else None
             if get is None:
@@ -166,19 +179,26 @@ class App:
             response = error_response(error, headers, request_id)
         self._answer(request, response)
 
+    def route_of(self, path: str) -> str:
+        """Return the route of a path, `unknown` for any that is none: a path is the client's, and may hold anything."""
+        return path if path in self._gets or path in self._endpoints else _UNKNOWN
+
     def _answer(self, request: Request, response: Response) -> None:
-        self._metrics.record_answer(route_of(request.path), response.status)
+        self._metrics.record_answer(self.route_of(request.path), response.status)
         if response.rejection is not None and request.method == "POST":  # an unready probe is no rejection
             self._metrics.record_rejection(response.rejection)
         request.respond(response)
 
-    def _predict(self, request: Request, request_id: str, headers: Headers, started: float) -> None:
+    def _predict(
+        self, endpoint: Endpoint, request: Request, request_id: str, headers: Headers, started: float
+    ) -> None:
         service = self._service
         if service is None:
             raise Unavailable(f"{self._unready_reason}; send the request again later")
-        answer = partial(self._answer, request)
         deadline = self._deadline(request, started)
-        Exchange(service, request, request_id, headers, answer, started, deadline).begin()
+        codec = endpoint.choose_codec(request.header)
+        answer = partial(self._answer, request)
+        Exchange(service, request, codec, request_id, headers, answer, started, deadline).begin()
 
     def _deadline(self, request: Request, started: float) -> float:
         """Return the `time.monotonic()` by which the answer must be ready; the nearest limit wins."""
@@ -205,16 +225,17 @@ class App:
     def _no_route(self, path: str, headers: Headers) -> Response:
         allowed = [
             *(["GET", "HEAD"] if path in self._gets else []),
-            *(["POST"] if path in _PREDICT_ROUTES else []),
+            *(["POST"] if path in self._endpoints else []),
         ]
         if not allowed:
-            return error_body(404, "NotFound", f"no such route; predictions are at POST {_PREDICT}", headers)
+            routes = " and ".join(f"POST {route}" for route in self._endpoints if route != "/")
+            return error_body(404, "NotFound", f"no such route; predictions are at {routes}", headers)
         names = ", ".join(allowed)
         headers.append(("allow", names))
         return error_body(405, "MethodNotAllowed", f"{path} takes {names}", headers)
 
     def _live(self, headers: Headers) -> Response:
-        return Response(200, headers, wire.encode_json({"status": "live"}))
+        return Response(200, headers, encode_json({"status": "live"}))
 
     def _ready(self, headers: Headers) -> Response:
         if self._service is None:
@@ -228,7 +249,7 @@ class App:
         if not self._is_complete():
             raise Unavailable("starting: another worker is loading the model")
         self._is_complete = _always
-        return Response(200, headers, wire.encode_json({"status": "ready"}))
+        return Response(200, headers, encode_json({"status": "ready"}))
 
     def _get_info(self, headers: Headers) -> Response:
         if self._service is None:
@@ -247,11 +268,6 @@ class App:
 
 def _always() -> bool:
     return True
-
-
-def route_of(path: str) -> str:
-    """Return the route of a path, `unknown` for any that is none: a path is the client's, and may hold anything."""
-    return path if path in ROUTES else _UNKNOWN
 
 
 def describe(model: Model, config: Config) -> dict[str, object]:

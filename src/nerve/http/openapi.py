@@ -1,4 +1,4 @@
-"""Builds the OpenAPI 3.1 document: bodies from the wire types, the rest as `app` answers."""
+"""Builds the OpenAPI 3.1 document: bodies as the endpoints describe them, the rest as `app` answers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import nerve
-from nerve.endpoints import predict_tokens as wire
-from nerve.types import AggregationStrategy, OffsetUnit, Row
+from nerve.endpoints.protocol import JSON_TYPE
+from nerve.http.responses import ErrorBody
 
 if TYPE_CHECKING:
-    from nerve.config import LimitsConfig
+    from collections.abc import Mapping
+
+    from nerve.endpoints.protocol import Description, Endpoint
 
 _REF = "#/components/schemas/{name}"
-_BODY_TYPES = (wire.JSON_TYPE, wire.MSGPACK_TYPE)
 _PREDICT_ERRORS = {
     "400": "The body is not JSON or MessagePack, or is cut short",
     "413": "The body is above limits.max_body_bytes",
@@ -32,33 +33,34 @@ _MAX_HEADER_MILLISECONDS = 10**15 - 1
 _STRING, _INTEGER = {"type": "string"}, {"type": "integer"}
 
 
-def build_openapi(limits: LimitsConfig, *, needs_key: bool) -> dict[str, Any]:
-    """Return the document; the limits of the configuration stand in it.
+def build_openapi(endpoints: Mapping[str, Endpoint], *, needs_key: bool) -> dict[str, Any]:
+    """Return the document.
 
-    needs_key: clients must send an API key.
+    endpoints: by route, `/` among them. needs_key: clients must send an API key.
     """
-    (request, row, error), schemas = msgspec.json.schema_components(
-        [wire.PredictRequest, Row, wire.ErrorBody], ref_template=_REF
-    )
-    _describe_fields(schemas["PredictRequest"]["properties"], limits)
+    (error,), schemas = msgspec.json.schema_components([ErrorBody], ref_template=_REF)
     keyed = _UNAUTHORIZED if needs_key else {}
-    answer = {"type": "array", "items": {"type": "array", "items": row}}
-    predict = {
-        "operationId": "predict_tokens",
-        "summary": "Classify the tokens, or find the entities, of one or more texts",
-        "parameters": [*_ID_PARAMETERS, *_DEADLINE_PARAMETERS],
-        "requestBody": {"required": True, "content": {kind: {"schema": request} for kind in _BODY_TYPES}},
-        "responses": {
-            "200": {
-                "description": "One list per text, of one row per token or entity",
-                "headers": {**_ID_HEADER, **_NO_STORE_HEADER, **_PREDICTION_HEADERS},
-                "content": {kind: {"schema": answer} for kind in _BODY_TYPES},
-            },
-            **_errors({**_PREDICT_ERRORS, **keyed}, error, {**_ID_HEADER, **_NO_STORE_HEADER}),
-        },
-        **_security(needs_key),
+    paths: dict[str, dict[str, Any]] = {}
+    for route, endpoint in endpoints.items():
+        found = endpoint.describe()
+        schemas |= found.schemas
+        name = "predict_root" if route == "/" else route.strip("/").replace("/", "_")
+        paths[route] = {"post": _post(name, found, error, keyed, needs_key)}
+    fixed = {
+        "/": _get("health_root", "Readiness", _STATUS, error, _UNREADY),
+        "/health": _get("health", "Readiness", _STATUS, error, _UNREADY),
+        "/health/live": _get("live", "Liveness", _STATUS, error),
+        "/health/ready": _get("ready", "Readiness", _STATUS, error, _UNREADY),
+        "/info": _get(
+            "info", "Model, limits and version", _INFO, error, {**_UNREADY, **keyed}, _security(needs_key)
+        ),
+        "/metrics": _get("metrics", "Prometheus text", _STRING, error),
+        "/openapi.json": _get(
+            "openapi", "This document", {"type": "object"}, error, keyed, _security(needs_key)
+        ),
     }
-    predict["responses"]["429"]["headers"] |= _RETRY_HEADER
+    for route, operations in fixed.items():
+        paths[route] = {**paths.get(route, {}), **operations}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -66,23 +68,7 @@ def build_openapi(limits: LimitsConfig, *, needs_key: bool) -> dict[str, Any]:
             "version": nerve.__version__,
             "description": "Token classification server",
         },
-        "paths": {
-            "/predict_tokens": {"post": predict},
-            "/": {
-                "post": {**predict, "operationId": "predict_root"},
-                **_get("health_root", "Readiness", _STATUS, error, _UNREADY),
-            },
-            "/health": _get("health", "Readiness", _STATUS, error, _UNREADY),
-            "/health/live": _get("live", "Liveness", _STATUS, error),
-            "/health/ready": _get("ready", "Readiness", _STATUS, error, _UNREADY),
-            "/info": _get(
-                "info", "Model, limits and version", _INFO, error, {**_UNREADY, **keyed}, _security(needs_key)
-            ),
-            "/metrics": _get("metrics", "Prometheus text", _STRING, error),
-            "/openapi.json": _get(
-                "openapi", "This document", {"type": "object"}, error, keyed, _security(needs_key)
-            ),
-        },
+        "paths": paths,
         "components": {
             "schemas": schemas,
             **({"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if needs_key else {}),
@@ -90,24 +76,30 @@ def build_openapi(limits: LimitsConfig, *, needs_key: bool) -> dict[str, Any]:
     }
 
 
-def _describe_fields(properties: dict[str, Any], limits: LimitsConfig) -> None:
-    """Write down what the types of a request's fields do not say."""
-    texts = {"type": "array", "items": _STRING, "maxItems": limits.max_inputs}
-    properties["inputs"] = {
-        "description": f"Texts, {limits.max_inputs} at most in all; nested lists are flattened in order",
-        "anyOf": [
-            _STRING,
-            {**texts, "minItems": 1},
-            {"type": "array", "items": texts, "contains": {"type": "array", "minItems": 1}},
-        ],
+def _post(
+    name: str, found: Description, error: dict[str, Any], keyed: dict[str, str], needs_key: bool
+) -> dict[str, Any]:
+    """Return the POST operation of an endpoint's route."""
+    operation = {
+        "operationId": name,
+        "summary": found.summary,
+        "parameters": [*_ID_PARAMETERS, *_DEADLINE_PARAMETERS],
+        "requestBody": {
+            "required": True,
+            "content": {kind: {"schema": found.request} for kind in found.media_types},
+        },
+        "responses": {
+            "200": {
+                "description": found.answer_text,
+                "headers": {**_ID_HEADER, **_NO_STORE_HEADER, **_PREDICTION_HEADERS},
+                "content": {kind: {"schema": found.answer} for kind in found.media_types},
+            },
+            **_errors({**_PREDICT_ERRORS, **keyed}, error, {**_ID_HEADER, **_NO_STORE_HEADER}),
+        },
+        **_security(needs_key),
     }
-    properties["aggregation_strategy"] = {"enum": [member.value for member in AggregationStrategy]}
-    properties["offset_unit"] = {"enum": [member.value for member in OffsetUnit]}
-    properties["truncation_direction"] = {
-        "type": "string",
-        "pattern": "^([Ll][Ee][Ff][Tt]|[Rr][Ii][Gg][Hh][Tt])$",
-        "default": "Right",
-    }
+    operation["responses"]["429"]["headers"] |= _RETRY_HEADER
+    return operation
 
 
 def _get(
@@ -119,7 +111,7 @@ def _get(
     security: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the GET and HEAD operations of a route."""
-    kind = "text/plain" if schema is _STRING else wire.JSON_TYPE
+    kind = "text/plain" if schema is _STRING else JSON_TYPE
     found = {"description": summary, "headers": _ID_HEADER}
     failed = _errors({**_DEFECT, **(errors or {})}, error, _ID_HEADER)
     common = {"summary": summary, "parameters": _ID_PARAMETERS, **(security or {})}
@@ -142,7 +134,7 @@ def _errors(texts: dict[str, str], error: dict[str, Any], headers: dict[str, Any
         status: {
             "description": text,
             "headers": dict(headers),
-            "content": {wire.JSON_TYPE: {"schema": error}},
+            "content": {JSON_TYPE: {"schema": error}},
         }
         for status, text in texts.items()
     }

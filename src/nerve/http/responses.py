@@ -1,13 +1,13 @@
-"""What the server answers besides predictions: the one table from failures to statuses, and error bodies."""
+"""Answers that are no predictions: the one table from failures to statuses, and error bodies."""
 
 from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from nerve.endpoints import predict_tokens as wire
+import msgspec
+
+from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -23,13 +23,9 @@ from nerve.errors import (
     UnsupportedMediaType,
     stack_of,
 )
-
-if TYPE_CHECKING:
-    from nerve.types import Summary
+from nerve.http.request import Headers, Response
 
 log = logging.getLogger(__name__)
-
-Headers = list[tuple[str, str]]
 
 # Class -> (status, error_type). A test walks the subclasses.
 ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
@@ -47,23 +43,16 @@ ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
 }
 
 
-@dataclass(slots=True)
-class Response:
-    """An answer, ready to be sent.
+class ErrorBody(msgspec.Struct, frozen=True):
+    """Body of every answer that is not 200."""
 
-    rejection: the reason of one that is no answer, for the metrics. summary: of the prediction, for traces.
-    """
+    error: str
+    error_type: str
 
-    status: int
-    headers: Headers
-    body: bytes
-    rejection: str | None = None
-    summary: Summary | None = None
 
-    @property
-    def request_id(self) -> str:
-        """The id that the answer carries; every answer has one."""
-        return next(value for name, value in self.headers if name == "x-request-id")
+def encode_json(value: object) -> bytes:
+    """Encode an answer that is no prediction."""
+    return msgspec.json.encode(value)
 
 
 def error_response(error: Exception, headers: Headers, request_id: str) -> Response:
@@ -89,5 +78,5 @@ def error_response(error: Exception, headers: Headers, request_id: str) -> Respo
 
 def error_body(status: int, kind: str, message: str, headers: Headers) -> Response:
     """Return an answer that is not 200."""
-    headers[0] = ("content-type", wire.JSON_TYPE)
-    return Response(status, headers, wire.encode_json(wire.ErrorBody(error=message, error_type=kind)))
+    headers[0] = ("content-type", JSON_TYPE)
+    return Response(status, headers, encode_json(ErrorBody(error=message, error_type=kind)))

@@ -1,39 +1,31 @@
-"""Two thin shims around an `App`: RSGI requests for Granian (`direct`), and ASGI for any other server.
+"""Requests as Granian hands them over, and a stand-in for the event loop that it posts callbacks to.
 
-They only move bytes in and out, and call the hooks of the worker's life.
-RSGI: https://github.com/emmett-framework/granian/blob/master/docs/spec/RSGI.md
-ASGI: https://asgi.readthedocs.io/en/stable/specs/www.html
+It only moves bytes in and out. RSGI: https://github.com/emmett-framework/granian/blob/master/docs/spec/RSGI.md
 """
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined] # it exports them
 
 from nerve.errors import MalformedRequest
+from nerve.http.request import CUT_SHORT, OnBody
 
 if TYPE_CHECKING:
     from granian._granian import RSGIHTTPProtocol
     from granian.rsgi import Scope as RsgiScope
 
-    from nerve.http.exchange import Request
-    from nerve.http.responses import Response
-
-AsgiScope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-OnBody = Callable[[bytes | bytearray | None, Exception | None], None]
+    from nerve.http.request import Handler, Response
 
 # Seconds for which the rest of a refused body is read and thrown away. Without it the connection is reset
 # while the client still sends, and many a client then never reads why (RFC 9112, 9.6).
 _LINGER_SECONDS = 2.0
-_CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
 
 
 class RsgiRequest:
@@ -159,7 +151,7 @@ class _Chunks:
             self._awaitable = awaitable = anext(self._iterator)
         except StopAsyncIteration:
             is_cut = self._n_bytes is not None and len(self._body) < self._n_bytes
-            self._end(*((None, MalformedRequest(_CUT_SHORT)) if is_cut else (self._body, None)))
+            self._end(*((None, MalformedRequest(CUT_SHORT)) if is_cut else (self._body, None)))
             return
         awaitable.add_done_callback(self._on_chunk)
 
@@ -170,7 +162,7 @@ class _Chunks:
         try:
             chunk = awaitable.result()
         except (ProtocolClosed, ProtocolError):
-            self._end(None, MalformedRequest(_CUT_SHORT))
+            self._end(None, MalformedRequest(CUT_SHORT))
             return
         if self._then is not None:
             if len(chunk) == self._ends_at:  # all of it
@@ -220,115 +212,40 @@ class _Linger:
 _linger = _Linger()
 
 
-class AsgiRequest:
-    """A request as an ASGI server hands it over; `answer` is set to the response."""
+class AtOnce(threading.local):
+    """Stands in for the event loop in Granian's eyes: what is posted is called by the thread that posts it.
 
-    def __init__(self, scope: AsgiScope, receive: Receive) -> None:
-        self._receive = receive
-        # A value that is not ASCII counts as absent, as it does with Granian's RSGI.
-        self._headers = {
-            name.decode("latin-1"): value.decode() for name, value in scope["headers"] if value.isascii()
-        }
-        self._loop = asyncio.get_running_loop()
-        self._tasks: list[asyncio.Task[None]] = []  # what reads from the client
-        self.answer: asyncio.Future[Response] = self._loop.create_future()
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-
-    def header(self, name: str) -> str | None:
-        """Return the value of a header by its lower-case name."""
-        return self._headers.get(name)
-
-    def read(self, limit: int, then: OnBody) -> None:
-        """Read the body and give it to `then`; None as soon as it is known to be above `limit` bytes."""
-        stated = self._headers.get("content-length")
-        if stated is not None and int(stated) > limit:
-            then(None, None)
-        else:
-            self._tasks.append(self._loop.create_task(self._read(limit, then)))
-
-    async def _read(self, limit: int, then: OnBody) -> None:
-        body = bytearray()
-        more = True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                then(None, MalformedRequest(_CUT_SHORT))
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > limit:
-                then(None, None)
-                return
-        then(body, None)
-
-    def watch(self, gone: Callable[[], None]) -> None:
-        """Call `gone` when the client leaves before it is answered."""
-        self._loop.call_soon_threadsafe(
-            lambda: self._tasks.append(self._loop.create_task(self._wait_until_gone(gone)))
-        )
-
-    async def _wait_until_gone(self, gone: Callable[[], None]) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        gone()
-
-    def respond(self, response: Response) -> None:
-        """Hand the answer to the coroutine that waits for it."""
-        self._loop.call_soon_threadsafe(self._settle, response)
-
-    def _settle(self, response: Response) -> None:
-        if not self.answer.done():
-            self.answer.set_result(response)
-        for task in self._tasks:
-            task.cancel()
-
-
-class Application:
-    """What a server is given: callable as ASGI; Granian's RSGI worker calls `handle` (`direct`).
-
-    handle: answers one request.
-    start: begins to load the model; given the worker's event loop.
-    close: finishes what was admitted; blocks.
+    A callback that posts another one does not call it within itself, so that a body of a million chunks does
+    not make a stack of a million frames.
     """
 
-    def __init__(
-        self,
-        handle: Callable[[Request], None],
-        start: Callable[[asyncio.AbstractEventLoop], None],
-        close: Callable[[], None],
+    def __init__(self) -> None:
+        self._posted: deque[tuple[Callable[..., object], tuple[object, ...]]] | None = None
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: object, context: object = None
     ) -> None:
-        self.handle = handle
-        self._start = start
-        self._close = close
-
-    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to load the model; Granian calls this before it accepts connections."""
-        self._start(loop)
-
-    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Finish; Granian calls this once its connections have ended."""
-        self._close()
-
-    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """Answer one ASGI request, or run the lifespan protocol."""
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+        """Call `callback` now, or after the one that is running on this thread."""
+        if self._posted is not None:
+            self._posted.append((callback, args))
             return
-        if scope["type"] != "http":
-            raise ValueError(f"nerve answers HTTP only, not {scope['type']}")
-        request = AsgiRequest(scope, receive)
-        self.handle(request)
-        response = await request.answer
-        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
-        headers.append((b"content-length", str(len(response.body)).encode()))
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": response.body})
+        posted: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
+        self._posted = posted
+        try:
+            callback(*args)
+            while posted:
+                callback, args = posted.popleft()
+                callback(*args)
+        finally:
+            self._posted = None
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()  # lifespan.startup
-        self._start(asyncio.get_running_loop())
-        await send({"type": "lifespan.startup.complete"})
-        await receive()  # lifespan.shutdown
-        await asyncio.get_running_loop().run_in_executor(None, self._close)
-        await send({"type": "lifespan.shutdown.complete"})
+    call_soon = call_soon_threadsafe
+
+
+def receive_with(handle: Handler) -> Callable[[Any], None]:
+    """Return what Granian calls for each request, with the two objects that it has of one."""
+
+    def receive(watcher: Any) -> None:
+        handle(RsgiRequest(watcher.scope, watcher.proto))
+
+    return receive

@@ -22,16 +22,14 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import nerve
-from nerve.http.app import route_of
-from nerve.http.exchange import ForwardedRequest
+from nerve.http.request import ForwardedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.trace import Tracer
 
-    from nerve.http.exchange import Body, Handler, Request
-    from nerve.http.responses import Response
+    from nerve.http.request import Body, Handler, OnBody, Request, Response
 
 # Seconds that the last spans may take at the end; a collector that is gone must not hold up a drain.
 _LAST_EXPORT_SECONDS = 2.0
@@ -49,11 +47,18 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
         self._tracer = self._provider.get_tracer("nerve", nerve.__version__)
 
-    def wrap(self, handle: Handler) -> Handler:
-        """Return a handler whose predictions are traced; probes and scrapes are not."""
+    def wrap(self, handle: Handler, route_of: Callable[[str], str]) -> Handler:
+        """Return a handler whose predictions are traced; probes and scrapes are not.
+
+        route_of: gives the route of a path, which is the client's and may hold anything.
+        """
 
         def handle_and_trace(request: Request) -> None:
-            handle(_TracedRequest(request, self._tracer) if request.method == "POST" else request)
+            handle(
+                _TracedRequest(request, self._tracer, route_of(request.path))
+                if request.method == "POST"
+                else request
+            )
 
         return handle_and_trace
 
@@ -67,15 +72,16 @@ class Tracing:
 class _TracedRequest(ForwardedRequest):
     """A request that notes when it began and when its body had arrived; Unix time in nanoseconds."""
 
-    __slots__ = ("_tracer", "arrived_at", "started_at")
+    __slots__ = ("_tracer", "arrived_at", "route", "started_at")
 
-    def __init__(self, request: Request, tracer: Tracer) -> None:
+    def __init__(self, request: Request, tracer: Tracer, route: str) -> None:
         super().__init__(request)
+        self.route = route
         self._tracer = tracer
         self.started_at = time.time_ns()
         self.arrived_at = 0  # not yet
 
-    def read(self, limit: int, then: Callable[[Body | None, Exception | None], None]) -> None:
+    def read(self, limit: int, then: OnBody) -> None:
         def arrive(body: Body | None, error: Exception | None) -> None:
             self.arrived_at = time.time_ns()
             then(body, error)
@@ -92,7 +98,7 @@ def _record(tracer: Tracer, request: _TracedRequest, response: Response, ended_a
     """Make the spans of one answered request."""
     traceparent = request.header("traceparent")
     parent = TraceContextTextMapPropagator().extract({"traceparent": traceparent} if traceparent else {})
-    route = route_of(request.path)
+    route = request.route
     span = tracer.start_span(
         f"POST {route}", context=parent, kind=SpanKind.SERVER, start_time=request.started_at
     )

@@ -21,33 +21,37 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nerve.config import Device
 from nerve.errors import DeviceFailed, ModelError
+from nerve.runtime.backend import Backend
 from nerve.runtime.faults import is_out_of_memory, is_sticky
 from nerve.runtime.packing import (
     PackingRules,
     StepInputs,
+    StepLimits,
     choose_bucket,
+    choose_budget,
     halve,
     lay_out,
     list_buckets,
     make_bucket,
     split_results,
 )
-from nerve.runtime.padded import create_session, ort
+from nerve.runtime.sessions import create_session, ort
 from nerve.types import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import Self
 
-    from nerve.runtime.packing import Bucket, StepLimits
+    from nerve.runtime.backend import OpenOptions
+    from nerve.runtime.packing import Bucket
     from nerve.types import FloatArray, IntArray, TokenScores
 
 log = logging.getLogger(__name__)
@@ -60,21 +64,15 @@ _SESSION_ENTRIES = {"session.disable_cpu_ep_fallback": "1"}
 WITHOUT = ("MatMulAddFusion",)
 # `gpu_graph_id` of a run that is neither captured nor a replay; ids of captured graphs count from 1.
 _UNCAPTURED = "-1"
+# Largest step that is prepared and timed where the configuration does not say it.
+_LARGEST_STEP = 2048
 # Replays that the time of a step is the median of; the first runs of a graph are not among them.
 _TIMED_RUNS = 5
 # Probabilities of one step, computed twice by the same kernels, differ by less than this.
 _MOST_DIFFERENCE = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """Windows laid out for one captured step; to be run once."""
-
-    bucket: Bucket
-    inputs: StepInputs
-
-
-class PackedSession:
+class PackedSession(Backend):
     """One packed graph with its steps. Make it, and run it, on one thread.
 
     source: the serialised graph of `graph.packed`, or its path.
@@ -88,6 +86,7 @@ class PackedSession:
         self._session = create_session(
             source, device, device_id, 1, _CUDA_SETTINGS, _SESSION_ENTRIES if is_cuda else None, WITHOUT
         )
+        self.provider = str(self._session.get_providers()[0])
         facts = self._session.get_modelmeta().custom_metadata_map
         padding_id = facts.get("padding_id")
         self._rules = PackingRules(
@@ -104,45 +103,34 @@ class PackedSession:
         self._capture(list_buckets(limits), limits.max_length)
         self._buckets = tuple(self._steps)
 
-    @property
-    def provider(self) -> str:
-        """Name of the execution provider that runs the graph."""
-        return str(self._session.get_providers()[0])
+    @classmethod
+    def open(cls, options: OpenOptions, device: Device) -> Self:
+        """Prepare all steps; unless the configuration says it, their measured times tell how large one may be.
+
+        Raises `ModelError`.
+        """
+        policy, asked = options.policy, options.max_batch_tokens
+        limits = StepLimits(
+            options.max_length, policy.max_batch_size, asked or max(options.max_length, _LARGEST_STEP)
+        )
+        session = cls(options.source, device, options.device_id, limits)
+        # A window longer than that has a step to itself.
+        budget = asked or choose_budget(session.buckets, session.step_seconds)
+        log.info("steps of up to %d tokens", budget)
+        session.policy = replace(policy, token_budget=budget, is_packed=True)
+        return session
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
         """The captured shapes, small to large."""
         return self._buckets
 
-    def pack(self, windows: Sequence[Window]) -> Packed | None:
-        """Lay windows out for a step; None where no captured step holds them. Any thread may call this.
-
-        Raises `ValueError` for a token id that the model does not have.
-        """
-        bucket = choose_bucket(self._buckets, [len(window.ids) for window in windows])
-        if bucket is None:
-            return None
-        inputs = self._steps[bucket].take_inputs()
-        inputs.fill(windows)
-        return Packed(bucket, inputs)
-
-    def run(
-        self,
-        windows: Sequence[Window],
-        needs_logits: bool,
-        spread: bool = False,
-        packed: Packed | None = None,
-    ) -> list[TokenScores]:
-        """Compute one step; returns the scores of each window, in order.
-
-        A step that the device has no memory for is computed in two halves. `spread` has no meaning here.
-        packed: what `pack` made of these windows, where there was time for that.
-        Raises `DeviceFailed` when nothing will run any more, else whatever onnxruntime raises.
-        """
+    def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
+        """See `Backend`. A step that the device has no memory for is computed in two halves."""
         if threading.get_ident() != self._thread:
             raise RuntimeError("a packed session runs on the thread that made it only")
         try:
-            return self._run(windows, needs_logits, partial(self._run_once, packed=packed))
+            return self._run(windows, needs_logits, self._run_once)
         except Exception as error:
             if len(windows) == 1 or not is_out_of_memory(error):
                 raise
@@ -166,14 +154,13 @@ class PackedSession:
                 raise DeviceFailed("the GPU has failed; this process ends") from error
             raise
 
-    def _run_once(
-        self, windows: Sequence[Window], needs_logits: bool, packed: Packed | None = None
-    ) -> list[TokenScores]:
-        packed = packed or self.pack(windows)
-        if packed is None:
+    def _run_once(self, windows: Sequence[Window], needs_logits: bool) -> list[TokenScores]:
+        bucket = choose_bucket(self._buckets, [len(window.ids) for window in windows])
+        if bucket is None:
             return self._run_eagerly(windows, needs_logits)
-        step = self._steps[packed.bucket]
-        step.upload(packed.inputs)
+        step = self._steps[bucket]
+        step.inputs.fill(windows)
+        step.upload()
         step.replay()
         label_ids, scores = step.download()
         return split_results(windows, label_ids, scores, step.download_logits() if needs_logits else None)
@@ -194,9 +181,8 @@ class PackedSession:
         for graph_id, bucket in reversed(list(enumerate(buckets, start=1))):
             try:
                 step = _Step(self, bucket, graph_id)
-                inputs = step.take_inputs()
-                inputs.fill([])
-                step.upload(inputs)
+                step.inputs.fill([])
+                step.upload()
                 step.replay()  # runs twice, captures and replays
                 seconds = min(self.step_seconds.get(bucket.tokens, np.inf), step.measure(_TIMED_RUNS))
                 difference = self._compare(step, bucket.room(max_length))
@@ -220,9 +206,8 @@ class PackedSession:
         A replay that computed what it was captured with, or began before the upload was complete, would give
         the scores of dummies.
         """
-        inputs = step.take_inputs()
-        inputs.fill([Window([k % self._rules.n_words for k in range(1, n_tokens + 1)], 0)])
-        step.upload(inputs)
+        step.inputs.fill([Window([k % self._rules.n_words for k in range(1, n_tokens + 1)], 0)])
+        step.upload()
         step.replay()
         _, replayed = step.download()
         step.run(self._uncaptured)
@@ -236,10 +221,7 @@ class _Step:
 
     def __init__(self, session: PackedSession, bucket: Bucket, graph_id: int) -> None:
         self._session = session._session
-        self._bucket = bucket
-        self._rules = session._rules
-        inputs = StepInputs(bucket, session._rules)
-        self._free = [inputs]  # one is enough unless the next step is packed while this one runs
+        self.inputs = inputs = StepInputs(bucket, session._rules)
         where = (session.device.value, session._device_id)
         t = bucket.tokens
         # Label ids (int64) and scores lie in one block, in units of 4 bytes, so that one copy fetches both.
@@ -260,17 +242,9 @@ class _Step:
             self._binding.bind_output(name, *where, dtype, [t, 1], base + 4 * start)
         self._binding.bind_ortvalue_output("logits", self._logits)
 
-    def take_inputs(self) -> StepInputs:
-        """Return inputs to fill, which are the caller's until `upload` has them."""
-        try:
-            return self._free.pop()
-        except IndexError:
-            return StepInputs(self._bucket, self._rules)
-
-    def upload(self, inputs: StepInputs) -> None:
-        """Copy inputs to the device and keep them for a later step; returns when they are there."""
-        self._block.update_inplace(inputs.block)
-        self._free.append(inputs)
+    def upload(self) -> None:
+        """Copy the inputs to the device; returns when they are there."""
+        self._block.update_inplace(self.inputs.block)
 
     def replay(self) -> None:
         """Compute the step (the first time: capture it); returns when the results are there."""

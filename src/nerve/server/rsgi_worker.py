@@ -12,8 +12,6 @@ seam, hence the upper bound on Granian's version in pyproject.toml.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,46 +20,18 @@ from granian._signals import set_loop_signals
 from granian.server.common import WORKERS_METHODS
 from granian.server.mp import WorkerProcess
 
-from nerve.http.interfaces import Application, RsgiRequest
+from nerve.http.rsgi import AtOnce, receive_with
 
 if TYPE_CHECKING:
     from granian.constants import RuntimeModes
 
-
-class _AtOnce(threading.local):
-    """Stands in for the event loop in Granian's eyes: what is posted is called by the thread that posts it.
-
-    A callback that posts another one does not call it within itself, so that a body of a million chunks does
-    not make a stack of a million frames.
-    """
-
-    def __init__(self) -> None:
-        self._posted: deque[tuple[Callable[..., object], tuple[object, ...]]] | None = None
-
-    def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: object, context: object = None
-    ) -> None:
-        """Call `callback` now, or after the one that is running on this thread."""
-        if self._posted is not None:
-            self._posted.append((callback, args))
-            return
-        posted: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
-        self._posted = posted
-        try:
-            callback(*args)
-            while posted:
-                callback, args = posted.popleft()
-                callback(*args)
-        finally:
-            self._posted = None
-
-    call_soon = call_soon_threadsafe
+    from nerve.http.asgi import Application
 
 
 class _Scheduler(CallbackScheduler):
     """Calls a function for each request, where Granian's own makes a coroutine and posts it to the event loop."""
 
-    def __init__(self, loop: _AtOnce, call: Callable[[Any], None], *_: None) -> None:
+    def __init__(self, loop: AtOnce, call: Callable[[Any], None], *_: None) -> None:
         super().__init__()  # the base takes its arguments in `__new__`
         self._schedule_fn = call
 
@@ -91,15 +61,9 @@ def serve_rsgi(
     application.__rsgi_init__(loop)
     worker = RSGIWorker(worker_id, sock, ipc, *threads, *http, *ssl, metrics)  # type: ignore[call-arg]
 
-    at_once = _AtOnce()
-
-    def call(watcher: Any) -> None:
-        application.handle(RsgiRequest(watcher.scope, watcher.proto))
-
+    at_once = AtOnce()
     serve = getattr(worker, WORKERS_METHODS[runtime_mode][(sock[0] or sock[1]).is_uds()])
-    scheduler = _Scheduler(at_once, call, None, None, None)
-
-    serve(scheduler, at_once, shutdown)
+    serve(_Scheduler(at_once, receive_with(application.handle), None, None, None), at_once, shutdown)
 
     async def wait() -> None:
         await ended.wait()

@@ -28,6 +28,7 @@ from granian.server.mp import MPServer
 
 from nerve.checkpoint import fetch_checkpoint
 from nerve.config import Interface, cache_dir_of
+from nerve.endpoints import create_endpoints
 from nerve.errors import StartupError
 from nerve.graph import is_buildable
 from nerve.observability.logs import configure_logging, logging_settings
@@ -156,6 +157,7 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     Raises `StartupError` when the server cannot start.
     """
     configure_logging(config.server)
+    create_endpoints(config)  # a wrong name must end the start here, in one line
     folder = fetch_checkpoint(
         config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=show_progress
     )

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
 from nerve.config import cache_dir_of, find_config, load_api_key, load_config
+from nerve.endpoints import create_endpoints
 from nerve.errors import REASONS, StartupError
 from nerve.graph import is_buildable
 from nerve.http.access_log import with_access_log
-from nerve.http.app import ROUTES, App
-from nerve.http.interfaces import Application
+from nerve.http.app import App, routes_of
+from nerve.http.asgi import Application
 from nerve.models.loader import load_model
 from nerve.observability.logs import configure_logging
 from nerve.observability.metrics import Metrics
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
     from nerve.config import Config
-    from nerve.http.exchange import Handler
+    from nerve.http.request import Handler
     from nerve.models.loader import Model
 
 log = logging.getLogger(__name__)
@@ -80,8 +81,10 @@ class Worker:
         self, config: Config, api_key: str | None, folder: ModelFolder, shared: Shared | None = None
     ) -> None:
         _forbid_core_dumps()
-        metrics = Metrics(ROUTES, REASONS, shared.metrics_dir if shared is not None else None)
-        self.app = App(config, api_key, metrics)
+        endpoints = create_endpoints(config)
+        metrics_dir = shared.metrics_dir if shared is not None else None
+        metrics = Metrics(routes_of(endpoints), REASONS, metrics_dir)
+        self.app = App(config, api_key, metrics, endpoints)
         self._metrics = metrics
         self._config = config
         self._folder = folder
@@ -212,12 +215,12 @@ def _application(worker: Worker, config: Config) -> Application:
     handle: Handler = worker.app.handle
     close: Callable[[], None] = worker.close
     if config.server.access_log:
-        handle = with_access_log(handle)
+        handle = with_access_log(handle, worker.app.route_of)
     if config.tracing.endpoint is not None:
         from nerve.http.tracing import Tracing  # noqa: PLC0415 - OpenTelemetry is optional
 
         tracing = Tracing(config.tracing.endpoint)
-        handle = tracing.wrap(handle)
+        handle = tracing.wrap(handle, worker.app.route_of)
 
         def close_both() -> None:
             worker.close()

@@ -1,0 +1,134 @@
+"""The application as any server takes it: ASGI requests, and the hooks of the worker's life.
+
+It only moves bytes in and out. ASGI: https://asgi.readthedocs.io/en/stable/specs/www.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from nerve.errors import MalformedRequest
+from nerve.http.request import CUT_SHORT, OnBody
+
+if TYPE_CHECKING:
+    from nerve.http.request import Request, Response
+
+AsgiScope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class AsgiRequest:
+    """A request as an ASGI server hands it over; `answer` is set to the response."""
+
+    def __init__(self, scope: AsgiScope, receive: Receive) -> None:
+        self._receive = receive
+        # A value that is not ASCII counts as absent, as it does with Granian's RSGI.
+        self._headers = {
+            name.decode("latin-1"): value.decode() for name, value in scope["headers"] if value.isascii()
+        }
+        self._loop = asyncio.get_running_loop()
+        self._tasks: list[asyncio.Task[None]] = []  # what reads from the client
+        self.answer: asyncio.Future[Response] = self._loop.create_future()
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header by its lower-case name."""
+        return self._headers.get(name)
+
+    def read(self, limit: int, then: OnBody) -> None:
+        """Read the body and give it to `then`; None as soon as it is known to be above `limit` bytes."""
+        stated = self._headers.get("content-length")
+        if stated is not None and int(stated) > limit:
+            then(None, None)
+        else:
+            self._tasks.append(self._loop.create_task(self._read(limit, then)))
+
+    async def _read(self, limit: int, then: OnBody) -> None:
+        body = bytearray()
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                then(None, MalformedRequest(CUT_SHORT))
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > limit:
+                then(None, None)
+                return
+        then(body, None)
+
+    def watch(self, gone: Callable[[], None]) -> None:
+        """Call `gone` when the client leaves before it is answered."""
+        self._loop.call_soon_threadsafe(
+            lambda: self._tasks.append(self._loop.create_task(self._wait_until_gone(gone)))
+        )
+
+    async def _wait_until_gone(self, gone: Callable[[], None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        gone()
+
+    def respond(self, response: Response) -> None:
+        """Hand the answer to the coroutine that waits for it."""
+        self._loop.call_soon_threadsafe(self._settle, response)
+
+    def _settle(self, response: Response) -> None:
+        if not self.answer.done():
+            self.answer.set_result(response)
+        for task in self._tasks:
+            task.cancel()
+
+
+class Application:
+    """What a server is given: callable as ASGI; Granian's RSGI worker calls `handle` (`server.rsgi_worker`).
+
+    handle: answers one request.
+    start: begins to load the model; given the worker's event loop.
+    close: finishes what was admitted; blocks.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[Request], None],
+        start: Callable[[asyncio.AbstractEventLoop], None],
+        close: Callable[[], None],
+    ) -> None:
+        self.handle = handle
+        self._start = start
+        self._close = close
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to load the model; Granian calls this before it accepts connections."""
+        self._start(loop)
+
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Finish; Granian calls this once its connections have ended."""
+        self._close()
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI request, or run the lifespan protocol."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            raise ValueError(f"nerve answers HTTP only, not {scope['type']}")
+        request = AsgiRequest(scope, receive)
+        self.handle(request)
+        response = await request.answer
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+        headers.append((b"content-length", str(len(response.body)).encode()))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()  # lifespan.startup
+        self._start(asyncio.get_running_loop())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()  # lifespan.shutdown
+        await asyncio.get_running_loop().run_in_executor(None, self._close)
+        await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,93 @@
+"""A request and its answer, whatever the server's interface (`rsgi`, `asgi`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from nerve.types import Summary
+
+Headers = list[tuple[str, str]]
+Body = bytes | bytearray
+OnBody = Callable[[Body | None, Exception | None], None]
+
+# Of the `MalformedRequest` when the client stopped sending before the end.
+CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
+
+
+@dataclass(slots=True)
+class Response:
+    """An answer, ready to be sent.
+
+    rejection: the reason of one that is no answer, for the metrics. summary: of the prediction, for traces.
+    """
+
+    status: int
+    headers: Headers
+    body: bytes
+    rejection: str | None = None
+    summary: Summary | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The id that the answer carries; every answer has one."""
+        return next(value for name, value in self.headers if name == "x-request-id")
+
+
+class Request(Protocol):
+    """What is needed of a request, whatever the server's interface. Any thread may call its methods."""
+
+    @property
+    def method(self) -> str:
+        """HTTP method, upper case."""
+
+    @property
+    def path(self) -> str:
+        """Path without the query string."""
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header by its lower-case name."""
+
+    def read(self, limit: int, then: OnBody) -> None:
+        """Read the body and give it to `then`, or None as soon as it is known to be above `limit` bytes.
+
+        The error, if there is one, is a `MalformedRequest`: the client stopped sending before the end.
+        """
+
+    def watch(self, gone: Callable[[], None]) -> None:
+        """Call `gone` when the client leaves before it is answered."""
+
+    def respond(self, response: Response) -> None:
+        """Send the answer, once; ends what was begun for this request."""
+
+
+Handler = Callable[[Request], None]
+
+
+class ForwardedRequest:
+    """A request that passes everything on: a base for what looks on."""
+
+    __slots__ = ("_request", "method", "path")
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.method = request.method
+        self.path = request.path
+
+    def header(self, name: str) -> str | None:
+        """See `Request`."""
+        return self._request.header(name)
+
+    def read(self, limit: int, then: OnBody) -> None:
+        """See `Request`."""
+        self._request.read(limit, then)
+
+    def watch(self, gone: Callable[[], None]) -> None:
+        """See `Request`."""
+        self._request.watch(gone)
+
+    def respond(self, response: Response) -> None:
+        """See `Request`."""
+        self._request.respond(response)

@@ -1,0 +1,111 @@
+"""The table of what can run models, and the choice from it.
+
+Nothing here loads onnxruntime before it is asked about, so that commands which run no model start quickly.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from nerve.config import Device, Precision
+from nerve.errors import ModelError
+from nerve.runtime.backend import GraphKind, Provider
+
+if TYPE_CHECKING:
+    from nerve.runtime.backend import Backend, OpenOptions
+
+log = logging.getLogger(__name__)
+
+GROUP = "nerve.backends"
+
+# Default of batching.max_padding on CPU: docs/explanation/design.md, "Batching".
+_CPU_MAX_PADDING = 0.05
+# Tokens of a call on CPU from which on more tokens make it no more efficient: docs/explanation/design.md, "Batching".
+_CPU_ENOUGH_TOKENS = 256
+# Default of batching.max_batch_tokens on a GPU for graphs that are not packed. For packed ones it is measured.
+_CUDA_BATCH_TOKENS = 16384
+
+
+def _open_cpu(options: OpenOptions) -> Backend:
+    from nerve.runtime.padded import Session  # noqa: PLC0415 - see above
+
+    return Session.open(options, Device.CPU)
+
+
+def _open_cuda(options: OpenOptions) -> Backend:
+    from nerve.runtime.packed import PackedSession  # noqa: PLC0415 - see above
+    from nerve.runtime.padded import Session  # noqa: PLC0415 - see above
+
+    if options.kind is GraphKind.PACKED:
+        return PackedSession.open(options, Device.CUDA)
+    return Session.open(options, Device.CUDA)
+
+
+def _why_no_cuda() -> str | None:
+    from nerve.runtime.sessions import has_provider  # noqa: PLC0415 - see above
+
+    if has_provider(Device.CUDA):
+        return None
+    return "the installed onnxruntime has no CUDA provider; install nerve[gpu] instead of nerve[cpu]"
+
+
+CPU = Provider(
+    device=Device.CPU.value,
+    open=_open_cpu,
+    precisions=(Precision.FLOAT32, Precision.INT8),
+    shares_cores=True,
+    max_padding=_CPU_MAX_PADDING,
+    enough_tokens=_CPU_ENOUGH_TOKENS,
+)
+CUDA = Provider(
+    device=Device.CUDA.value,
+    open=_open_cuda,
+    precisions=(Precision.FLOAT16, Precision.FLOAT32),
+    graph_kind=GraphKind.PACKED,
+    owned=frozenset({GraphKind.PACKED}),
+    why_not=_why_no_cuda,
+    least_batch_tokens=_CUDA_BATCH_TOKENS,
+)
+BUILT_IN = {provider.device: provider for provider in (CPU, CUDA)}
+
+
+def choose_provider(device: str) -> Provider:
+    """Return the provider of a device; `auto` is CUDA where onnxruntime has it and there is a device, else the CPU.
+
+    Raises `ModelError` when it is unknown or cannot be used here.
+    """
+    if device == Device.AUTO:
+        return _choose_automatically()
+    provider = BUILT_IN.get(device) or _find_installed(device)
+    reason = provider.why_not()
+    if reason is not None:
+        raise ModelError(f"model.device is {device}, but {reason}, or set device: cpu")
+    return provider
+
+
+def _choose_automatically() -> Provider:
+    if CUDA.why_not() is not None:
+        return CPU
+    if _has_nvidia_device():
+        return CUDA
+    log.warning("the installed onnxruntime has CUDA, but there is no NVIDIA device here: using the CPU")
+    return CPU
+
+
+def _has_nvidia_device() -> bool:
+    """Tell whether the NVIDIA driver shows a device; the CUDA wheel also runs where there is none."""
+    return bool(glob.glob("/dev/nvidia[0-9]*")) or os.path.exists("/dev/dxg")  # a container may have any one
+
+
+def _find_installed(device: str) -> Provider:
+    """Return the provider that a package of somebody else's adds. Raises `ModelError`."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    if device not in found:
+        known = ", ".join([Device.AUTO.value, *BUILT_IN, *sorted(found)])
+        raise ModelError(f"model.device: unknown device {device}; known here: {known}")
+    provider: Provider = found[device].load()
+    return provider

@@ -1,0 +1,298 @@
+"""Decides over the work of one lane: who is admitted, what runs next, what is dropped.
+
+Plain state and decisions: no lock, no thread and no clock. `lane` calls all of this under its lock, gives the
+time (`time.monotonic()`), and does what was decided. So every rule can be tested by calling it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from nerve.errors import DeadlineExceeded, DeviceFailed, InferenceFailed, Overloaded, Unavailable
+from nerve.scheduling.admission import MOST_WINDOWS_OF_ONE, POOL_WINDOWS, Admission
+from nerve.scheduling.batching import Batch, fair_order, take
+from nerve.scheduling.rates import Rates
+from nerve.scheduling.spreading import Spreading
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nerve.errors import PredictError
+    from nerve.scheduling.batching import BatchPolicy, Job
+    from nerve.types import TokenScores
+
+# Windows looked at when a batch is formed, as a multiple of the largest batch: enough to find equal
+# lengths, bounded so that a long queue does not make each step slower.
+_LOOKAHEAD = 4
+# Jobs beyond which the wait is told from the sum of their tokens, without a look at each.
+_MANY_JOBS = 128
+_MAX_RETRY_AFTER_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a job is not admitted.
+
+    dropped: waiting jobs that are refused with it, their `error` set; the caller delivers them.
+    """
+
+    error: PredictError
+    dropped: list[Job] = field(default_factory=list)
+
+
+class Queue:
+    """The jobs of one lane that wait or run.
+
+    A job is admitted whole or refused whole. Its windows may run in several batches.
+
+    policy: limits of a batch.
+    max_tokens: most tokens that wait; a job of any size is admitted when nothing waits.
+    max_seconds: longest wait, by the measured rate, with which a job is still admitted in an overload (`admission`).
+    n_threads: threads that run batches.
+    may_spread: a batch can use the cores of all these threads.
+    """
+
+    def __init__(
+        self,
+        policy: BatchPolicy,
+        max_tokens: int,
+        max_seconds: float = math.inf,
+        n_threads: int = 1,
+        may_spread: bool = False,
+    ) -> None:
+        self.policy = policy
+        self.n_threads = n_threads
+        self.rates = Rates()
+        self.tokens = 0  # of windows that wait
+        self.n_calls = 0  # batches that have succeeded
+        self._max_tokens = max_tokens
+        self._admission = Admission(max_seconds) if max_seconds < math.inf else None
+        self._spreading = Spreading(may_spread)
+        self._jobs: deque[Job] = deque()  # those of which windows wait; the first is served next
+        self._running_tokens = 0
+        self._n_running = 0  # windows
+        self._n_busy = 0  # threads that run a batch
+        self._last_end = 0.0  # of a batch
+        self._closed: PredictError | None = None  # why nothing is admitted any more
+
+    def __len__(self) -> int:
+        """Return the number of jobs of which windows wait."""
+        return len(self._jobs)
+
+    # Admission.
+
+    def admit(self, job: Job, now: float) -> Refusal | None:
+        """Take a job in; None when it is admitted."""
+        if self._closed is not None:
+            return Refusal(type(self._closed)(str(self._closed)))
+        self._note_idle(now)
+        if self._jobs:
+            if self.tokens + job.n_tokens > self._max_tokens:
+                return Refusal(self._overloaded(is_full=True))
+            if self._must_wait_long(job.n_tokens, len(job.windows)):
+                return self.refuse()
+        job.submitted_at = now
+        self._jobs.append(job)
+        self.tokens += job.n_tokens
+        self._spreading.note_arrival(is_running=self._n_busy > 0)
+        return None
+
+    def is_full(self, n_tokens: int = 1) -> bool:
+        """Tell whether a job of at most `n_tokens` tokens would be refused for certain."""
+        return bool(self._jobs) and (self.tokens >= self._max_tokens or self._must_wait_long(n_tokens, 1))
+
+    def refuse(self) -> Refusal:
+        """Return what a job that would be refused is to be told: how long the queue needs to drain.
+
+        The first refusal for a wait begins an overload: the waiting jobs that are no better off are refused with it.
+        """
+        dropped: list[Job] = []
+        is_full = self.tokens >= self._max_tokens
+        if self._admission is not None and not is_full:
+            dropped = self._drop_late(self._admission) if not self._admission.is_overload else []
+            self._admission.note_refusal()
+        error = self._overloaded(is_full=is_full)
+        for job in dropped:
+            job.error = self._overloaded(is_full=False)
+        return Refusal(error, dropped)
+
+    def close(self) -> None:
+        """Admit nothing more."""
+        if self._closed is None:
+            self._closed = Unavailable("the server is shutting down; send the request to another one")
+
+    def _overloaded(self, *, is_full: bool) -> Overloaded:
+        """Return a refusal; `is_full`: the tokens that wait are the reason, and not the time they take."""
+        seconds = self.rates.seconds_for(self.tokens)
+        return Overloaded(
+            f"the queue is full: {self.tokens} tokens wait, {seconds:.2f} s of work at the present rate; "
+            "send the request again later",
+            retry_after_seconds=min(seconds, _MAX_RETRY_AFTER_SECONDS) if self.rates.is_measured else 1.0,
+            reason="queue_tokens" if is_full else "queue_wait",
+        )
+
+    def _must_wait_long(self, n_tokens: int, n_windows: int) -> bool:
+        """Tell whether a job must be refused for its wait, where others wait.
+
+        Of each waiting job, no more windows come before a job's last one than the job has itself (`fair_order`).
+        """
+        admission = self._admission
+        if admission is None:
+            return False
+        own = self.rates.seconds_for(n_tokens)
+        seconds = self.rates.seconds_for(self._running_tokens + self.tokens)
+        if not admission.is_long(seconds, own):
+            return False
+        if not admission.is_overload:
+            return not admission.is_pool(self._count_windows() + min(n_windows, MOST_WINDOWS_OF_ONE), seconds)
+        if len(self._jobs) > _MANY_JOBS:
+            return True
+        waiting = sum(len(job.windows[w].ids) for job in self._jobs for w in islice(job.waiting, n_windows))
+        return admission.is_long(self.rates.seconds_for(self._running_tokens + waiting), own)
+
+    def _count_windows(self) -> int:
+        """Return the windows under way, as `Admission.is_pool` counts them."""
+        if len(self._jobs) > POOL_WINDOWS:
+            return len(self._jobs)
+        return self._n_running + sum(min(len(job.waiting), MOST_WINDOWS_OF_ONE) for job in self._jobs)
+
+    def _drop_late(self, admission: Admission) -> list[Job]:
+        """Drop the jobs that would wait too long; those that were begun stay."""
+        dropped = []
+        ahead = self._running_tokens
+        for job in list(self._jobs):
+            is_begun = len(job.waiting) < len(job.windows)
+            if is_begun or not admission.is_long(
+                self.rates.seconds_for(ahead), self.rates.seconds_for(job.n_tokens)
+            ):
+                ahead += sum(len(job.windows[w].ids) for w in job.waiting)
+            else:
+                self.forget(job)
+                dropped.append(job)
+        return dropped
+
+    def _note_idle(self, now: float) -> None:
+        """Take note that a job need not wait, if that is so."""
+        admission = self._admission
+        is_idle = not self._jobs and self._n_busy < self.n_threads
+        if admission is not None and admission.is_overload and is_idle:
+            admission.note_idle(now - self._last_end if not self._n_busy else 0.0)
+
+    # What runs next.
+
+    def expire(self, now: float) -> list[Job]:
+        """Drop jobs whose deadline has passed; return those of which nothing runs any more, to be delivered."""
+        expired = []
+        while late := [job for job in self._candidates() if job.deadline <= now]:
+            for job in late:
+                self.forget(job)
+                job.error = DeadlineExceeded("the deadline passed while the request waited in the queue")
+                if not job.n_running:
+                    expired.append(job)
+        return expired
+
+    def choose(self, now: float) -> Batch | None:
+        """Take the windows of the next batch; None when nothing waits. The caller runs it and calls `settle`."""
+        if not self._jobs:
+            return None
+        pairs = self._choose_windows()
+        for job, window_index in pairs:
+            job.waiting.remove(window_index)
+            job.n_running += 1
+            n_tokens = len(job.windows[window_index].ids)
+            self.tokens -= n_tokens
+            self._running_tokens += n_tokens
+            if job.queue_seconds < 0:
+                job.queue_seconds = now - job.submitted_at
+        self._n_running += len(pairs)
+        self._n_busy += 1
+        head = self._jobs.popleft()
+        if head.waiting:
+            self._jobs.append(head)  # its turn is over: many windows must not hold up other requests
+        for job in {id(job): job for job, _ in pairs}.values():
+            if not job.waiting and job is not head:
+                self._jobs.remove(job)
+        is_alone = self._n_busy == 1 and not self._jobs
+        return Batch(pairs, spread=is_alone and self._spreading.is_worthwhile)
+
+    def _candidates(self) -> list[Job]:
+        """Return the jobs that the next batch is chosen from."""
+        return list(islice(self._jobs, _LOOKAHEAD * self.policy.max_batch_size))
+
+    def _choose_windows(self) -> list[tuple[Job, int]]:
+        """Return the (job, window index) pairs of the next batch."""
+        jobs = self._candidates()
+        order = fair_order([len(job.waiting) for job in jobs], _LOOKAHEAD * self.policy.max_batch_size)
+        candidates = [(jobs[j], jobs[j].waiting[depth]) for j, depth in order]
+        # All windows of a batch share one set of outputs, so requests with and without logits do not mix.
+        needs_logits = candidates[0][0].needs_logits
+        candidates = [pair for pair in candidates if pair[0].needs_logits is needs_logits]
+        # Leave the other threads their share.
+        share = math.ceil((len(candidates) + self._n_running) / self.n_threads)
+        chosen = take([len(job.windows[w].ids) for job, w in candidates], self.policy, share)
+        return [candidates[index] for index in chosen]
+
+    # What has run, or will not run any more.
+
+    def settle(
+        self, batch: Batch, outcome: Sequence[TokenScores] | Exception, now: float, since: float
+    ) -> list[Job]:
+        """Write the scores of a batch, or its failure, into its jobs; return the jobs to be delivered.
+
+        since: when the thread that ran it was done with the batch before, or woke up.
+        """
+        self._n_busy -= 1
+        self._last_end = now
+        self._running_tokens -= batch.n_tokens
+        self._n_running -= len(batch.pairs)
+        if isinstance(outcome, Exception):
+            return self._settle_failure(batch, outcome, now)
+        self.n_calls += 1
+        self.rates.note_call(batch.n_tokens, now - since, 1 if batch.spread else self.n_threads)
+        for (job, window_index), scores in zip(batch.pairs, outcome, strict=True):
+            job.n_running -= 1
+            job.results[window_index] = scores
+        return self._finished(batch, now)
+
+    def _settle_failure(self, batch: Batch, failure: Exception, now: float) -> list[Job]:
+        for job, _ in batch.pairs:
+            job.n_running -= 1
+            if job.error is None:
+                self.forget(job)
+                if isinstance(failure, DeviceFailed):
+                    job.error = DeviceFailed(str(failure))
+                else:
+                    job.error = InferenceFailed("the model could not compute this request")
+                job.error.__cause__ = failure
+        finished = self._finished(batch, now)
+        return finished + self.abandon(str(failure)) if isinstance(failure, DeviceFailed) else finished
+
+    @staticmethod
+    def _finished(batch: Batch, now: float) -> list[Job]:
+        """Return the jobs of a batch of which nothing runs or waits any more."""
+        finished = []
+        for job in {id(job): job for job, _ in batch.pairs}.values():
+            if not job.n_running and not job.waiting:
+                job.inference_seconds = now - job.submitted_at - job.queue_seconds
+                finished.append(job)
+        return finished
+
+    def abandon(self, reason: str) -> list[Job]:
+        """Fail all that waits and admit nothing more; return the jobs to be delivered. What runs may never end."""
+        self._closed = DeviceFailed(reason)
+        waiting = list(self._jobs)
+        for job in waiting:
+            self.forget(job)
+            job.error = DeviceFailed(reason)
+        return [job for job in waiting if not job.n_running]
+
+    def forget(self, job: Job) -> None:
+        """Drop the waiting windows of a job. Does nothing to a job that was never admitted."""
+        if job.waiting and job.submitted_at:
+            self.tokens -= sum(len(job.windows[w].ids) for w in job.waiting)
+            job.waiting.clear()
+            self._jobs.remove(job)
