@@ -18,15 +18,16 @@ import numpy as np
 
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
-from nerve.graph import architectures, builder, cache, int8, packed, ready, weights
-from nerve.graph.architectures import NotBuildable
+from nerve.graph import builder, cache, int8, packed, ready, weights
+from nerve.graph.architectures import NotBuildable, describe, find_family
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import onnx
 
-    from nerve.graph.architectures import Encoder
+    from nerve.graph.architectures import Family
+    from nerve.graph.architectures.encoder import Encoder
 
 __all__ = ["Graph", "GraphKind", "is_buildable", "load_graph"]
 
@@ -76,10 +77,10 @@ def is_buildable(config: Mapping[str, Any], folder: Path | None = None) -> bool:
     are looked at, too. A file that is damaged passes here: `load_graph` has the better word for it.
     """
     try:
-        architectures.check_config(config)
+        family = find_family(config)
         if folder is not None:
-            shapes = weights.read_shapes(weights.find_safetensors(folder), architectures.is_needed)
-            architectures.describe(config, {name: np.broadcast_to(_ZERO, shapes[name]) for name in shapes})
+            shapes = weights.read_shapes(weights.find_safetensors(folder), family.is_needed)
+            describe(config, {name: np.broadcast_to(_ZERO, shapes[name]) for name in shapes})
     except ModelError:
         return True
     except NotBuildable as reason:
@@ -132,11 +133,11 @@ def _built_graph(
 ) -> Graph:
     """Build the graph, or find it in the cache. Raises `NotBuildable`."""
     config = _read_config(folder)
-    architectures.check_config(config)
+    family = find_family(config)
     kind = GraphKind.PACKED if device is Device.CUDA else GraphKind.BUILT
 
     def build() -> onnx.ModelProto:
-        encoder = _read_encoder(folder, config)
+        encoder = _read_encoder(folder, config, family)
         if kind is GraphKind.PACKED:
             return packed.build(encoder, half=computed is Precision.FLOAT16)
         if computed is Precision.INT8:
@@ -150,12 +151,14 @@ def _built_graph(
     facts = json.dumps([config, kind.value, used], sort_keys=True).encode()
     key = cache.make_key(files, facts, computed)
     source = cache.load_or_build(cache_dir, key, build)
-    return Graph(source, kind, computed, _count_positions(folder, config), cache.entry_of(cache_dir, key))
+    return Graph(source, kind, computed, _count_positions(folder, family), cache.entry_of(cache_dir, key))
 
 
-def _count_positions(folder: Path, config: Mapping[str, Any]) -> int | None:
+def _count_positions(folder: Path, family: Family) -> int | None:
     """Return the rows of the position table; it can be shorter than `config.json` says."""
-    name = architectures.position_table(config)
+    name = family.position_table
+    if name is None:
+        return None
     stored = weights.find_safetensors(folder)
     if stored:
         shapes = [weights.read_shapes(stored, lambda found: found == name)]
@@ -178,18 +181,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_encoder(folder: Path, config: Mapping[str, Any]) -> Encoder:
+def _read_encoder(folder: Path, config: Mapping[str, Any], family: Family) -> Encoder:
     """Read the weights from safetensors, or else from an ONNX file. Raises `NotBuildable`."""
     stored = weights.find_safetensors(folder)
     if stored:
-        return architectures.describe(config, weights.read_safetensors(stored, architectures.is_needed))
+        return describe(config, weights.read_safetensors(stored, family.is_needed))
     reason = NotBuildable("there are no weights in safetensors")
     for file in ready.find_onnx(folder, Precision.FLOAT32):  # the least rounded first
         unpacked = weights.read_onnx(file)
         if unpacked is None:
             continue
         try:
-            return architectures.describe(config, unpacked)
+            return describe(config, unpacked)
         except NotBuildable as error:
             reason = NotBuildable(f"the weights in {file.name} cannot be read back: {error}")
     raise reason
