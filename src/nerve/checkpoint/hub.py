@@ -88,7 +88,7 @@ class _Repository:
         return folder / f"{quote(self.revision, safe='')}.json"
 
 
-def fetch_hub(
+def fetch(
     model: ModelConfig,
     cache_dir: Path,
     *,
@@ -98,7 +98,7 @@ def fetch_hub(
 ) -> ModelFolder:
     """Download what `model` needs of its repository and return the folder. Raises `CheckpointError`.
 
-    is_buildable: as for `fetch_checkpoint`.
+    is_buildable: as for every `Source`.
     endpoint: address of the hub; None means HF_ENDPOINT or the public one.
     """
     source = model.checkpoint_repository
