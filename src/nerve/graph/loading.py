@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nerve.checkpoint.settings import read_config
 from nerve.config import Device, Precision
-from nerve.errors import ModelError
+from nerve.errors import ModelError, StartupError
 from nerve.graph import builder, cache, int8, packed, ready, weights
 from nerve.graph.architectures import NotBuildable, describe, find_family
 
@@ -79,7 +80,7 @@ def is_buildable(config: Mapping[str, Any], folder: Path | None = None) -> bool:
         if folder is not None:
             shapes = weights.read_shapes(weights.find_safetensors(folder), family.is_needed)
             describe(config, {name: np.broadcast_to(_ZERO, shapes[name]) for name in shapes})
-    except ModelError:
+    except StartupError:
         return True
     except NotBuildable as reason:
         log.info("no graph can be built from the weights: %s", reason)
@@ -101,7 +102,7 @@ def load_graph(
 
     The first of these that applies: the named `graph_file`, as it is; a graph built from safetensors; one
     built from the weights inside an ONNX file; the ONNX file as it is. Raises `ModelError` with the
-    remedy when there is none.
+    remedy when there is none, and `CheckpointError` for a config or an index that cannot be read.
     """
     known = _PRECISIONS[device]
     if precision not in (Precision.AUTO, *known):
@@ -130,7 +131,7 @@ def _built_graph(
     calibration: Sequence[Sequence[int]],
 ) -> Graph:
     """Build the graph, or find it in the cache. Raises `NotBuildable`."""
-    config = _read_config(folder)
+    config = read_config(folder)
     family = find_family(config)
     kind = GraphKind.PACKED if device is Device.CUDA else GraphKind.BUILT
 
@@ -164,19 +165,6 @@ def _count_positions(folder: Path, family: Family) -> int | None:
         files = ready.find_onnx(folder, Precision.FLOAT32)
         shapes = [weights.read_onnx_shapes(file) for file in files]
     return next((found[name][0] for found in shapes if name in found), None)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot read {file} ({error}); a model folder needs the config.json of its model"
-        ) from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{file} does not hold an object")
-    return config
 
 
 def _read_encoder(folder: Path, config: Mapping[str, Any], family: Family) -> Encoder:

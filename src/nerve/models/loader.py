@@ -7,7 +7,6 @@ is the one asked for; a short window, a full one and a padded batch run. Every r
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -17,6 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nerve.checkpoint.positions import padding_id, unused_positions
+from nerve.checkpoint.settings import (
+    TOKENIZER,
+    label_names,
+    read_config,
+    read_tokenizer_settings,
+    stated_length,
+)
 from nerve.config import CpuMode, Device, Precision
 from nerve.errors import ModelError
 from nerve.graph import GraphKind, load_graph
@@ -90,13 +96,10 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     Raises `ModelError` or `CheckpointError`.
     """
     started = time.monotonic()
-    settings = read_json(folder.path / "config.json")
-    labels = parse_labels(_id2label(settings))
+    settings = read_config(folder.path)
+    labels = parse_labels(label_names(settings, str(folder.path)))
     raw_tokenizer = load_tokenizer(folder.path)
-    tokenizer_settings = {
-        **read_json(folder.path / "special_tokens_map.json", optional=True),
-        **read_json(folder.path / "tokenizer_config.json", optional=True),
-    }
+    tokenizer_settings = read_tokenizer_settings(folder.path)
     if contradicted := contradictions(raw_tokenizer, tokenizer_settings):
         log.warning(
             "tokenizer_config.json contradicts tokenizer.json in %s; tokenizer.json is used, where transformers may "
@@ -142,7 +145,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
                 open_float32,
                 config.model.min_agreement,
                 graph.entry,
-                folder.path / "tokenizer.json",
+                folder.path / TOKENIZER,
             )
         model = Model(
             model_id=folder.model_id,
@@ -223,8 +226,8 @@ def find_max_length(
         limits["max_position_embeddings of config.json"] = positions - unused
     if n_positions is not None:
         limits["the position table in the weights"] = n_positions - unused
-    stated = tokenizer_settings.get("model_max_length")
-    if isinstance(stated, int) and 0 < stated < 10**9:  # transformers writes 10**30 for "no limit"
+    stated = stated_length(tokenizer_settings)
+    if stated is not None:
         limits["model_max_length of tokenizer_config.json"] = stated
     if asked is not None:
         if limits and asked > min(limits.values()):
@@ -284,31 +287,6 @@ def read_vocabulary(
         unk_id=tokenizer.token_to_id(unknown) if unknown else None,
         special_tokens=special_tokens,
     )
-
-
-def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    """Read a JSON object of a model folder; an optional file that is absent reads as empty."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if optional:
-            return {}
-        raise ModelError(f"{path} is missing; the model folder is not complete") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} must hold a JSON object")
-    return value
-
-
-def _id2label(settings: dict[str, Any]) -> dict[int, str]:
-    names = settings.get("id2label")
-    if not isinstance(names, dict) or not names:
-        raise ModelError('config.json has no id2label; add it, as {"0": "O", "1": "B-PER", ...}')
-    try:
-        return {int(key): str(value) for key, value in names.items()}
-    except ValueError as error:
-        raise ModelError("config.json: the keys of id2label must be numbers") from error
 
 
 def _warm_up(model: Model) -> None:

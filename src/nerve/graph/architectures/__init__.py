@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nerve.checkpoint.settings import other_heads
 from nerve.errors import ModelError
 from nerve.graph.architectures.bert import BERT
 from nerve.graph.architectures.distilbert import DISTILBERT
@@ -61,9 +62,8 @@ def find_family(config: Mapping[str, Any]) -> Family:
         raise NotBuildable(
             f"model type {model_type} is not one that can be built: {', '.join(sorted(FAMILIES))}"
         )
-    heads = config.get("architectures") or []
-    if heads and not any(str(name).endswith("ForTokenClassification") for name in heads):
-        raise NotBuildable(f"config.json names {', '.join(map(str, heads))}, not a ...ForTokenClassification")
+    if heads := other_heads(config):
+        raise NotBuildable(f"config.json names {', '.join(heads)}, not a ...ForTokenClassification")
     for key in ("is_decoder", "add_cross_attention", "quantization_config", "pruned_heads"):
         if config.get(key):
             raise NotBuildable(f"config.json sets {key}")
