@@ -11,10 +11,14 @@ import pytest
 from nerve.checkpoint.settings import (
     label_names,
     other_heads,
+    padding_id,
+    position_padding_id,
     read_config,
     read_shards,
     read_tokenizer_settings,
     stated_length,
+    stated_positions,
+    unused_positions,
 )
 from nerve.errors import CheckpointError
 
@@ -96,6 +100,37 @@ def test_index_that_names_no_files_is_refused(tmp_path: Path, content: dict[str,
     index.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="is not a safetensors index"):
         read_shards(index)
+
+
+@pytest.mark.parametrize(
+    ("config", "fills", "counts_from"),
+    [
+        ({}, 0, None),
+        ({"pad_token_id": None}, 0, None),
+        ({"pad_token_id": 7}, 7, None),
+        ({"model_type": "bert", "pad_token_id": 1}, 1, None),
+        ({"model_type": "roberta"}, 1, 1),
+        ({"model_type": "camembert", "pad_token_id": None}, 1, 1),
+        ({"model_type": "xlm-roberta", "pad_token_id": 0}, 0, 0),
+        ({"model_type": "longformer", "pad_token_id": 3}, 3, 3),
+        ({"model_type": "mpnet"}, 1, 1),
+        ({"model_type": "mpnet", "pad_token_id": 5}, 5, 1),
+    ],
+)
+def test_padding_by_family(config: dict[str, Any], fills: int, counts_from: int | None) -> None:
+    """RoBERTa's families number positions after the padding id, of which MPNet's is fixed."""
+    assert padding_id(config) == fills
+    assert position_padding_id(config) == counts_from
+    assert unused_positions(config) == (0 if counts_from is None else counts_from + 1)
+    assert stated_positions(config | {"max_position_embeddings": 100}) == 100 - unused_positions(config)
+    assert stated_positions(config | {"max_position_embeddings": -1}) is None
+
+
+@pytest.mark.parametrize("stated", ["[PAD]", 1.0, True])
+def test_padding_id_that_is_no_number_is_refused(stated: Any) -> None:
+    """The message quotes what config.json says."""
+    with pytest.raises(CheckpointError, match="pad_token_id must be a whole number, not"):
+        padding_id({"pad_token_id": stated})
 
 
 @pytest.mark.parametrize(("stated", "expected"), [(512, 512), (10**30, None), (0, None), ("512", None)])

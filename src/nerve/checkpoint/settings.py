@@ -26,6 +26,24 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 
 _HEAD = "ForTokenClassification"
+# Families whose tokens have positions from the padding id + 1 (modeling_roberta.py,
+# create_position_ids_from_input_ids), so that the first rows of the position table are no token's.
+_POSITIONS_AFTER_PADDING = frozenset(
+    {
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "mpnet",
+        "longformer",
+        "roberta-prelayernorm",
+        "xmod",
+    }
+)
+# The padding id of those families where the config is silent; it is that of their configuration classes.
+_PADDING_ID_THERE = 1
+# Families that number positions after this id, whatever the config says (modeling_mpnet.py, MPNetEmbeddings).
+_FIXED_POSITION_PADDING = {"mpnet": 1}
 # transformers writes 10**30 into tokenizer_config.json for "no limit".
 _NO_LIMIT = 10**9
 
@@ -106,6 +124,39 @@ def label_names(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
             f"has {len(names)} labels; mend the wrong one"
         )
     return names
+
+
+def padding_id(config: Mapping[str, Any]) -> int:
+    """Return the id that fills rows; the default of the family where the config states none."""
+    stated = config.get("pad_token_id")
+    if stated is None:
+        return _PADDING_ID_THERE if config.get("model_type") in _POSITIONS_AFTER_PADDING else 0
+    if isinstance(stated, bool) or not isinstance(stated, int):
+        raise CheckpointError(f"{CONFIG}: pad_token_id must be a whole number, not {stated!r}; mend it")
+    return stated
+
+
+def position_padding_id(config: Mapping[str, Any]) -> int | None:
+    """Return the id whose tokens have no position of their own; None where token t has position t.
+
+    All other tokens are counted, and their positions start at that id + 1.
+    """
+    model_type = config.get("model_type")
+    if model_type not in _POSITIONS_AFTER_PADDING:
+        return None
+    return _FIXED_POSITION_PADDING.get(model_type, padding_id(config))
+
+
+def unused_positions(config: Mapping[str, Any]) -> int:
+    """Return how many rows of the position table no token of a text ever takes."""
+    found = position_padding_id(config)
+    return 0 if found is None else found + 1
+
+
+def stated_positions(config: Mapping[str, Any]) -> int | None:
+    """Return the most tokens that have positions by the config, special ones included; None where it says nothing."""
+    rows = config.get("max_position_embeddings")
+    return rows - unused_positions(config) if isinstance(rows, int) and rows > 0 else None
 
 
 def stated_length(tokenizer_settings: Mapping[str, Any]) -> int | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nerve.checkpoint.positions import padding_id, unused_positions
+from nerve.checkpoint.settings import padding_id, stated_positions
 from nerve.config import Device
 from nerve.errors import ModelError
 from nerve.runtime.padded import Session, choose_device
@@ -159,8 +159,8 @@ def _check_graph(model: Any, path: Path, torch: Any) -> float:
     session = Session(path, choose_device(Device.CPU), 0, pad_id, n_threads=1)
     random = np.random.default_rng(0)
     ids = np.setdiff1d(np.arange(model.config.vocab_size), [pad_id])
-    positions = settings.get("max_position_embeddings") or 0
-    limit = positions - unused_positions(settings) if positions > 0 else _LONGEST
+    positions = stated_positions(settings)
+    limit = _LONGEST if positions is None else positions
     largest = 0.0
     for lengths in _CHECKED_LENGTHS:
         rows = [random.choice(ids, min(n, limit)).tolist() for n in lengths]

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nerve.checkpoint.positions import padding_id, unused_positions
 from nerve.checkpoint.settings import (
     TOKENIZER,
     label_names,
+    padding_id,
     read_config,
     read_tokenizer_settings,
     stated_length,
+    stated_positions,
+    unused_positions,
 )
 from nerve.config import CpuMode, Device, Precision
 from nerve.errors import ModelError
@@ -220,12 +222,11 @@ def find_max_length(
     Raises `ModelError` when `asked` is above what the model allows, or nothing states a length.
     """
     limits: dict[str, int] = {}
-    unused = unused_positions(settings)
-    positions = settings.get("max_position_embeddings")
-    if isinstance(positions, int) and positions > 0:
-        limits["max_position_embeddings of config.json"] = positions - unused
+    positions = stated_positions(settings)
+    if positions is not None:
+        limits["max_position_embeddings of config.json"] = positions
     if n_positions is not None:
-        limits["the position table in the weights"] = n_positions - unused
+        limits["the position table in the weights"] = n_positions - unused_positions(settings)
     stated = stated_length(tokenizer_settings)
     if stated is not None:
         limits["model_max_length of tokenizer_config.json"] = stated

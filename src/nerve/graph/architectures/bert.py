@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nerve.checkpoint.settings import position_padding_id
 from nerve.graph.architectures.encoder import Encoder, Layer
 from nerve.graph.architectures.reading import (
     NotBuildable,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from nerve.types import FloatArray
 
 _DEFAULT_EPSILON = 1e-12
-_DEFAULT_PADDING_ID = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,6 @@ class BertForm:
 
     Names come after `prefix` and, in a layer, after `layer` and its number. A `..._key` is a key of config.json;
     `default_heads` holds where it is left out.
-    padding_key: says where positions start. fixed_padding_id: the same, where the config has no say.
     epsilon_key: None where the family has one epsilon.
     relative_bias: tensor (relative_buckets, heads) that is added to attention scores by distance.
     """
@@ -50,8 +49,6 @@ class BertForm:
     down: str = "output.dense"
     output_norm: str = "output.LayerNorm"
     has_token_types: bool = True
-    padding_key: str | None = None
-    fixed_padding_id: int | None = None
     relative_bias: str | None = None
     relative_buckets: int = 0
     hidden_key: str = "hidden_size"
@@ -96,7 +93,7 @@ class BertForm:
         return Encoder(
             words=words,
             positions=positions,
-            padding_id=self._padding_id(config),
+            padding_id=position_padding_id(config),
             embedding_norm=embedding_norm,
             projection=projection,
             relative_bias=self._relative_bias(tensors, heads),
@@ -133,11 +130,6 @@ class BertForm:
         if self.relative_bias is None:
             return None
         return tensors.take(self.prefix + self.relative_bias, self.relative_buckets, heads)
-
-    def _padding_id(self, config: Mapping[str, Any]) -> int | None:
-        if self.padding_key is None:
-            return self.fixed_padding_id
-        return read_integer(config, self.padding_key, _DEFAULT_PADDING_ID)
 
     def _epsilon(self, config: Mapping[str, Any]) -> float:
         if self.epsilon_key is None:

@@ -68,6 +68,7 @@ class Encoder:
     positions: float32 (P, E), the embedding of token type 0 already added.
     padding_id: None when token t has position t. Otherwise positions count the tokens whose id is not
         `padding_id`, from `padding_id + 1`, and tokens with that id have position `padding_id`.
+        `nerve.checkpoint.settings.position_padding_id` knows which families do so.
     projection: from E to H, where they differ.
     relative_bias: float32 (buckets, heads), added to attention scores by distance; MPNet only.
     """

@@ -1,7 +1,7 @@
 """MPNet: positions as RoBERTa's, and a learned bias by distance in every layer's attention.
 
-The padding id is fixed (modeling_mpnet.py, MPNetEmbeddings). transformers computes with 32 buckets whatever
-relative_attention_num_buckets says.
+The padding id that positions count from is fixed (`nerve.checkpoint.settings`, `position_padding_id`).
+transformers computes with 32 buckets whatever relative_attention_num_buckets says.
 """
 
 from nerve.graph.architectures.bert import BertForm
@@ -14,7 +14,6 @@ MPNET = BertForm(
     attention_output="attention.attn.o",
     attention_norm="attention.LayerNorm",
     has_token_types=False,
-    fixed_padding_id=1,
     relative_bias="encoder.relative_attention_bias.weight",
     relative_buckets=32,
 )
