@@ -12,6 +12,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nerve.checkpoint.storage import write_whole
 from nerve.errors import ModelError
 from nerve.models.comparison import compare_text, summarize
 from nerve.models.samples import sample_texts
@@ -122,8 +123,6 @@ def _store(entry: Path | None, of: str, figures: dict[str, float]) -> None:
     if entry is None or not entry.is_dir():
         return
     try:
-        draft = entry / f".{_FILE}.draft"
-        draft.write_text(json.dumps({"of": of, "figures": figures}), encoding="ascii")
-        draft.replace(entry / _FILE)
+        write_whole(entry / _FILE, json.dumps({"of": of, "figures": figures}))
     except OSError as error:
         log.warning("the agreement is not kept, so every start measures it: %s", error.strerror)
