@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nerve.checkpoint.storage import write_whole
 from nerve.errors import ModelError
-from nerve.models.comparison import compare_text, summarize
+from nerve.models.comparison import compare_text, summarize_texts
 from nerve.models.samples import sample_texts
 from nerve.text.aggregation import decode_texts
 from nerve.types import AggregationStrategy, PredictOptions
@@ -50,7 +50,7 @@ class Judge:
 
     def compare(self, served: Session, reference: Session) -> dict[str, float]:
         """Return token agreement, span F1 and numbers of texts and tokens (`nerve.models.comparison` defines them)."""
-        found = summarize(
+        found = summarize_texts(
             self._compare(index, served, reference, text) for index, text in enumerate(sample_texts())
         )
         return {

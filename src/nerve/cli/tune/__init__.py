@@ -137,7 +137,7 @@ def _agreements(
 ) -> dict[Precision, float]:
     """Return the token agreement with float32 of each precision that rounds, on the texts."""
     from nerve.api import load_classifier, override
-    from nerve.models.comparison import summarize
+    from nerve.models.comparison import summarize_texts
     from nerve.types import AggregationStrategy
 
     found: dict[Precision, float] = {}
@@ -150,7 +150,7 @@ def _agreements(
             load_classifier(changed) as served,
             load_classifier(reference_config(changed, served.max_length)) as reference,
         ):
-            comparison = summarize(
+            comparison = summarize_texts(
                 compare(served, reference, texts[:_AGREEMENT_TEXTS], AggregationStrategy.SIMPLE), 0
             )
         found[precision] = comparison.token_agreement
