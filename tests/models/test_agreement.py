@@ -18,7 +18,8 @@ from nerve.cli.verify import compare, reference_config
 from nerve.config import Config, parse_config
 from nerve.errors import ModelError
 from nerve.models.comparison import summarize_texts
-from nerve.models.loader import Model, load_model
+from nerve.models.loader import load_model
+from nerve.models.model import Model
 from nerve.models.samples import sample_texts
 from nerve.types import AggregationStrategy
 

@@ -32,7 +32,7 @@ from nerve.text.aggregation import decode_texts
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 
 if TYPE_CHECKING:
-    from nerve.models.loader import Model
+    from nerve.models.model import Model
     from nerve.types import TokenScores, Window
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from nerve.observability.metrics import CONTENT_TYPE as METRICS_TYPE
 
 if TYPE_CHECKING:
     from nerve.config import Config
-    from nerve.models.loader import Model
+    from nerve.models.model import Model
     from nerve.observability.metrics import Metrics
 
 _MAX_REQUEST_ID_LENGTH = 128

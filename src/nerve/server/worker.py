@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from nerve.config import Config
     from nerve.http.exchange import Handler
-    from nerve.models.loader import Model
+    from nerve.models.model import Model
 
 log = logging.getLogger(__name__)
 

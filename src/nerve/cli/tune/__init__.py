@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     from nerve.cli.tune.result_file import write_tuned
     from nerve.cli.tune.search import Search
     from nerve.graph import is_buildable
-    from nerve.models.loader import find_max_length
+    from nerve.models.limits import find_max_length
 
     _end_in_order()
     file = find_config(options.config)
