@@ -27,7 +27,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from nerve.checkpoint import ModelFolder
 from nerve.config import Config, default_cache_dir, parse_config
 from nerve.engine.engine import Engine
-from nerve.models.loader import Model, load_model
+from nerve.models.loader import load_model
+from nerve.models.model import Model
 from nerve.runtime.padded import Session
 from nerve.types import TokenScores, Window
 

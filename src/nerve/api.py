@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from nerve.config import Config
     from nerve.engine.in_process import Submitted
-    from nerve.models.loader import Model
+    from nerve.models.model import Model
 
 # What can be written for the members of an enum; checked when called.
 Strategy = AggregationStrategy | Literal["none", "simple", "first", "average", "max"]

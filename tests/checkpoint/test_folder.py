@@ -8,7 +8,6 @@ import onnx.numpy_helper
 import pytest
 
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
-from nerve.checkpoint.storage import storage_errors
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig
 from nerve.errors import CheckpointError
 from nerve.graph import is_buildable
@@ -152,18 +151,3 @@ def test_graph_needs_its_external_data(folder: Path, location: str) -> None:
     (folder / "onnx" / location).unlink()
     with pytest.raises(CheckpointError, match=f"model.onnx of .* needs onnx/{location}"):
         fetch(folder, "onnx/model.onnx")
-
-
-def test_full_disk_and_unwritable_cache_are_named(tmp_path: Path) -> None:
-    """Errors of the cache's disk say which folder and what to do; /dev/full is a full disk for one write."""
-    with (
-        pytest.raises(CheckpointError, match=r"the disk of .* is full; free space"),
-        storage_errors(tmp_path),
-    ):
-        Path("/dev/full").write_text("x")
-    (tmp_path / "file").touch()
-    with (
-        pytest.raises(CheckpointError, match=r"cannot write to .*file/cache.*model\.cache_dir"),
-        storage_errors(tmp_path),
-    ):
-        (tmp_path / "file" / "cache").mkdir(parents=True)

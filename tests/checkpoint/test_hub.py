@@ -24,8 +24,8 @@ import pytest
 from safetensors.numpy import save
 
 from nerve.checkpoint import ModelFolder
+from nerve.checkpoint import hub as hub_source
 from nerve.checkpoint.choice import BuildCheck
-from nerve.checkpoint.hub import fetch_hub
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig, Precision
 from nerve.errors import CheckpointError
 from nerve.graph import GraphKind, is_buildable, load_graph
@@ -206,7 +206,7 @@ def fetch(
     is_buildable: BuildCheck = is_buildable,
 ) -> ModelFolder:
     """Fetch in this process; the address is an argument because HF_ENDPOINT is read at import only."""
-    return fetch_hub(model or model_of(), cache, is_buildable=is_buildable, endpoint=hub.url)
+    return hub_source.fetch(model or model_of(), cache, is_buildable=is_buildable, endpoint=hub.url)
 
 
 def never(config: Mapping[str, Any], folder: Path | None = None, /) -> bool:
@@ -366,7 +366,9 @@ def test_progress_bars_are_drawn_only_when_wanted(
     monkeypatch.setenv("TQDM_POSITION", "-1")  # draws bars even where there is no terminal
     fetch(hub, tmp_path / "silent")
     assert capfd.readouterr().err == ""
-    fetch_hub(model_of(), tmp_path / "loud", is_buildable=is_buildable, show_progress=True, endpoint=hub.url)
+    hub_source.fetch(
+        model_of(), tmp_path / "loud", is_buildable=is_buildable, show_progress=True, endpoint=hub.url
+    )
     assert "model.safetensors" in capfd.readouterr().err
 
 

@@ -23,7 +23,7 @@ from nerve.cli.tune.plan import (
     is_step,
     normalize,
     setting_of,
-    summarize,
+    summarize_rounds,
 )
 from nerve.config import CpuMode, Precision, parse_config
 
@@ -134,9 +134,9 @@ def test_own_setting_stays_unless_beaten_beyond_its_spread() -> None:
     """A median within what the user's setting reached in its best round is no reason to change anything."""
     other = replace(START, workers=2)
     rounds = [measured(START, c) for c in (90, 100, 110)]
-    near = summarize([*rounds, *(measured(other, c) for c in (95, 108, 120))])
+    near = summarize_rounds([*rounds, *(measured(other, c) for c in (95, 108, 120))])
     assert choose(near, START).setting == START
-    clear = summarize([*rounds, *(measured(other, c) for c in (105, 115, 120))])
+    clear = summarize_rounds([*rounds, *(measured(other, c) for c in (105, 115, 120))])
     assert choose(clear, START).setting == other
     assert choose(clear, START).capacity == 115
 

@@ -23,7 +23,8 @@ from nerve.checkpoint import ModelFolder
 from nerve.config import Config, parse_config
 from nerve.engine.engine import Engine
 from nerve.errors import DeadlineExceeded, InvalidRequest, Overloaded, Unavailable
-from nerve.models.loader import Model, load_model
+from nerve.models.loader import load_model
+from nerve.models.model import Model
 from nerve.types import (
     AggregationStrategy,
     PredictOptions,

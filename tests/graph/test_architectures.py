@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from nerve.config import Device, Precision
 from nerve.graph import GraphKind, load_graph
-from nerve.graph.architectures import ARCHITECTURES
+from nerve.graph.architectures import FAMILIES
 from nerve.runtime.padded import create_session
 
 PARITY = Path(__file__).parents[1] / "parity"
@@ -61,7 +61,7 @@ def test_logits_are_pytorchs(case: str, tmp_path: Path) -> None:
 
 def test_every_buildable_type_has_a_case() -> None:
     """No model type is offered without expected logits."""
-    assert {model_type for model_type, _ in tiny.CASES.values()} == set(ARCHITECTURES)
+    assert {model_type for model_type, _ in tiny.CASES.values()} == set(FAMILIES)
     assert set(EXPECTED) == set(tiny.CASES)
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from nerve.checkpoint.choice import sort_graphs
 from nerve.config import Precision
-from nerve.errors import ModelError
+from nerve.errors import CheckpointError, ModelError, StartupError
 from nerve.graph import GraphKind, is_buildable, load_graph
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
@@ -183,7 +183,7 @@ def test_a_wrong_index_is_refused(index: str, tmp_path: Path) -> None:
     folder = tiny.write_checkpoint(tmp_path / "model")
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(ModelError, match="index"):
+    with pytest.raises(StartupError, match="index"):
         load_graph(folder, Precision.AUTO, tmp_path)
 
 
@@ -192,7 +192,7 @@ def test_a_folder_needs_its_config(content: str | None, tmp_path: Path) -> None:
     """Without a readable config.json nothing is tried."""
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ModelError, match=r"config\.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         load_graph(tmp_path, Precision.AUTO, tmp_path)
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.graph import GraphKind, load_graph
-from nerve.graph.architectures import ARCHITECTURES
+from nerve.graph.architectures import FAMILIES
 from nerve.runtime.packing import Bucket, PackingRules, StepInputs, split_results
 from nerve.types import TokenScores, Window
 from packed_reference import ReferenceGraph, on_cpu
@@ -83,7 +83,7 @@ def test_packed_graph_gives_the_logits_of_the_built_one(case: str, tmp_path: Pat
                 np.testing.assert_allclose(answer.scores, scores, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("case", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("case", sorted(FAMILIES))
 def test_float16_graph_is_near_float32(case: str, tmp_path: Path) -> None:
     """Weights and activations in float16 move logits by little; answers stay float32."""
     folder = tiny.write_checkpoint(tmp_path / "model", case)
@@ -102,7 +102,7 @@ def test_float16_graph_is_near_float32(case: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(answer.logits, run_built(folder, text)[2], rtol=0, atol=0.1)
 
 
-@pytest.mark.parametrize("case", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("case", sorted(FAMILIES))
 @pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.FLOAT32])
 def test_graph_has_no_node_for_the_cpu(case: str, precision: Precision, tmp_path: Path) -> None:
     """No node computes a shape or depends on values for its shape: such nodes cannot be captured."""

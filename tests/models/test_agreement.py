@@ -17,8 +17,9 @@ from nerve.checkpoint import ModelFolder
 from nerve.cli.verify import compare, reference_config
 from nerve.config import Config, parse_config
 from nerve.errors import ModelError
-from nerve.models.comparison import summarize
-from nerve.models.loader import Model, load_model
+from nerve.models.comparison import summarize_texts
+from nerve.models.loader import load_model
+from nerve.models.model import Model
 from nerve.models.samples import sample_texts
 from nerve.types import AggregationStrategy
 
@@ -65,7 +66,7 @@ def test_figures_are_logged_and_are_those_of_verify(folder: Path, caplog: pytest
         load(folder, 0.0)
     config = make_config(folder, 0.0)
     with load_classifier(config) as served, load_classifier(reference_config(config, 48)) as reference:
-        expected = summarize(compare(served, reference, sample_texts(), AggregationStrategy.SIMPLE))
+        expected = summarize_texts(compare(served, reference, sample_texts(), AggregationStrategy.SIMPLE))
     (message,) = [record.getMessage() for record in caplog.records if record.name == "nerve.models.agreement"]
     assert 0.3 < expected.token_agreement < 1
     assert f"{expected.token_agreement:.4%} of {expected.n_tokens} tokens" in message

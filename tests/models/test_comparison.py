@@ -2,7 +2,7 @@
 
 import pytest
 
-from nerve.models.comparison import Incomparable, TextComparison, compare_text, summarize
+from nerve.models.comparison import Incomparable, TextComparison, compare_text, summarize_texts
 from nerve.models.samples import sample_texts
 from nerve.types import Row
 
@@ -61,7 +61,7 @@ def test_spans_are_common_when_offsets_and_label_are_equal() -> None:
     assert text.n_common == 1
     assert text.lost == ((3, 4, "PER"), (5, 6, "PER"))
     assert text.added == ((3, 4, "LOC"),)
-    assert summarize([text]).span_f1 == pytest.approx(2 * 1 / (2 + 3))
+    assert summarize_texts([text]).span_f1 == pytest.approx(2 * 1 / (2 + 3))
 
 
 def test_other_tokens_are_refused() -> None:
@@ -80,7 +80,7 @@ def test_summary_weighs_tokens_not_texts() -> None:
     """Agreement and mean drift are over tokens of all texts together."""
     one = TextComparison(0, 1, 0, 0.5, 0.5, 0, (), ())
     many = TextComparison(1, 9, 9, 0.1, 0.1, 4, (), ())
-    total = summarize([one, many])
+    total = summarize_texts([one, many])
     assert (total.n_texts, total.n_tokens, total.n_spans) == (2, 10, 4)
     assert total.token_agreement == pytest.approx(0.9)
     assert (total.mean_drift, total.max_drift) == (pytest.approx(0.06), 0.5)
@@ -94,14 +94,14 @@ def test_worst_texts_come_first_and_perfect_ones_not_at_all() -> None:
     wrong_token = TextComparison(2, 5, 4, 0.1, 0.1, 0, (), ())
     wrong_span = TextComparison(3, 5, 4, 0.1, 0.1, 0, ((0, 1, "PER"),), ())
     texts = [perfect, drifted, wrong_token, wrong_span]
-    assert [text.index for text in summarize(texts).worst] == [3, 2, 1]
-    assert [text.index for text in summarize(texts, n_worst=1).worst] == [3]
-    assert summarize(texts, n_worst=0).worst == ()
+    assert [text.index for text in summarize_texts(texts).worst] == [3, 2, 1]
+    assert [text.index for text in summarize_texts(texts, n_worst=1).worst] == [3]
+    assert summarize_texts(texts, n_worst=0).worst == ()
 
 
 def test_nothing_to_compare_is_full_agreement() -> None:
     """Texts without tokens and without spans do not divide by zero."""
-    total = summarize([TextComparison(0, 0, 0, 0.0, 0.0, 0, (), ())])
+    total = summarize_texts([TextComparison(0, 0, 0, 0.0, 0.0, 0, (), ())])
     assert (total.token_agreement, total.span_f1, total.mean_drift) == (1.0, 1.0, 0.0)
 
 

@@ -11,14 +11,13 @@ import numpy as np
 import onnxruntime
 import pytest
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer
-from tokenizers.models import Unigram
 
 from builders import LABELS, write_gather_graph, write_lookup_model
 from nerve.checkpoint import ModelFolder
-from nerve.config import BatchingConfig, Device, parse_config
+from nerve.config import parse_config
 from nerve.errors import ModelError, StartupError
-from nerve.models.loader import Model, find_max_length, load_model, make_policy, read_vocabulary
+from nerve.models.loader import load_model
+from nerve.models.model import Model
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -84,10 +83,10 @@ def test_model_that_proves_itself(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (edit(id2label=None), "config.json has no id2label; add it"),
-        (edit(id2label={}), "config.json has no id2label"),
-        (edit(id2label=["O"]), "config.json has no id2label"),
-        (edit(id2label={"zero": "O"}), "keys of id2label must be numbers"),
+        (edit(id2label=None), "has no id2label, so its labels have no names; add it"),
+        (edit(id2label={}), "has no id2label"),
+        (edit(id2label=["O"]), "has no id2label"),
+        (edit(id2label={"zero": "O"}), "must number its labels 0 to 0"),
         (edit(id2label={"0": "O", "1": "B-PER"}), "names 2 labels in id2label, but the graph gives 5"),
         (edit(max_position_embeddings=None), "set model.max_length"),
         (edit(max_position_embeddings=6), "set window_stride below"),
@@ -96,10 +95,10 @@ def test_model_that_proves_itself(folder: Path) -> None:
         (replace_table(1, 0.0), "the model fails on a batch of"),
         (edit(pad_token_id=1000), "the model fails on a batch of 4 and 2 tokens"),
         (edit(pad_token_id="[PAD]"), "pad_token_id must be a whole number, not '[PAD]'"),
-        (remove("config.json"), "config.json"),
-        (write("config.json", "{"), "config.json"),
-        (write("config.json", "[]"), "config.json"),
-        (write("tokenizer_config.json", "[]"), "tokenizer_config.json must hold a JSON object"),
+        (remove("config.json"), "has no config.json"),
+        (write("config.json", "{"), "is not valid JSON"),
+        (write("config.json", "[]"), "is not a JSON object"),
+        (write("tokenizer_config.json", "[]"), "is not a JSON object"),
         (remove("tokenizer.json"), "tokenizer.json"),
         (write("tokenizer.json", "{}"), "tokenizer.json is not a tokenizer"),
         (remove("model.onnx"), "nerve export"),
@@ -154,24 +153,6 @@ def test_optional_tokenizer_settings_may_be_missing(folder: Path) -> None:
     assert load(folder).vocabulary.unk_id == 1
 
 
-@pytest.mark.parametrize(
-    ("vocabulary", "settings", "expected"),
-    [
-        (["a", "<unk>"], {}, 1),
-        (["a", "[UNK]"], {}, 1),
-        (["a", "b"], {}, None),
-        (["a", "<unk>", "?"], {"unk_token": "?"}, 2),
-        (["a", "<unk>", "?"], {"unk_token": {"content": "?", "lstrip": False}}, 2),
-    ],
-)
-def test_unknown_token_of_a_unigram_tokenizer(
-    vocabulary: list[str], settings: dict[str, Any], expected: int | None
-) -> None:
-    """XLM-RoBERTa's files name none: it is the one that transformers' class has."""
-    tokenizer = Tokenizer(Unigram([(token, 0.0) for token in vocabulary], unk_id=0))
-    assert read_vocabulary(tokenizer, settings, {}).unk_id == expected
-
-
 def test_unknown_token_of_the_special_tokens_map(folder: Path) -> None:
     """Older checkpoints name special tokens in a file of their own; tokenizer_config.json comes first."""
     (folder / "special_tokens_map.json").write_text('{"unk_token": "[PAD]"}')
@@ -208,63 +189,3 @@ def test_smallest_window_serves(folder: Path) -> None:
     """A window of one real token is warmed up with no more than it holds."""
     edit(max_position_embeddings=3)(folder)
     assert load(folder, runtime={"window_stride": 0}).max_length == 3
-
-
-@pytest.mark.parametrize(
-    ("settings", "tokenizer_settings", "asked", "expected"),
-    [
-        ({"max_position_embeddings": 512}, {}, None, 512),
-        ({"max_position_embeddings": 512}, {"model_max_length": 256}, None, 256),
-        ({"max_position_embeddings": 512}, {"model_max_length": 1024}, None, 512),
-        ({"max_position_embeddings": 512}, {"model_max_length": 10**30}, None, 512),
-        ({"max_position_embeddings": 512}, {}, 128, 128),
-        ({}, {"model_max_length": 256}, None, 256),
-        ({}, {"model_max_length": 10**30}, 64, 64),
-        ({"max_position_embeddings": -1}, {}, 64, 64),
-        ({"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 1}, {}, None, 512),
-        ({"max_position_embeddings": 514, "model_type": "xlm-roberta", "pad_token_id": 1}, {}, None, 512),
-        ({"max_position_embeddings": 514, "model_type": "mpnet", "pad_token_id": 1}, {}, None, 512),
-        ({"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 0}, {}, None, 513),
-        ({"max_position_embeddings": 514, "model_type": "roberta"}, {}, None, 512),
-        ({"max_position_embeddings": 514, "model_type": "camembert", "pad_token_id": None}, {}, None, 512),
-        ({"max_position_embeddings": 512, "model_type": "bert", "pad_token_id": 0}, {}, None, 512),
-    ],
-)
-def test_max_length_is_the_smallest_stated(
-    settings: dict[str, Any], tokenizer_settings: dict[str, Any], asked: int | None, expected: int
-) -> None:
-    """Configuration, tokenizer and position table: the smallest wins, less the positions padding takes."""
-    assert find_max_length(settings, tokenizer_settings, asked) == expected
-
-
-@pytest.mark.parametrize(
-    ("settings", "tokenizer_settings", "asked"),
-    [
-        ({}, {}, None),
-        ({}, {"model_max_length": 10**30}, None),
-        ({"max_position_embeddings": 512}, {}, 513),
-        ({"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 1}, {}, 513),
-        ({"max_position_embeddings": 512}, {"model_max_length": 256}, 257),
-    ],
-)
-def test_max_length_that_cannot_be_is_refused(
-    settings: dict[str, Any], tokenizer_settings: dict[str, Any], asked: int | None
-) -> None:
-    """No length stated at all, or more asked for than the model has."""
-    with pytest.raises(ModelError, match="max_length"):
-        find_max_length(settings, tokenizer_settings, asked)
-
-
-@pytest.mark.parametrize(
-    ("batching", "device", "budget", "padding"),
-    [
-        (BatchingConfig(), Device.CPU, 512, 0.05),
-        (BatchingConfig(), Device.CUDA, 16384, 1.0),
-        (BatchingConfig(max_batch_tokens=1024, max_padding=0.5), Device.CPU, 1024, 0.5),
-        (BatchingConfig(max_batch_tokens=1024, max_padding=0.0), Device.CUDA, 1024, 0.0),
-    ],
-)
-def test_batch_policy_defaults(batching: BatchingConfig, device: Device, budget: int, padding: float) -> None:
-    """Null means one window and little padding on CPU, many windows on CUDA; 0 is a value."""
-    policy = make_policy(batching, device, 512)
-    assert (policy.token_budget, policy.max_padding, policy.max_batch_size) == (budget, padding, 32)

@@ -103,7 +103,7 @@ def family(name: str) -> Subject:
     texts = tokenize(tokenizer, corpus.texts()[:: golden.FAMILY_STEP])
     unk_id = tokenizer.token_to_id("[UNK]" if name == "wordpiece_cased" else "<unk>")
     return Subject(
-        parse_labels(dict(enumerate(golden.FAMILY_LABELS))),
+        parse_labels(golden.FAMILY_LABELS),
         read_vocabulary(tokenizer, unk_id),
         [(text, score(golden.synthetic_logits(text.ids))) for text in texts],
     )
@@ -169,7 +169,7 @@ def test_other_tokenizers_group_as_the_reference(name: str, strategy: str) -> No
 def test_knowing_differences_from_the_reference(index: int, ours: list[tuple[str, int, int]]) -> None:
     """The schemes that transformers does not know: our answer, and that the reference's is another."""
     _, names, wanted = golden.DIFFERENCES[index]
-    labels = parse_labels(dict(enumerate(names.split())))
+    labels = parse_labels(names.split())
     logits = np.eye(len(labels), dtype=np.float32)[[labels.names.index(name) for name in wanted.split()]]
     offsets = [(2 * place, 2 * place + 1) for place in range(5)]
     tokens = TokenizedText("a b c d e", [0] * 5, offsets, 0, 0, (), truncated=False)

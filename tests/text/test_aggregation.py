@@ -83,7 +83,7 @@ def scored(names: str, tokens: TokenizedText, wanted: str) -> TokenScores:
 def answer(names: str, text: str, pieces: str, wanted: str, options: PredictOptions) -> list[Row]:
     """Decode one text laid out by `tokenized` and `scored`."""
     tokens, vocabulary = tokenized(text, pieces)
-    labels = parse_labels(dict(enumerate(names.split())))
+    labels = parse_labels(names.split())
     return decode(tokens, scored(names, tokens, wanted), labels, vocabulary, options)
 
 
@@ -116,7 +116,7 @@ def test_a_text_without_tokens(strategy: AggregationStrategy, n_special: int) ->
     """Nothing but special tokens: those alone for `none`, no entity otherwise."""
     tokens, vocabulary = tokenized(" ", "", n_special=n_special)
     scores = scored(IOB, tokens, "")
-    labels = parse_labels(dict(enumerate(IOB.split())))
+    labels = parse_labels(IOB.split())
     for raw in (False, True):
         options = PredictOptions(aggregation_strategy=strategy, raw_scores=raw)
         rows = decode(tokens, scores, labels, vocabulary, options)
@@ -225,7 +225,7 @@ def test_words_of_other_tokenizers() -> None:
     tokens = TokenizedText(text, [5, 6, 7, 8, 9, 2], offsets, 0, 0, (), truncated=False)
     vocabulary = Vocabulary(np.ones(10, dtype=np.int64), is_word_aware=False, unk_id=2, special_tokens={})
     scores = scored(IOB, tokens, "B-PER I-PER B-LOC O O B-PER")
-    labels = parse_labels(dict(enumerate(IOB.split())))
+    labels = parse_labels(IOB.split())
     rows = decode(tokens, scores, labels, vocabulary, PredictOptions(AggregationStrategy.FIRST))
     # The offsets of the reference: a token that holds the leading blank starts with it.
     assert [(row.token, row.start, row.end) for row in rows] == [("ab", 0, 2), (" cd,", 2, 6), ("e", 6, 7)]
@@ -262,7 +262,7 @@ def test_means_are_added_up_in_float32() -> None:
         scores = scored(IOB, tokens, " ".join(["I-PER"] * length))
         values = chance.random(length + 2).astype(np.float32)
         scores = TokenScores(scores.label_ids, values, None)
-        labels = parse_labels(dict(enumerate(IOB.split())))
+        labels = parse_labels(IOB.split())
         rows = decode(tokens, scores, labels, vocabulary, PredictOptions(AggregationStrategy.SIMPLE))
         assert [row.results["PER"] for row in rows] == [float(str(np.nanmean(values[1:-1])))]
 
@@ -274,7 +274,7 @@ def test_raw_scores_hold_every_label(strategy: AggregationStrategy, raw_scores_a
     options = PredictOptions(strategy, raw_scores=True, raw_scores_as=raw_scores_as)
     tokens, vocabulary = tokenized("a b c", "a b c")
     scores = scored(IOB, tokens, "B-PER:0.9 I-PER:0.6 O:0.8")
-    rows = decode(tokens, scores, parse_labels(dict(enumerate(IOB.split()))), vocabulary, options)
+    rows = decode(tokens, scores, parse_labels(IOB.split()), vocabulary, options)
     assert scores.logits is not None
     vectors = scores.logits if raw_scores_as is RawScoresAs.LOGITS else np.exp(scores.logits)
     expected = vectors if strategy is AggregationStrategy.NONE else vectors[1:3].mean(axis=0, keepdims=True)
@@ -288,7 +288,7 @@ def test_raw_scores_hold_every_label(strategy: AggregationStrategy, raw_scores_a
 def test_rows_to_encode_give_the_same_bytes(names: str, strategy: AggregationStrategy, msgpack: bool) -> None:
     """Whatever the labels are called, NaN included."""
     tokens, vocabulary = tokenized("a b c", "a b c")
-    labels = parse_labels(dict(enumerate(names.split())))
+    labels = parse_labels(names.split())
     logits = np.random.default_rng(3).normal(size=(5, len(labels))).astype(np.float32)
     scores = TokenScores(logits.argmax(-1), np.ones(5, np.float32), logits)
     options = PredictOptions(strategy, raw_scores=True)
@@ -305,7 +305,7 @@ def test_missing_logits_are_a_defect() -> None:
     """Raw scores without logits stop with a word that says whose fault it is."""
     tokens, vocabulary = tokenized("a", "a")
     scores = TokenScores(np.zeros(3, dtype=np.int64), np.ones(3, dtype=np.float32), None)
-    labels = parse_labels({0: "O"})
+    labels = parse_labels(["O"])
     with pytest.raises(AssertionError, match="this is a bug"):
         decode(tokens, scores, labels, vocabulary, PredictOptions(raw_scores=True))
 
@@ -376,7 +376,7 @@ def test_spans_are_sorted_inside_and_slice_back(
 ) -> None:
     """In every unit; entities do not overlap, and scores are probabilities."""
     tokens, scores, vocabulary, names = case
-    labels = parse_labels(dict(enumerate(names.split())))
+    labels = parse_labels(names.split())
     answers = {}
     for unit in OffsetUnit:
         options = PredictOptions(strategy, raw_scores=raw, offset_unit=unit)
@@ -403,7 +403,7 @@ def test_entities_cover_exactly_the_words_that_are_not_outside(
 ) -> None:
     """With `simple`, each token with a tag is in one entity of that tag and no other token is."""
     tokens, scores, vocabulary, names = case
-    labels = parse_labels(dict(enumerate(names.split())))
+    labels = parse_labels(names.split())
     rows = decode(tokens, scores, labels, vocabulary, PredictOptions(strategy))
     if strategy is AggregationStrategy.SIMPLE:
         covered = [tag for row in rows for tag in row.results for start, end in tokens.offsets[1:-1]
@@ -431,7 +431,7 @@ def test_a_very_long_text_takes_no_seconds() -> None:
         np.concatenate([one.scores[:1], np.tile(one.scores[1:-1], count), one.scores[-1:]]),
         np.concatenate([one.logits[:1], np.tile(one.logits[1:-1], (count, 1)), one.logits[-1:]]),
     )
-    labels = parse_labels(dict(enumerate(IOB.split())))
+    labels = parse_labels(IOB.split())
     for strategy in AggregationStrategy:
         started = time.perf_counter()
         rows = decode(long, scores, labels, vocabulary, PredictOptions(strategy))
@@ -447,9 +447,7 @@ def test_nan_is_not_hidden(strategy: AggregationStrategy) -> None:
     scores = TokenScores(
         label_ids=np.array([0, 1, 2, 0]), scores=np.array([1, 0.5, np.nan, 1], np.float32), logits=logits
     )
-    rows = decode(
-        tokens, scores, parse_labels(dict(enumerate(IOB.split()))), vocabulary, PredictOptions(strategy)
-    )
+    rows = decode(tokens, scores, parse_labels(IOB.split()), vocabulary, PredictOptions(strategy))
     assert all(np.isnan(value) for row in rows for value in row.results.values())
     if strategy is not AggregationStrategy.AVERAGE:  # that one finds its labels among the NaN
         assert [(row.start, row.end) for row in rows] == [(0, 10)]

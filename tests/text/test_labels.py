@@ -1,16 +1,15 @@
-"""Label sets: which prefixes count, what is a tag, and what is refused."""
+"""Label sets: which prefixes count, and what is a tag."""
 
 from __future__ import annotations
 
 import pytest
 
-from nerve.errors import ModelError
 from nerve.text.labels import LabelScheme, LabelSet, parse_labels
 
 
 def parse(names: str) -> LabelSet:
     """Parse labels given as one line, in the order of their ids."""
-    return parse_labels(dict(enumerate(names.split())))
+    return parse_labels(names.split())
 
 
 @pytest.mark.parametrize(
@@ -70,19 +69,3 @@ def test_outside(names: str, outside: int | None, tag_ids: tuple[int, ...]) -> N
     labels = parse(names)
     assert labels.outside == outside
     assert labels.tag_ids == tag_ids
-
-
-@pytest.mark.parametrize(
-    ("id2label", "message"),
-    [
-        ({}, "empty"),
-        ({0: "O", 2: "B-X"}, r"without a gap, but has \[0, 2\]"),
-        ({1: "O", 2: "B-X"}, "0 to 1"),
-        ({-1: "O", 0: "B-X"}, "0 to 1"),
-        ({0: "O", 1: "X", 2: "X"}, "more than one id: X"),
-    ],
-)
-def test_broken_id2label_is_refused(id2label: dict[int, str], message: str) -> None:
-    """A gap or a name given twice would misname scores."""
-    with pytest.raises(ModelError, match=message):
-        parse_labels(id2label)

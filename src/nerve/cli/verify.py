@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nerve.cli.inputs import Format, InputError, read_records
 from nerve.config import Device, Precision, load_api_key
-from nerve.models.comparison import Comparison, TextComparison, compare_text, summarize
+from nerve.models.comparison import Comparison, TextComparison, compare_text, summarize_texts
 from nerve.models.samples import sample_texts
 from nerve.types import AggregationStrategy
 
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     config = override(config, {"model": {"min_agreement": 0.0}})  # judged here, not when it is loaded
     with ExitStack() as stack:
         served, reference, sides = _open(config, options.url, stack)
-        comparison = summarize(compare(served, reference, texts, _strategy(config)), options.worst)
+        comparison = summarize_texts(compare(served, reference, texts, _strategy(config)), options.worst)
     report = make_report(comparison, sides, minimum, texts if options.show_text else None)
     if options.json:
         import msgspec

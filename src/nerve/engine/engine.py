@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from nerve.models.loader import Model
+    from nerve.models.model import Model
     from nerve.types import TokenScores, Window
 
 log = logging.getLogger(__name__)

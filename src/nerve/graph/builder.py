@@ -21,14 +21,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from nerve.graph.architectures import Activation
+from nerve.graph.architectures.encoder import Activation
 
 if TYPE_CHECKING:
     from typing import Any
 
     import numpy.typing as npt
 
-    from nerve.graph.architectures import Encoder, Layer, Linear, Norm
+    from nerve.graph.architectures.encoder import Encoder, Layer, Linear, Norm
     from nerve.types import FloatArray
 
 BUILDER_VERSION = 3

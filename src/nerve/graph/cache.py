@@ -1,9 +1,10 @@
 """Keeps built graphs on disk, under the hash of everything they were made from.
 
 An entry is a folder `<cache_dir>/graphs/<key>/` with `model.onnx`, for graphs of 2 GiB and more also
-`model.data`, and `digest`, the SHA-256 of both. It is written under another name and renamed, and its digest
-is checked at every load: a torn or damaged entry is built again, never served. Several processes may load
-and store the same entry at once; the first to rename wins and the others use what they built.
+`model.data`, and `digest`, the SHA-256 of both. It is made beside its place and renamed
+(`nerve.checkpoint.storage`), and its digest is checked at every load: a torn or damaged entry is built again, never
+served. Several processes may load and store the same entry at once; the first to rename wins and the others use
+what they built.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
 from onnx import helper
 
+from nerve.checkpoint.storage import draft_beside
 from nerve.errors import ModelError
 from nerve.graph.builder import BUILDER_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from nerve.config import Precision
 
@@ -100,16 +101,12 @@ def _load(entry: Path) -> bytes | Path | None:
 
 def _store(entry: Path, model: onnx.ModelProto, limit: int) -> bytes | Path:
     """Write an entry and return what `_load` would."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=entry.parent))
-    try:
+    with draft_beside(entry) as draft:
         content = _write(draft, model, limit)
         (draft / _DIGEST).write_text(
             _digest(hashlib.sha256(content).hexdigest(), draft / _DATA), encoding="ascii"
         )
         _replace(draft, entry)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return entry / _MODEL if (entry / _DATA).is_file() else content
 
 

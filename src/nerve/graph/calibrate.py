@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nerve.graph.architectures import Activation
+from nerve.graph.architectures.encoder import Activation
 from nerve.graph.builder import distance_buckets
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from nerve.graph.architectures import Encoder, Layer, Linear, Norm
+    from nerve.graph.architectures.encoder import Encoder, Layer, Linear, Norm
     from nerve.types import FloatArray
 
 N_SEQUENCES = 16

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto
 
 from nerve.graph import builder
-from nerve.graph.architectures import Activation, Linear, Norm
+from nerve.graph.architectures.encoder import Activation, Linear, Norm
 from nerve.graph.builder import GraphWriter
 from nerve.graph.calibrate import LayerRanges, Range, calibrate
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from nerve.graph.architectures import Encoder, Layer
+    from nerve.graph.architectures.encoder import Encoder, Layer
     from nerve.graph.builder import AttentionScope
     from nerve.types import FloatArray
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import onnx
 
-    from nerve.graph.architectures import Encoder, Layer
+    from nerve.graph.architectures.encoder import Encoder, Layer
 
 
 def build(encoder: Encoder, *, half: bool) -> onnx.ModelProto:

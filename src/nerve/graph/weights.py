@@ -7,7 +7,6 @@ opened. Nothing here knows an architecture; `architectures` decides which names 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from onnx import numpy_helper
 
 from nerve.checkpoint.choice import WEIGHTS, WEIGHTS_INDEX
+from nerve.checkpoint.settings import read_shards
 from nerve.errors import ModelError
 
 if TYPE_CHECKING:
@@ -38,18 +38,15 @@ _FLOAT_TYPES = frozenset({"F32", "F16", "BF16"})
 def find_safetensors(folder: Path) -> list[Path]:
     """Return the safetensors files of `folder`, sorted; empty when it has none.
 
-    Raises `ModelError` when the index is unreadable or names a file that is not there.
+    Raises `CheckpointError` when the index is unreadable, `ModelError` when it names a file that is not there.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     index = folder / WEIGHTS_INDEX
     if not index.is_file():
         return []
-    try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{index} is not an index of safetensors files") from error
-    if not all(isinstance(name, str) and "/" not in name and (folder / name).is_file() for name in names):
+    names = sorted(read_shards(index))
+    if not all("/" not in name and (folder / name).is_file() for name in names):
         raise ModelError(f"{index} names files that are not beside it; copy the whole checkpoint")
     return [folder / name for name in names]
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from nerve.config import Config
     from nerve.endpoints.protocol import Endpoint
-    from nerve.models.loader import Model
+    from nerve.models.model import Model
     from nerve.observability.metrics import Metrics
 
 _MAX_REQUEST_ID_LENGTH = 128

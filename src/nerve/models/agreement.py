@@ -12,8 +12,9 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nerve.checkpoint.storage import write_whole
 from nerve.errors import ModelError
-from nerve.models.comparison import compare_text, summarize
+from nerve.models.comparison import compare_text, summarize_texts
 from nerve.models.samples import sample_texts
 from nerve.text.aggregation import decode_texts
 from nerve.types import AggregationStrategy, PredictOptions
@@ -49,7 +50,7 @@ class Judge:
 
     def compare(self, served: Session, reference: Session) -> dict[str, float]:
         """Return token agreement, span F1 and numbers of texts and tokens (`nerve.models.comparison` defines them)."""
-        found = summarize(
+        found = summarize_texts(
             self._compare(index, served, reference, text) for index, text in enumerate(sample_texts())
         )
         return {
@@ -122,8 +123,6 @@ def _store(entry: Path | None, of: str, figures: dict[str, float]) -> None:
     if entry is None or not entry.is_dir():
         return
     try:
-        draft = entry / f".{_FILE}.draft"
-        draft.write_text(json.dumps({"of": of, "figures": figures}), encoding="ascii")
-        draft.replace(entry / _FILE)
+        write_whole(entry / _FILE, json.dumps({"of": of, "figures": figures}))
     except OSError as error:
         log.warning("the agreement is not kept, so every start measures it: %s", error.strerror)

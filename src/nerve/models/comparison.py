@@ -116,7 +116,7 @@ def compare_text(
     )
 
 
-def summarize(texts: Iterable[TextComparison], n_worst: int = 5) -> Comparison:
+def summarize_texts(texts: Iterable[TextComparison], n_worst: int = 5) -> Comparison:
     """Add texts up, in one pass and in memory for `n_worst` of them."""
     n_texts = n_tokens = n_agreeing = n_common = n_different = 0
     total_drift = max_drift = 0.0

@@ -10,15 +10,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import shutil
-import tempfile
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nerve.checkpoint.positions import padding_id, unused_positions
+from nerve.checkpoint.settings import padding_id, stated_positions
+from nerve.checkpoint.storage import draft_beside, place
 from nerve.config import Device
 from nerve.errors import ModelError
 from nerve.runtime.padded import Session, choose_device
@@ -26,6 +24,7 @@ from nerve.types import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +59,12 @@ def export_checkpoint(source: str, target: Path, revision: str | None = None) ->
         raise ModelError(f"transformers cannot load {source}: {reason}") from error
     if not tokenizer.is_fast:
         raise ModelError(f"{source} has no fast tokenizer; convert it to tokenizer.json first")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        folder = Path(scratch) / "model"
-        folder.mkdir()
+    with draft_beside(target) as folder:
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         _trace(model, folder / "model.onnx", torch)
         difference = _check_graph(model, folder / "model.onnx", torch)
-        shutil.move(folder, target)
+        place(folder, target)
     return difference
 
 
@@ -159,8 +155,8 @@ def _check_graph(model: Any, path: Path, torch: Any) -> float:
     session = Session(path, choose_device(Device.CPU), 0, pad_id, n_threads=1)
     random = np.random.default_rng(0)
     ids = np.setdiff1d(np.arange(model.config.vocab_size), [pad_id])
-    positions = settings.get("max_position_embeddings") or 0
-    limit = positions - unused_positions(settings) if positions > 0 else _LONGEST
+    positions = stated_positions(settings)
+    limit = _LONGEST if positions is None else positions
     largest = 0.0
     for lengths in _CHECKED_LENGTHS:
         rows = [random.choice(ids, min(n, limit)).tolist() for n in lengths]

@@ -7,29 +7,34 @@ is the one asked for; a short window, a full one and a padded batch run. Every r
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nerve.checkpoint.positions import padding_id, unused_positions
+from nerve.checkpoint.settings import (
+    TOKENIZER,
+    label_names,
+    padding_id,
+    read_config,
+    read_tokenizer_settings,
+)
 from nerve.config import CpuMode, Device, Precision
 from nerve.errors import ModelError
 from nerve.graph import GraphKind, load_graph
 from nerve.models.agreement import Judge, check_agreement
+from nerve.models.limits import find_max_length, make_policy
+from nerve.models.model import Model
 from nerve.models.samples import calibration_texts
+from nerve.models.vocabulary import read_vocabulary
 from nerve.runtime.cores import usable_cores
 from nerve.runtime.packed import PackedSession
 from nerve.runtime.packing import StepLimits, choose_budget
 from nerve.runtime.padded import Session, choose_device
-from nerve.scheduling.batching import BatchPolicy
 from nerve.scheduling.threads import EngineThread
-from nerve.text.aggregation import Vocabulary
-from nerve.text.labels import LabelSet, parse_labels
+from nerve.text.labels import parse_labels
 from nerve.text.tokenizer import TextTokenizer, contradictions, load_tokenizer
 from nerve.types import Window
 
@@ -37,51 +42,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tokenizers import Tokenizer
-
     from nerve.checkpoint import ModelFolder
-    from nerve.config import BatchingConfig, Config
+    from nerve.config import Config
     from nerve.graph import Graph
+    from nerve.scheduling.batching import BatchPolicy
     from nerve.types import TokenScores
 
 log = logging.getLogger(__name__)
 
-_USUAL_UNKNOWN = ("<unk>", "[UNK]")
-# Default of batching.max_batch_tokens on a GPU for graphs that are not packed. For packed ones it is measured.
-_CUDA_BATCH_TOKENS = 16384
-# Largest step that is prepared and timed for that.
+# Largest step that is prepared and timed, where the configuration does not say how large one may be.
 _LARGEST_STEP = 2048
-# Default of batching.max_padding on CPU: docs/design.md, "Batching".
-_CPU_MAX_PADDING = 0.05
-# Tokens of a call on CPU from which on more tokens make it no more efficient: docs/design.md, "Batching".
-_CPU_ENOUGH_TOKENS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A loaded, proven and warm model.
-
-    folder: the model folder. max_length: most tokens of a window, special tokens included.
-    n_threads: engine threads that should call `session.run`.
-    runs_anywhere: `session.run` may be called from any thread, and shares its cores with the callers (CPU).
-    can_spread: a call can use the cores of all engine threads.
-    thread: the one thread that `session.run` must be called on (packed graphs), or None for any.
-    """
-
-    model_id: str
-    revision: str
-    folder: Path
-    labels: LabelSet
-    vocabulary: Vocabulary
-    tokenizer: TextTokenizer
-    session: Session | PackedSession
-    precision: Precision
-    policy: BatchPolicy
-    max_length: int
-    n_threads: int
-    runs_anywhere: bool
-    can_spread: bool
-    thread: EngineThread | None = None
 
 
 def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
@@ -90,13 +60,10 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     Raises `ModelError` or `CheckpointError`.
     """
     started = time.monotonic()
-    settings = read_json(folder.path / "config.json")
-    labels = parse_labels(_id2label(settings))
+    settings = read_config(folder.path)
+    labels = parse_labels(label_names(settings, str(folder.path)))
     raw_tokenizer = load_tokenizer(folder.path)
-    tokenizer_settings = {
-        **read_json(folder.path / "special_tokens_map.json", optional=True),
-        **read_json(folder.path / "tokenizer_config.json", optional=True),
-    }
+    tokenizer_settings = read_tokenizer_settings(folder.path)
     if contradicted := contradictions(raw_tokenizer, tokenizer_settings):
         log.warning(
             "tokenizer_config.json contradicts tokenizer.json in %s; tokenizer.json is used, where transformers may "
@@ -142,7 +109,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
                 open_float32,
                 config.model.min_agreement,
                 graph.entry,
-                folder.path / "tokenizer.json",
+                folder.path / TOKENIZER,
             )
         model = Model(
             model_id=folder.model_id,
@@ -203,112 +170,6 @@ def _open_packed(
     budget = asked or choose_budget(session.buckets, session.step_seconds)
     log.info("steps of up to %d tokens", budget)
     return session, replace(policy, token_budget=budget, is_packed=True)
-
-
-def find_max_length(
-    settings: dict[str, Any],
-    tokenizer_settings: dict[str, Any],
-    asked: int | None,
-    n_positions: int | None = None,
-) -> int:
-    """Return the most tokens of a window: the smallest of the config's, the tokenizer's and the position table's.
-
-    n_positions: rows of the table in the weights, where they are known.
-    Raises `ModelError` when `asked` is above what the model allows, or nothing states a length.
-    """
-    limits: dict[str, int] = {}
-    unused = unused_positions(settings)
-    positions = settings.get("max_position_embeddings")
-    if isinstance(positions, int) and positions > 0:
-        limits["max_position_embeddings of config.json"] = positions - unused
-    if n_positions is not None:
-        limits["the position table in the weights"] = n_positions - unused
-    stated = tokenizer_settings.get("model_max_length")
-    if isinstance(stated, int) and 0 < stated < 10**9:  # transformers writes 10**30 for "no limit"
-        limits["model_max_length of tokenizer_config.json"] = stated
-    if asked is not None:
-        if limits and asked > min(limits.values()):
-            name = min(limits, key=lambda key: limits[key])
-            raise ModelError(
-                f"model.max_length is {asked}, but {name} allows {limits[name]}; lower max_length"
-            )
-        limits["model.max_length of the configuration"] = asked
-    if not limits:
-        raise ModelError(
-            "neither config.json nor tokenizer_config.json states a maximum length; set model.max_length"
-        )
-    name = min(limits, key=lambda key: limits[key])
-    log.info("max length %d tokens, from %s", limits[name], name)
-    return limits[name]
-
-
-def make_policy(batching: BatchingConfig, device: Device, max_length: int) -> BatchPolicy:
-    """Fill the defaults of the batching section in; raises `ModelError` when no window would fit."""
-    is_cuda = device is Device.CUDA
-    budget = batching.max_batch_tokens or max(max_length, _CUDA_BATCH_TOKENS if is_cuda else 0)
-    if budget < max_length:
-        raise ModelError(
-            f"batching.max_batch_tokens is {budget}, less than one window of {max_length} tokens; "
-            "raise it, or lower model.max_length"
-        )
-    padding = batching.max_padding
-    if padding is None:
-        padding = 1.0 if is_cuda else _CPU_MAX_PADDING
-    return BatchPolicy(
-        token_budget=budget,
-        max_batch_size=batching.max_batch_size,
-        max_padding=padding,
-        enough_tokens=sys.maxsize if is_cuda else _CPU_ENOUGH_TOKENS,
-    )
-
-
-def read_vocabulary(
-    tokenizer: Tokenizer, tokenizer_settings: dict[str, Any], special_tokens: dict[int, str]
-) -> Vocabulary:
-    """Collect the facts of a tokenizer that grouping tokens into words needs.
-
-    tokenizer_settings: tokenizer_config.json, over special_tokens_map.json.
-    """
-    vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
-    lengths = np.zeros(max(vocabulary.values()) + 1, np.int64)  # (V,)
-    for token, token_id in vocabulary.items():
-        lengths[token_id] = len(token)
-    unknown = tokenizer_settings.get("unk_token") or getattr(tokenizer.model, "unk_token", None)
-    if isinstance(unknown, dict):  # an AddedToken written out
-        unknown = unknown.get("content")
-    if unknown is None:  # of Unigram the library tells none; transformers' classes have one of these
-        unknown = next((token for token in _USUAL_UNKNOWN if token in vocabulary), None)
-    return Vocabulary(
-        token_lengths=lengths,
-        is_word_aware=bool(getattr(tokenizer.model, "continuing_subword_prefix", None)),
-        unk_id=tokenizer.token_to_id(unknown) if unknown else None,
-        special_tokens=special_tokens,
-    )
-
-
-def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    """Read a JSON object of a model folder; an optional file that is absent reads as empty."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if optional:
-            return {}
-        raise ModelError(f"{path} is missing; the model folder is not complete") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} must hold a JSON object")
-    return value
-
-
-def _id2label(settings: dict[str, Any]) -> dict[int, str]:
-    names = settings.get("id2label")
-    if not isinstance(names, dict) or not names:
-        raise ModelError('config.json has no id2label; add it, as {"0": "O", "1": "B-PER", ...}')
-    try:
-        return {int(key): str(value) for key, value in names.items()}
-    except ValueError as error:
-        raise ModelError("config.json: the keys of id2label must be numbers") from error
 
 
 def _warm_up(model: Model) -> None:

@@ -75,7 +75,7 @@ class PackingRules:
     """What the graph says of its inputs.
 
     n_words: rows of the table of words.
-    padding_id: as in `graph.architectures.Encoder`: None when token t has position t.
+    padding_id: as in `graph.architectures.encoder.Encoder`: None when token t has position t.
     n_positions: rows of the position table.
     has_distances: the graph takes `distances` (MPNet).
     """

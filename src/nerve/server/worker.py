@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from nerve.config import Config
     from nerve.http.request import Handler
-    from nerve.models.loader import Model
+    from nerve.models.model import Model
 
 log = logging.getLogger(__name__)
 

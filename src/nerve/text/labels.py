@@ -1,4 +1,4 @@
-"""Parses `id2label` into a `LabelSet`: what each label of the model means.
+"""Parses the names of labels into a `LabelSet`: what each label of the model means.
 
 A label is `PREFIX-TAG` (`B-PER`) or a name without a prefix (`O`, `PERSON`). The prefix says what part
 of an entity a token is, the tag what kind of entity. Which prefixes count is decided once for the whole
@@ -25,10 +25,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nerve.errors import ModelError
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Sequence
 
 OUTSIDE = "O"
 # Prefixes beyond B- and I-, with the scheme they belong to.
@@ -69,12 +67,9 @@ class LabelSet:
         return len(self.names)
 
 
-def parse_labels(id2label: Mapping[int, str]) -> LabelSet:
-    """Read the `id2label` of a model's `config.json`, its keys already made integers.
-
-    Raises `ModelError` when ids are missing or two ids share a name.
-    """
-    names = _checked_names(id2label)
+def parse_labels(names: Sequence[str]) -> LabelSet:
+    """Read the names of a model's labels, by label id; `nerve.checkpoint.settings` has them from `config.json`."""
+    names = tuple(names)
     scheme = _scheme_of(names)
     letters = _letters_of(scheme)
     split = [_split(name, letters) for name in names]
@@ -111,21 +106,6 @@ def results_type(names: tuple[str, ...]) -> Callable[..., object]:
         )
     except ValueError:
         return lambda *scores: dict(zip(names, scores, strict=True))
-
-
-def _checked_names(id2label: Mapping[int, str]) -> tuple[str, ...]:
-    if not id2label:
-        raise ModelError("id2label in config.json is empty: a token classifier needs at least one label")
-    if sorted(id2label) != list(range(len(id2label))):
-        raise ModelError(
-            f"id2label in config.json must number its {len(id2label)} labels 0 to {len(id2label) - 1} "
-            f"without a gap, but has {sorted(id2label)}"
-        )
-    names = tuple(id2label[index] for index in range(len(id2label)))
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ModelError(f"id2label in config.json gives these names to more than one id: {', '.join(twice)}")
-    return names
 
 
 def _scheme_of(names: tuple[str, ...]) -> LabelScheme:

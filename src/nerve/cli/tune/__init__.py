@@ -67,13 +67,14 @@ def run(options: argparse.Namespace) -> int:
 
     from nerve.api import override
     from nerve.checkpoint import fetch_checkpoint
+    from nerve.checkpoint.settings import read_config, read_tokenizer_settings
     from nerve.cli.progress import time_bar
     from nerve.cli.tune.load import make_requests
     from nerve.cli.tune.report import describe, make_report, print_report
     from nerve.cli.tune.result_file import write_tuned
     from nerve.cli.tune.search import Search
     from nerve.graph import is_buildable
-    from nerve.models.loader import find_max_length, read_json
+    from nerve.models.limits import find_max_length
 
     _end_in_order()
     file = find_config(options.config)
@@ -88,9 +89,7 @@ def run(options: argparse.Namespace) -> int:
             config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=False
         )
         max_length = find_max_length(
-            read_json(folder.path / "config.json"),
-            read_json(folder.path / "tokenizer_config.json", optional=True),
-            config.model.max_length,
+            read_config(folder.path), read_tokenizer_settings(folder.path), config.model.max_length
         )
         asked: tuple[Precision, ...] = options.precision or (config.model.precision,)
         agreements = _agreements(config, asked, texts, report)
@@ -138,7 +137,7 @@ def _agreements(
 ) -> dict[Precision, float]:
     """Return the token agreement with float32 of each precision that rounds, on the texts."""
     from nerve.api import load_classifier, override
-    from nerve.models.comparison import summarize
+    from nerve.models.comparison import summarize_texts
     from nerve.types import AggregationStrategy
 
     found: dict[Precision, float] = {}
@@ -151,7 +150,7 @@ def _agreements(
             load_classifier(changed) as served,
             load_classifier(reference_config(changed, served.max_length)) as reference,
         ):
-            comparison = summarize(
+            comparison = summarize_texts(
                 compare(served, reference, texts[:_AGREEMENT_TEXTS], AggregationStrategy.SIMPLE), 0
             )
         found[precision] = comparison.token_agreement

@@ -206,7 +206,7 @@ def finalists(measured: Sequence[Measured], best: Setting, start: Setting, count
     return list(chosen)[: max(count, 1)]
 
 
-def summarize(rounds: Iterable[Measured]) -> list[Standing]:
+def summarize_rounds(rounds: Iterable[Measured]) -> list[Standing]:
     """Add the rounds of each finalist up."""
     by_setting: dict[Setting, list[Measured]] = {}
     for one in rounds:

@@ -8,6 +8,7 @@ import msgspec
 import yaml
 
 from nerve.api import override
+from nerve.checkpoint.storage import write_whole
 from nerve.cli.inputs import InputError
 from nerve.cli.tune.config_edit import edit
 from nerve.cli.tune.plan import apply
@@ -44,7 +45,7 @@ def write_tuned(
         content = yaml.safe_dump(msgspec.to_builtins(tuned), sort_keys=False, allow_unicode=True)
     comment = "".join(f"# {line}\n" for line in head)
     try:
-        out.write_text(f"{comment}\n{content}", encoding="utf-8")
+        write_whole(out, f"{comment}\n{content}")
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}") from error
 

@@ -15,7 +15,7 @@ from nerve.cli.tune.plan import (
     is_step,
     normalize,
     setting_of,
-    summarize,
+    summarize_rounds,
 )
 from nerve.cli.tune.trial import Plan, TrialError, measure
 from nerve.config import Device
@@ -123,7 +123,7 @@ class Search:
             for place, setting in enumerate(chosen, 1):
                 self._report(f"finalist {place} of {len(chosen)}, round {number} of {_ROUNDS}")
                 self.rounds.append(self._measure(setting, ends, hints[setting]))
-        return summarize(self.rounds)
+        return summarize_rounds(self.rounds)
 
     def _measure(self, setting: Setting, ends: float, hint: float = 0.0) -> Measured:
         plan = Plan(self.target, self._probe, ends)

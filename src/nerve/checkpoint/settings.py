@@ -1,0 +1,181 @@
+"""What the JSON files of a model folder say: config.json, the settings of the tokenizer, the index of shards.
+
+The one module that reads them and judges what it reads, so that each rule and each refusal has one wording. Keys are
+those of transformers' configuration classes; what only a family of architectures knows (numbers of layers, names of
+activations) is read in `graph.architectures`. Pure functions, apart from the `read_...`; called at start-up and by
+commands, from any thread.
+
+origin: whose file it is, as messages name it: a folder, or "REPOSITORY at COMMIT".
+Everything that cannot be read or used is a `CheckpointError` that says what to change.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from nerve.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
+
+_HEAD = "ForTokenClassification"
+# Families whose tokens have positions from the padding id + 1 (modeling_roberta.py,
+# create_position_ids_from_input_ids), so that the first rows of the position table are no token's.
+_POSITIONS_AFTER_PADDING = frozenset(
+    {
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "mpnet",
+        "longformer",
+        "roberta-prelayernorm",
+        "xmod",
+    }
+)
+# The padding id of those families where the config is silent; it is that of their configuration classes.
+_PADDING_ID_THERE = 1
+# Families that number positions after this id, whatever the config says (modeling_mpnet.py, MPNetEmbeddings).
+_FIXED_POSITION_PADDING = {"mpnet": 1}
+# transformers writes 10**30 into tokenizer_config.json for "no limit".
+_NO_LIMIT = 10**9
+
+
+def read_config(folder: Path, origin: str | None = None) -> dict[str, Any]:
+    """Return the decoded `config.json` of `folder`."""
+    return _read_object(folder / CONFIG, origin or str(folder))
+
+
+def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
+    """Return `tokenizer_config.json` over `special_tokens_map.json`; either may be missing."""
+    found: dict[str, Any] = {}
+    for name in (SPECIAL_TOKENS, TOKENIZER_CONFIG):
+        if (folder / name).exists():
+            found |= _read_object(folder / name, str(folder))
+    return found
+
+
+def read_shards(index: Path, origin: str | None = None) -> set[str]:
+    """Return the names of the files that an index of sharded weights lists, relative to it."""
+    origin = origin or str(index.parent)
+    by_tensor = _read_object(index, origin).get("weight_map")
+    names = list(by_tensor.values()) if isinstance(by_tensor, dict) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{index.name} of {origin} is not a safetensors index; fetch it again")
+    return set(names)
+
+
+def missing_file(name: str, origin: str) -> CheckpointError:
+    """Return what to raise for a file that no checkpoint can do without."""
+    return CheckpointError(
+        f"{origin} has no {name}; check that it is a model folder or repository, and its revision"
+    )
+
+
+def check_config(config: Mapping[str, Any], origin: str) -> None:
+    """Prove that the config is that of a token classifier with an `id2label` that can be used."""
+    if heads := other_heads(config):
+        raise CheckpointError(
+            f"{origin} is not a token classifier: its {CONFIG} says {', '.join(heads)}; choose a checkpoint "
+            f"whose architecture ends with {_HEAD}"
+        )
+    label_names(config, origin)
+
+
+def other_heads(config: Mapping[str, Any]) -> list[str]:
+    """Return the classes that the config names, where none of them is a token classifier; [] otherwise.
+
+    A config that names no class says nothing against it.
+    """
+    heads = [str(name) for name in config.get("architectures") or []]
+    return [] if any(name.endswith(_HEAD) for name in heads) else heads
+
+
+def label_names(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+    """Return the names of `id2label`, by label id."""
+    labels = config.get("id2label")
+    if not isinstance(labels, dict) or not labels:
+        raise CheckpointError(
+            f"{CONFIG} of {origin} has no id2label, so its labels have no names; add it, as in "
+            '"id2label": {"0": "O", "1": "B-PER", "2": "I-PER"}'
+        )
+    if set(labels) != {str(index) for index in range(len(labels))}:
+        raise CheckpointError(
+            f"id2label in {CONFIG} of {origin} must number its labels 0 to {len(labels) - 1}; mend it"
+        )
+    names = tuple(labels[str(index)] for index in range(len(labels)))
+    if not all(isinstance(name, str) and name for name in names):
+        raise CheckpointError(f"id2label in {CONFIG} of {origin} has a label that is not a name; mend it")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CheckpointError(
+            f"id2label in {CONFIG} of {origin} gives these names to more than one id: {', '.join(twice)}; mend it"
+        )
+    if config.get("num_labels", len(names)) != len(names):
+        raise CheckpointError(
+            f"{CONFIG} of {origin} contradicts itself: num_labels is {config['num_labels']}, but id2label "
+            f"has {len(names)} labels; mend the wrong one"
+        )
+    return names
+
+
+def padding_id(config: Mapping[str, Any]) -> int:
+    """Return the id that fills rows; the default of the family where the config states none."""
+    stated = config.get("pad_token_id")
+    if stated is None:
+        return _PADDING_ID_THERE if config.get("model_type") in _POSITIONS_AFTER_PADDING else 0
+    if isinstance(stated, bool) or not isinstance(stated, int):
+        raise CheckpointError(f"{CONFIG}: pad_token_id must be a whole number, not {stated!r}; mend it")
+    return stated
+
+
+def position_padding_id(config: Mapping[str, Any]) -> int | None:
+    """Return the id whose tokens have no position of their own; None where token t has position t.
+
+    All other tokens are counted, and their positions start at that id + 1.
+    """
+    model_type = config.get("model_type")
+    if model_type not in _POSITIONS_AFTER_PADDING:
+        return None
+    return _FIXED_POSITION_PADDING.get(model_type, padding_id(config))
+
+
+def unused_positions(config: Mapping[str, Any]) -> int:
+    """Return how many rows of the position table no token of a text ever takes."""
+    found = position_padding_id(config)
+    return 0 if found is None else found + 1
+
+
+def stated_positions(config: Mapping[str, Any]) -> int | None:
+    """Return the most tokens that have positions by the config, special ones included; None where it says nothing."""
+    rows = config.get("max_position_embeddings")
+    return rows - unused_positions(config) if isinstance(rows, int) and rows > 0 else None
+
+
+def stated_length(tokenizer_settings: Mapping[str, Any]) -> int | None:
+    """Return the most tokens that `tokenizer_config.json` allows, special ones included; None for no limit."""
+    stated = tokenizer_settings.get("model_max_length")
+    return stated if isinstance(stated, int) and 0 < stated < _NO_LIMIT else None
+
+
+def _read_object(file: Path, origin: str) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise missing_file(file.name, origin) from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror}; check its permissions") from error
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise CheckpointError(
+            f"{file.name} of {origin} is not valid JSON ({error}); fetch or export it again"
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file.name} of {origin} is not a JSON object; fetch or export it again")
+    return value

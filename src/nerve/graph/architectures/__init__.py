@@ -1,0 +1,95 @@
+"""Maps the checkpoints of known architectures to one neutral description of an encoder.
+
+`FAMILIES` has a row for each `model_type`: a new architecture is a new file here, which has a `Family`, and a row. The
+defaults of a family are those of its configuration class in transformers 5.23. What is not known is refused
+(`NotBuildable`) and never guessed; `load_graph` then looks for a ready graph.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nerve.checkpoint.settings import other_heads
+from nerve.errors import ModelError
+from nerve.graph.architectures.bert import BERT
+from nerve.graph.architectures.distilbert import DISTILBERT
+from nerve.graph.architectures.electra import ELECTRA
+from nerve.graph.architectures.mpnet import MPNET
+from nerve.graph.architectures.reading import NotBuildable, Tensors
+from nerve.graph.architectures.roberta import ROBERTA
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nerve.graph.architectures.encoder import Encoder, Linear
+    from nerve.types import FloatArray
+
+__all__ = ["FAMILIES", "Family", "NotBuildable", "describe", "find_family"]
+
+
+class Family(Protocol):
+    """How the checkpoints of one kind of model are read; its methods raise `NotBuildable` with the reason."""
+
+    @property
+    def position_table(self) -> str | None:
+        """Name of the tensor that holds a row for each position; None where there is none."""
+
+    def is_needed(self, name: str) -> bool:
+        """Return False for tensors that a token classifier does not use."""
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Prove that the config asks for nothing but what the family computes."""
+
+    def describe(self, config: Mapping[str, Any], tensors: Tensors) -> Encoder:
+        """Name every weight of the checkpoint; a tensor that is not taken is refused afterwards."""
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": BERT,
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "camembert": ROBERTA,
+    "electra": ELECTRA,
+    "distilbert": DISTILBERT,
+    "mpnet": MPNET,
+}
+
+
+def find_family(config: Mapping[str, Any]) -> Family:
+    """Return the family of a `config.json` that can be built from. Raises `NotBuildable` with the reason."""
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise NotBuildable(
+            f"model type {model_type} is not one that can be built: {', '.join(sorted(FAMILIES))}"
+        )
+    if heads := other_heads(config):
+        raise NotBuildable(f"config.json names {', '.join(heads)}, not a ...ForTokenClassification")
+    for key in ("is_decoder", "add_cross_attention", "quantization_config", "pruned_heads"):
+        if config.get(key):
+            raise NotBuildable(f"config.json sets {key}")
+    family = FAMILIES[model_type]
+    family.check(config)
+    return family
+
+
+def describe(config: Mapping[str, Any], weights: Mapping[str, FloatArray]) -> Encoder:
+    """Return the encoder of a checkpoint: its `config.json`, and its tensors by name.
+
+    Raises `NotBuildable` when a tensor is missing, left over or of the wrong shape, and `ModelError` when
+    the classifier and `id2label` disagree, which no other graph of this checkpoint would repair.
+    """
+    family = find_family(config)
+    tensors = Tensors(weights, family.is_needed)
+    encoder = family.describe(config, tensors)
+    tensors.check_surplus()
+    _check_labels(config, encoder.classifier)
+    return encoder
+
+
+def _check_labels(config: Mapping[str, Any], classifier: Linear) -> None:
+    labels = config.get("id2label")
+    if labels and len(labels) != classifier.weight.shape[0]:
+        raise ModelError(
+            f"config.json has {len(labels)} labels in id2label, the classifier {classifier.weight.shape[0]}; "
+            "correct id2label"
+        )

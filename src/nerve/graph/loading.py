@@ -1,0 +1,204 @@
+"""Chooses and loads the ONNX graph of a model folder.
+
+A checkpoint of a known architecture becomes a graph of our own making (`GraphKind.BUILT` for the CPU,
+`GraphKind.PACKED` for CUDA); anything else runs as the ONNX file that lies in the folder (`GraphKind.READY`).
+Called at start-up, from any thread; several processes may load the same folder at once.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nerve.checkpoint.settings import read_config
+from nerve.config import Device, Precision
+from nerve.errors import ModelError, StartupError
+from nerve.graph import builder, cache, int8, packed, ready, weights
+from nerve.graph.architectures import NotBuildable, describe, find_family
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnx
+
+    from nerve.graph.architectures import Family
+    from nerve.graph.architectures.encoder import Encoder
+
+log = logging.getLogger(__name__)
+
+
+class GraphKind(enum.Enum):
+    """What a graph takes and gives."""
+
+    BUILT = "built"  # input_ids int32 (B, T), lengths int32 (B,) -> label_ids, scores, logits
+    PACKED = "packed"  # the tokens of all sequences in one row: see `packed`
+    READY = (
+        "ready"  # input_ids, attention_mask[, token_type_ids] (B, T) -> one output, float logits (B, T, L)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph for `onnxruntime.InferenceSession`.
+
+    source: the graph itself, or the file that holds it.
+    precision: what it really computes in.
+    n_positions: rows of the position table in the weights it was built from; None for a ready graph.
+    entry: folder of the cache that keeps a graph that was built; it may be absent where none can be written.
+    """
+
+    source: bytes | Path
+    kind: GraphKind
+    precision: Precision
+    n_positions: int | None = None
+    entry: Path | None = field(default=None, compare=False)
+
+
+_ZERO = np.zeros((), np.float32)
+
+# What `auto` means, and what else can be asked for.
+_PRECISIONS = {
+    Device.CPU: (Precision.FLOAT32, Precision.INT8),
+    Device.CUDA: (Precision.FLOAT16, Precision.FLOAT32),
+}
+
+
+def is_buildable(config: Mapping[str, Any], folder: Path | None = None) -> bool:
+    """Return whether the guards let a checkpoint pass; log the reason if they do not.
+
+    config: its decoded `config.json`. folder: where its safetensors lie; then the names and shapes of the tensors
+    are looked at, too. A file that is damaged passes here: `load_graph` has the better word for it.
+    """
+    try:
+        family = find_family(config)
+        if folder is not None:
+            shapes = weights.read_shapes(weights.find_safetensors(folder), family.is_needed)
+            describe(config, {name: np.broadcast_to(_ZERO, shapes[name]) for name in shapes})
+    except StartupError:
+        return True
+    except NotBuildable as reason:
+        log.info("no graph can be built from the weights: %s", reason)
+        return False
+    return True
+
+
+def load_graph(
+    folder: Path,
+    precision: Precision,
+    cache_dir: Path,
+    graph_file: str | None = None,
+    device: Device = Device.CPU,
+    calibration: Sequence[Sequence[int]] = (),
+) -> Graph:
+    """Return the graph of the model in `folder` for `device`, which is not `auto` any more.
+
+    calibration: token ids of typical texts, for int8; without them random ids have to do.
+
+    The first of these that applies: the named `graph_file`, as it is; a graph built from safetensors; one
+    built from the weights inside an ONNX file; the ONNX file as it is. Raises `ModelError` with the
+    remedy when there is none, and `CheckpointError` for a config or an index that cannot be read.
+    """
+    known = _PRECISIONS[device]
+    if precision not in (Precision.AUTO, *known):
+        raise ModelError(
+            f"model.precision {precision.value} is not available on {device.value}; "
+            f"use auto, {known[0].value} or {known[1].value}"
+        )
+    if graph_file is not None:
+        return _ready_graph(folder / graph_file, precision)
+    computed = known[0] if precision is Precision.AUTO else precision
+    try:
+        return _built_graph(folder, computed, cache_dir, device, calibration)
+    except NotBuildable as reason:
+        files = ready.find_onnx(folder, precision)
+        if not files:
+            raise ModelError(_remedy(folder, reason)) from reason
+        log.info("the graph is not built from the weights: %s; using %s", reason, files[0])
+        return _ready_graph(files[0], precision)
+
+
+def _built_graph(
+    folder: Path,
+    computed: Precision,
+    cache_dir: Path,
+    device: Device,
+    calibration: Sequence[Sequence[int]],
+) -> Graph:
+    """Build the graph, or find it in the cache. Raises `NotBuildable`."""
+    config = read_config(folder)
+    family = find_family(config)
+    kind = GraphKind.PACKED if device is Device.CUDA else GraphKind.BUILT
+
+    def build() -> onnx.ModelProto:
+        encoder = _read_encoder(folder, config, family)
+        if kind is GraphKind.PACKED:
+            return packed.build(encoder, half=computed is Precision.FLOAT16)
+        if computed is Precision.INT8:
+            return int8.build(encoder, calibration)
+        return builder.build(encoder)
+
+    files = weights.find_safetensors(folder) or [
+        part for file in ready.find_onnx(folder, Precision.FLOAT32) for part in weights.onnx_parts(file)
+    ]
+    used = [list(ids) for ids in calibration] if computed is Precision.INT8 else []
+    facts = json.dumps([config, kind.value, used], sort_keys=True).encode()
+    key = cache.make_key(files, facts, computed)
+    source = cache.load_or_build(cache_dir, key, build)
+    return Graph(source, kind, computed, _count_positions(folder, family), cache.entry_of(cache_dir, key))
+
+
+def _count_positions(folder: Path, family: Family) -> int | None:
+    """Return the rows of the position table; it can be shorter than `config.json` says."""
+    name = family.position_table
+    if name is None:
+        return None
+    stored = weights.find_safetensors(folder)
+    if stored:
+        shapes = [weights.read_shapes(stored, lambda found: found == name)]
+    else:
+        files = ready.find_onnx(folder, Precision.FLOAT32)
+        shapes = [weights.read_onnx_shapes(file) for file in files]
+    return next((found[name][0] for found in shapes if name in found), None)
+
+
+def _read_encoder(folder: Path, config: Mapping[str, Any], family: Family) -> Encoder:
+    """Read the weights from safetensors, or else from an ONNX file. Raises `NotBuildable`."""
+    stored = weights.find_safetensors(folder)
+    if stored:
+        return describe(config, weights.read_safetensors(stored, family.is_needed))
+    reason = NotBuildable("there are no weights in safetensors")
+    for file in ready.find_onnx(folder, Precision.FLOAT32):  # the least rounded first
+        unpacked = weights.read_onnx(file)
+        if unpacked is None:
+            continue
+        try:
+            return describe(config, unpacked)
+        except NotBuildable as error:
+            reason = NotBuildable(f"the weights in {file.name} cannot be read back: {error}")
+    raise reason
+
+
+def _ready_graph(file: Path, precision: Precision) -> Graph:
+    if not file.is_file():
+        raise ModelError(f"model.graph: there is no file {file}")
+    found = ready.check_ready(file)
+    if precision not in (Precision.AUTO, found):
+        raise ModelError(
+            f"model.precision is {precision.value}, but {file} computes in {found.value} and cannot be "
+            "rebuilt; use precision auto, or a checkpoint whose weights can be read"
+        )
+    return Graph(file, GraphKind.READY, found)
+
+
+def _remedy(folder: Path, reason: NotBuildable) -> str:
+    """Say what to do about a folder that has no graph and cannot be built from."""
+    text = f"no graph for {folder}: {reason}, and there is no ONNX file"
+    if weights.has_pickle_only(folder):
+        text += "; pytorch_model.bin is a pickle, which can run code, and is never opened"
+    return text + "; make one with `nerve export`"

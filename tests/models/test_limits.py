@@ -1,0 +1,71 @@
+"""Length of a window and limits of a batch: the smallest of what is stated, and defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nerve.config import BatchingConfig, Device
+from nerve.errors import ModelError
+from nerve.models.limits import find_max_length, make_policy
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokenizer_settings", "asked", "expected"),
+    [
+        ({"max_position_embeddings": 512}, {}, None, 512),
+        ({"max_position_embeddings": 512}, {"model_max_length": 256}, None, 256),
+        ({"max_position_embeddings": 512}, {"model_max_length": 1024}, None, 512),
+        ({"max_position_embeddings": 512}, {"model_max_length": 10**30}, None, 512),
+        ({"max_position_embeddings": 512}, {}, 128, 128),
+        ({}, {"model_max_length": 256}, None, 256),
+        ({}, {"model_max_length": 10**30}, 64, 64),
+        ({"max_position_embeddings": -1}, {}, 64, 64),
+        ({"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 1}, {}, None, 512),
+        ({"max_position_embeddings": 514, "model_type": "xlm-roberta", "pad_token_id": 1}, {}, None, 512),
+        ({"max_position_embeddings": 514, "model_type": "mpnet", "pad_token_id": 1}, {}, None, 512),
+        ({"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 0}, {}, None, 513),
+        ({"max_position_embeddings": 514, "model_type": "roberta"}, {}, None, 512),
+        ({"max_position_embeddings": 514, "model_type": "camembert", "pad_token_id": None}, {}, None, 512),
+        ({"max_position_embeddings": 512, "model_type": "bert", "pad_token_id": 0}, {}, None, 512),
+    ],
+)
+def test_max_length_is_the_smallest_stated(
+    settings: dict[str, Any], tokenizer_settings: dict[str, Any], asked: int | None, expected: int
+) -> None:
+    """Configuration, tokenizer and position table: the smallest wins, less the positions padding takes."""
+    assert find_max_length(settings, tokenizer_settings, asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokenizer_settings", "asked"),
+    [
+        ({}, {}, None),
+        ({}, {"model_max_length": 10**30}, None),
+        ({"max_position_embeddings": 512}, {}, 513),
+        ({"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 1}, {}, 513),
+        ({"max_position_embeddings": 512}, {"model_max_length": 256}, 257),
+    ],
+)
+def test_max_length_that_cannot_be_is_refused(
+    settings: dict[str, Any], tokenizer_settings: dict[str, Any], asked: int | None
+) -> None:
+    """No length stated at all, or more asked for than the model has."""
+    with pytest.raises(ModelError, match="max_length"):
+        find_max_length(settings, tokenizer_settings, asked)
+
+
+@pytest.mark.parametrize(
+    ("batching", "device", "budget", "padding"),
+    [
+        (BatchingConfig(), Device.CPU, 512, 0.05),
+        (BatchingConfig(), Device.CUDA, 16384, 1.0),
+        (BatchingConfig(max_batch_tokens=1024, max_padding=0.5), Device.CPU, 1024, 0.5),
+        (BatchingConfig(max_batch_tokens=1024, max_padding=0.0), Device.CUDA, 1024, 0.0),
+    ],
+)
+def test_batch_policy_defaults(batching: BatchingConfig, device: Device, budget: int, padding: float) -> None:
+    """Null means one window and little padding on CPU, many windows on CUDA; 0 is a value."""
+    policy = make_policy(batching, device, 512)
+    assert (policy.token_budget, policy.max_padding, policy.max_batch_size) == (budget, padding, 32)
