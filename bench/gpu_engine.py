@@ -21,6 +21,7 @@ sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "tests")]
 
 from nerve.config import Device, Precision, default_cache_dir
 from nerve.graph import load_graph
+from nerve.runtime.devices import CUDA
 from nerve.runtime.faults import is_sticky
 from nerve.runtime.packed import WITHOUT, PackedSession, _run_options
 from nerve.runtime.packing import (
@@ -32,7 +33,7 @@ from nerve.runtime.packing import (
     choose_budget,
     make_bucket,
 )
-from nerve.runtime.padded import create_session, ort
+from nerve.runtime.sessions import create_session, ort
 from nerve.types import Window
 
 N_RUNS = 60
@@ -42,10 +43,10 @@ IS_REHEARSAL = sys.argv[-1] == Device.CPU.value  # the numbers mean nothing then
 def packed_graph(folder: Path, device: Device) -> bytes | Path:
     """Return the packed graph: float16 on the GPU; on the CPU a twin in standard operators."""
     if device is Device.CUDA:
-        return load_graph(folder, Precision.FLOAT16, default_cache_dir(), device=Device.CUDA).source
+        return load_graph(folder, Precision.FLOAT16, default_cache_dir(), provider=CUDA).source
     from packed_reference import on_cpu
 
-    return on_cpu(load_graph(folder, Precision.FLOAT32, default_cache_dir(), device=Device.CUDA).source)
+    return on_cpu(load_graph(folder, Precision.FLOAT32, default_cache_dir(), provider=CUDA).source)
 
 
 def open_session(folder: Path, device: Device, limits: StepLimits | None = None) -> PackedSession:

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from builders import ServerProcess, open_engine
 from nerve.config import Device, Precision
 from nerve.graph import load_graph
+from nerve.runtime.devices import CUDA
 from nerve.runtime.faults import is_out_of_memory
 from nerve.runtime.packed import PackedSession
 from nerve.runtime.packing import StepLimits, round_up
@@ -31,7 +32,7 @@ N_WORDS, N_HIDDEN, N_INNER, N_LAYERS, N_LABELS = 1000, 768, 3072, 4, 9
 
 def open_on_gpu(folder: Path, precision: Precision, limits: StepLimits) -> PackedSession:
     """Open the packed graph of a checkpoint on the GPU."""
-    graph = load_graph(folder, precision, folder / "cache", device=Device.CUDA)
+    graph = load_graph(folder, precision, folder / "cache", provider=CUDA)
     return PackedSession(graph.source, Device.CUDA, 0, limits)
 
 
@@ -251,8 +252,8 @@ def test_ready_graph_runs_padded_on_the_gpu(lookup_model: Path) -> None:
         lookup_model, model={"device": "cuda", **_local(lookup_model)}, runtime={"window_stride": 4}
     )
     try:
-        assert isinstance(engine.model.session, Session)
-        assert engine.model.session.provider == "CUDAExecutionProvider"
+        assert isinstance(engine.model.backend, Session)
+        assert engine.model.backend.provider == "CUDAExecutionProvider"
         rows = engine.predict_blocking(["Anna sees Paris"], PredictOptions()).rows[0]
         assert [list(row.results) for row in rows if row.token in ("Anna", "Paris")] == [["B-PER"], ["B-LOC"]]
     finally:

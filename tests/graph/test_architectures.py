@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from nerve.config import Device, Precision
 from nerve.graph import GraphKind, load_graph
 from nerve.graph.architectures import FAMILIES
-from nerve.runtime.padded import create_session
+from nerve.runtime.sessions import create_session
 
 PARITY = Path(__file__).parents[1] / "parity"
 tiny = SimpleNamespace(**runpy.run_path(str(PARITY / "tiny_checkpoints.py")))

@@ -13,7 +13,7 @@ import pytest
 from nerve.config import Device, Precision
 from nerve.graph import GraphKind, load_graph
 from nerve.graph.int8 import quantize_columns
-from nerve.runtime.padded import create_session
+from nerve.runtime.sessions import create_session
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 

@@ -17,6 +17,7 @@ from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.graph import GraphKind, load_graph
 from nerve.graph.architectures import FAMILIES
+from nerve.runtime.devices import CUDA
 from nerve.runtime.packing import Bucket, PackingRules, StepInputs, split_results
 from nerve.types import TokenScores, Window
 from packed_reference import ReferenceGraph, on_cpu
@@ -28,7 +29,7 @@ BUCKETS = [Bucket(64, 4, 32), Bucket(96, 8, 64)]
 
 def load_packed(folder: Path, precision: Precision = Precision.FLOAT32) -> bytes:
     """Return the serialised packed graph of `folder`."""
-    graph = load_graph(folder, precision, folder / "cache", device=Device.CUDA)
+    graph = load_graph(folder, precision, folder / "cache", provider=CUDA)
     assert graph.kind is GraphKind.PACKED
     assert isinstance(graph.source, bytes)
     return graph.source
@@ -121,7 +122,7 @@ def test_unknown_precision_is_refused_on_cuda(precision: Precision, tmp_path: Pa
     """What the GPU cannot compute in is refused with what it can."""
     folder = tiny.write_checkpoint(tmp_path / "model")
     with pytest.raises(ModelError, match="not available on cuda; use auto, float16 or float32"):
-        load_graph(folder, precision, tmp_path, device=Device.CUDA)
+        load_graph(folder, precision, tmp_path, provider=CUDA)
 
 
 def test_weight_beyond_float16_is_refused(tmp_path: Path) -> None:

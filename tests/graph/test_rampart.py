@@ -10,7 +10,7 @@ import pytest
 
 from nerve.config import Device, Precision
 from nerve.graph import GraphKind, load_graph
-from nerve.runtime.padded import create_session
+from nerve.runtime.sessions import create_session
 
 N_WORDS = 19730
 

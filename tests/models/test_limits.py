@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from nerve.config import BatchingConfig, Device
+from nerve.config import BatchingConfig
 from nerve.errors import ModelError
 from nerve.models.limits import find_max_length, make_policy
+from nerve.runtime.backend import Provider
+from nerve.runtime.devices import CPU, CUDA
 
 
 @pytest.mark.parametrize(
@@ -57,15 +59,17 @@ def test_max_length_that_cannot_be_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("batching", "device", "budget", "padding"),
+    ("batching", "provider", "budget", "padding"),
     [
-        (BatchingConfig(), Device.CPU, 512, 0.05),
-        (BatchingConfig(), Device.CUDA, 16384, 1.0),
-        (BatchingConfig(max_batch_tokens=1024, max_padding=0.5), Device.CPU, 1024, 0.5),
-        (BatchingConfig(max_batch_tokens=1024, max_padding=0.0), Device.CUDA, 1024, 0.0),
+        (BatchingConfig(), CPU, 512, 0.05),
+        (BatchingConfig(), CUDA, 16384, 1.0),
+        (BatchingConfig(max_batch_tokens=1024, max_padding=0.5), CPU, 1024, 0.5),
+        (BatchingConfig(max_batch_tokens=1024, max_padding=0.0), CUDA, 1024, 0.0),
     ],
 )
-def test_batch_policy_defaults(batching: BatchingConfig, device: Device, budget: int, padding: float) -> None:
+def test_batch_policy_defaults(
+    batching: BatchingConfig, provider: Provider, budget: int, padding: float
+) -> None:
     """Null means one window and little padding on CPU, many windows on CUDA; 0 is a value."""
-    policy = make_policy(batching, device, 512)
+    policy = make_policy(batching, provider, 512)
     assert (policy.token_budget, policy.max_padding, policy.max_batch_size) == (budget, padding, 32)

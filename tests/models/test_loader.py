@@ -74,7 +74,7 @@ def test_model_that_proves_itself(folder: Path) -> None:
     model = load(folder)
     assert (model.model_id, model.revision, model.max_length) == ("test", "abc", 16)
     assert model.labels.names == LABELS
-    assert model.session.provider == "CPUExecutionProvider"
+    assert model.backend.provider == "CPUExecutionProvider"
     assert model.policy.token_budget == 16
     assert model.vocabulary.special_tokens == {2: "[CLS]", 3: "[SEP]"}
     assert model.vocabulary.unk_id == 1

@@ -90,7 +90,7 @@ def default_model(rampart: Path) -> Subject:
     texts = model.tokenizer.tokenize(corpus.texts())
     scores: dict[int, TokenScores] = {}
     for same in by_length(texts):
-        batch = model.session.run([texts[index].windows[0] for index in same], needs_logits=True)
+        batch = model.backend.run([texts[index].windows[0] for index in same], needs_logits=True)
         scores.update(zip(same, batch, strict=True))
     return Subject(model.labels, model.vocabulary, [(text, scores[k]) for k, text in enumerate(texts)])
 

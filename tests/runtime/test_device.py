@@ -22,15 +22,15 @@ from safetensors.numpy import save_file
 from builders import open_engine, write_config
 from nerve.config import Device, Precision
 from nerve.engine.engine import Engine
+from nerve.engine.in_process import collect, predict, submit
 from nerve.errors import DeviceFailed, ModelError
-from nerve.graph import Graph, load_graph
 from nerve.http.app import App
-from nerve.http.responses import Response
+from nerve.http.request import Response
+from nerve.runtime.backend import Backend, GraphKind, OpenOptions
+from nerve.runtime.devices import CUDA
 from nerve.runtime.packed import PackedSession
-from nerve.runtime.packing import StepLimits
-from nerve.runtime.padded import Session
 from nerve.scheduling.batching import BatchPolicy
-from nerve.types import PredictOptions, TokenScores, Window
+from nerve.types import Prediction, PredictOptions, TokenScores, Window
 from packed_reference import on_cpu
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
@@ -49,26 +49,18 @@ def checkpoint(tmp_path: Path, lookup_model: Path) -> Path:
 
 @pytest.fixture
 def open_packed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
-    """Load checkpoints as for a GPU, with all that needs one swapped for what the CPU has.
+    """Load checkpoints as for a GPU: the row of CUDA, but with attention that the CPU has, on the CPU."""
 
-    Patches, because a seam for them would be there for nobody else: the device that is found, the graph's
-    attention operator, and the device that the session is told.
-    """
+    def open_twin(options: OpenOptions) -> PackedSession:
+        assert options.kind is GraphKind.PACKED
+        assert isinstance(options.source, bytes)
+        return PackedSession.open(dataclasses.replace(options, source=on_cpu(options.source)), Device.CPU)
 
-    def load_twin(folder: Path, precision: Precision, *rest: Any) -> Graph:
-        graph = load_graph(folder, precision, *rest)
-        assert isinstance(graph.source, bytes)
-        return dataclasses.replace(graph, source=on_cpu(graph.source))
-
-    def open_twin(source: bytes, device: Device, device_id: int, limits: StepLimits) -> PackedSession:
-        assert device is Device.CUDA
-        return PackedSession(source, Device.CPU, device_id, limits)
+    twin = dataclasses.replace(CUDA, open=open_twin)
 
     def open_engine_over_it(folder: Path, **sections: dict[str, Any]) -> Engine:
         with monkeypatch.context() as patch:
-            patch.setattr("nerve.models.loader.choose_device", lambda asked: Device.CUDA)
-            patch.setattr("nerve.models.loader.load_graph", load_twin)
-            patch.setattr("nerve.models.loader.PackedSession", open_twin)
+            patch.setattr("nerve.models.loader.choose_provider", lambda device: twin)
             return open_engine(folder, runtime=STRIDE, **sections)
 
     return open_engine_over_it
@@ -83,8 +75,8 @@ def test_packed_engine_answers_as_the_padded_one(
     packed = open_packed(checkpoint, batching={"max_batch_tokens": 128})
     assert packed.model.precision is Precision.FLOAT16
 
-    async def ask(engine: Engine, options: PredictOptions) -> list[list[tuple[int, int, float]]]:
-        answers = await asyncio.gather(*(engine.predict([text], options) for text in texts))
+    async def ask_all(engine: Engine, options: PredictOptions) -> list[list[tuple[int, int, float]]]:
+        answers = await asyncio.gather(*(predict(engine, [text], options) for text in texts))
         return [
             [(row.start, row.end, max(row.results.values())) for row in rows]
             for answer in answers
@@ -93,7 +85,9 @@ def test_packed_engine_answers_as_the_padded_one(
 
     try:
         for options in (OPTIONS, PredictOptions(raw_scores=True)):
-            pairs = zip(asyncio.run(ask(packed, options)), asyncio.run(ask(padded, options)), strict=True)
+            pairs = zip(
+                asyncio.run(ask_all(packed, options)), asyncio.run(ask_all(padded, options)), strict=True
+            )
             for ours, theirs in pairs:
                 assert np.array(ours) == pytest.approx(np.array(theirs), abs=0.02)
     finally:
@@ -101,21 +95,16 @@ def test_packed_engine_answers_as_the_padded_one(
         packed.close()
 
 
-def test_full_steps_are_packed_while_others_run(
+def test_results_of_a_step_are_handed_over_at_once(
     checkpoint: Path, open_packed: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under load steps find their windows laid out, and hand their results over at once; answers are as alone."""
+    """Under load the engine thread does nothing but steps, and answers are as alone."""
     packed = open_packed(checkpoint, batching={"max_batch_tokens": 48, "max_batch_size": 4})
-    session = packed.model.session
-    assert isinstance(session, PackedSession)
-    found: list[bool] = []
-    upload = session._run_once
-
-    def run_once(windows: Sequence[Window], needs_logits: bool, packed: Any = None) -> list[TokenScores]:
-        found.append(packed is not None)
-        return upload(windows, needs_logits, packed)
-
-    monkeypatch.setattr(session, "_run_once", run_once)  # only to count: nothing tells it outside
+    steps: list[int] = []
+    run = packed._lane._run
+    monkeypatch.setattr(
+        packed._lane, "_run", lambda windows, *rest: steps.append(len(windows)) or run(windows, *rest)
+    )
     texts = ["Anna lives in Rome", "Bob", "x y Anna in", "in " * 9] * 10
 
     handed: list[Any] = []
@@ -125,19 +114,22 @@ def test_full_steps_are_packed_while_others_run(
     monkeypatch.setattr(answering, "post", lambda work: handed.append(work) or post(work))
 
     async def ask_all() -> list[Any]:
-        return list(await asyncio.gather(*(packed.predict([text], OPTIONS) for text in texts)))
+        return list(await asyncio.gather(*(predict(packed, [text], OPTIONS) for text in texts)))
 
     try:
-        lone = {text: packed.predict_blocking([text], OPTIONS).rows for text in texts[:4]}
-        assert not any(found)
+        lone = {text: ask(packed, text).rows for text in texts[:4]}
         for text, answer in zip(texts, asyncio.run(ask_all()), strict=True):
             for ours, theirs in zip(answer.rows[0], lone[text][0], strict=True):
                 assert (ours.start, ours.end) == (theirs.start, theirs.end)
                 assert max(ours.results.values()) == pytest.approx(max(theirs.results.values()), abs=0.01)
-        assert any(found)
-        assert len(handed) <= len(found) < 4 + len(texts)
+        assert len(handed) <= len(steps) < 4 + len(texts)
     finally:
         packed.close()
+
+
+def ask(engine: Engine, text: str) -> Prediction:
+    """Answer one text."""
+    return collect(engine, submit(engine, [text], OPTIONS))
 
 
 def engine_threads() -> int:
@@ -152,12 +144,12 @@ def test_packed_model_belongs_to_one_engine_thread(
     before = engine_threads()
     engine = open_packed(checkpoint, batching={"max_batch_tokens": 96, "max_batch_size": 4})
     model = engine.model
-    assert isinstance(model.session, PackedSession)
+    assert isinstance(model.backend, PackedSession)
     assert model.policy == BatchPolicy(token_budget=96, max_batch_size=4, max_padding=1.0, is_packed=True)
-    assert (model.n_threads, model.runs_anywhere) == (1, False)
-    assert engine.predict_blocking(["Anna"], OPTIONS).rows
+    assert (model.n_threads, model.shares_cores) == (1, False)
+    assert ask(engine, "Anna").rows
     with pytest.raises(RuntimeError, match="thread"):
-        model.session.run([Window([5], 0)], needs_logits=False)
+        model.backend.run([Window([5], 0)], needs_logits=False)
     engine.close()
     assert engine_threads() == before
 
@@ -166,9 +158,9 @@ def test_budget_is_measured_unless_it_is_given(checkpoint: Path, open_packed: Ca
     """Without `max_batch_tokens` a step holds no more than was timed, and longer windows run all the same."""
     engine = open_packed(checkpoint, batching={"max_batch_size": 2})
     try:
-        assert isinstance(engine.model.session, PackedSession)
-        assert 1 <= engine.model.policy.token_budget < max(engine.model.session.step_seconds)
-        assert len(engine.predict_blocking(["in " * 70], OPTIONS).rows[0]) == 72
+        assert isinstance(engine.model.backend, PackedSession)
+        assert 1 <= engine.model.policy.token_budget < max(engine.model.backend.step_seconds)
+        assert len(ask(engine, "in " * 70).rows[0]) == 72
     finally:
         engine.close()
 
@@ -187,13 +179,13 @@ def test_engine_thread_ends_when_the_model_cannot_be_opened(
     assert engine_threads() == before
 
 
-class FailingSession:
+class FailingSession(Backend):
     """A real session until its device is told to fail."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Backend) -> None:
         self._session = session
         self.has_failed = False
-        self.device, self.provider, self.n_labels = session.device, session.provider, session.n_labels
+        self.provider, self.n_labels = session.provider, session.n_labels
 
     def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
         """Compute, or raise what a session raises after a sticky error."""
@@ -206,15 +198,15 @@ def test_failed_device_is_reported_once(lookup_model: Path) -> None:
     """Every request gets `DeviceFailed`; who runs the engine is told one time."""
     whole = open_engine(lookup_model, runtime=STRIDE)
     whole.close()
-    session = FailingSession(whole.model.session)  # type: ignore[arg-type]
+    session = FailingSession(whole.model.backend)
     told: list[int] = []
-    model = dataclasses.replace(whole.model, session=session, n_threads=1)  # type: ignore[arg-type]
+    model = dataclasses.replace(whole.model, backend=session, n_threads=1)
     engine = Engine(model, 10_000, on_failure=lambda: told.append(threading.get_ident()))
-    assert engine.predict_blocking(["Anna"], OPTIONS).rows
+    assert ask(engine, "Anna").rows
     session.has_failed = True
     for _ in range(3):
         with pytest.raises(DeviceFailed):
-            engine.predict_blocking(["Anna"], OPTIONS)
+            ask(engine, "Anna")
     engine.close()
     assert len(told) == 1
     assert told != [threading.get_ident()]
@@ -234,8 +226,8 @@ config = load_config(Path(sys.argv[1]))
 folder = ModelFolder(Path(config.model.checkpoint_repository.path), "lookup", "")
 worker = Worker(config, None, folder)
 model = load_model(config, folder, cache_dir_of(config))
-session = FailingSession(model.session)
-worker._become_ready(dataclasses.replace(model, session=session))
+session = FailingSession(model.backend)
+worker._become_ready(dataclasses.replace(model, backend=session))
 
 async def main():
     async def ask(method, path, body=b""):
@@ -287,7 +279,7 @@ def test_failed_device_turns_readiness_off_and_ends_the_process(tmp_path: Path, 
     """The request gets 503 Unhealthy, readiness is off at once, and the worker ends with a failure."""
     config = write_config(tmp_path / "config.yaml", lookup_model, cpu={"threads": 1})
     tests = Path(__file__).parents[1]
-    command = [sys.executable, "-c", WORKER, config, tests, tests / "component", tests / "parity"]
+    command = [sys.executable, "-c", WORKER, config, tests, tests / "runtime", tests / "parity"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     answers = [line.split(" ", 1) for line in done.stdout.splitlines()]
     assert [status for status, _ in answers] == ["200", "200", "503", "503", "200"], done.stderr

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.graph import load_graph
+from nerve.runtime.devices import CUDA
 from nerve.runtime.packed import WITHOUT, PackedSession
 from nerve.runtime.packing import StepLimits
 from nerve.runtime.padded import Session
@@ -29,7 +30,7 @@ LIMITS = StepLimits(max_length=40, max_sequences=4, max_tokens=96)
 
 def open_packed(folder: Path, change: Callable[[bytes], bytes] = on_cpu) -> PackedSession:
     """Open the packed graph of a checkpoint on the CPU."""
-    graph = load_graph(folder, Precision.FLOAT32, folder / "cache", device=Device.CUDA)
+    graph = load_graph(folder, Precision.FLOAT32, folder / "cache", provider=CUDA)
     assert isinstance(graph.source, bytes)
     return PackedSession(change(graph.source), Device.CPU, 0, LIMITS)
 
@@ -103,42 +104,11 @@ def test_another_thread_is_refused(tmp_path: Path) -> None:
     assert "thread" in str(errors[0])
 
 
-def test_next_step_is_packed_on_another_thread(tmp_path: Path) -> None:
-    """Steps of the same shape may be packed ahead, in any number, while others run; each keeps its windows."""
-    folder = tiny.write_checkpoint(tmp_path / "model")
-    session, padded = open_packed(folder), open_padded(folder)
-    rng = np.random.default_rng(4)
-    steps = [[Window(rng.integers(0, 100, 20).tolist(), 0) for _ in range(2)] for _ in range(6)]
-    packed: list[object] = []
-    thread = threading.Thread(target=lambda: packed.extend(session.pack(windows) for windows in steps))
-    thread.start()
-    for windows in steps:
-        session.run(windows, needs_logits=False)
-    thread.join()
-    for windows, ready in zip(steps, packed, strict=True):
-        assert ready is not None
-        for needs_logits in (True, False):
-            expected = padded.run(windows, needs_logits)
-            assert_near(session.run(windows, needs_logits, packed=session.pack(windows)), expected)
-        assert_near(
-            session.run(windows, needs_logits=True, packed=ready), padded.run(windows, needs_logits=True)
-        )
-
-
-def test_packing_refuses_what_a_step_would(tmp_path: Path) -> None:
-    """Windows that no captured step holds are not packed; an unknown token id is refused, and costs no buffer."""
-    session = open_packed(tiny.write_checkpoint(tmp_path / "model"))
-    assert session.pack([Window([9] * 40, 0)] * 7) is None
-    with pytest.raises(ValueError, match="table of words"):
-        session.pack([Window([tiny.N_WORDS], 0)])
-    assert session.run([Window([5], 0)], needs_logits=False)
-
-
 @pytest.mark.parametrize("case", ["bert", "electra"])
 def test_no_product_is_fused_with_its_bias(case: str, tmp_path: Path) -> None:
     """On CUDA a Gemm reads memory that a longer step frees; captured graphs must hold none."""
     folder = tiny.write_checkpoint(tmp_path / "model", case)
-    graph = load_graph(folder, Precision.FLOAT16, folder / "cache", device=Device.CUDA)
+    graph = load_graph(folder, Precision.FLOAT16, folder / "cache", provider=CUDA)
     assert isinstance(graph.source, bytes)
     counts = []
     for without in ([], list(WITHOUT)):
@@ -211,10 +181,6 @@ def test_step_without_memory_is_split_once(tmp_path: Path) -> None:
     padded = open_padded(folder)
     windows = [Window([99, 5, 6], 0), Window([7, 99], 0)]
     assert_near(session.run(windows, needs_logits=True), padded.run(windows, needs_logits=True))
-    packed = session.pack(windows)
-    assert_near(
-        session.run(windows, needs_logits=True, packed=packed), padded.run(windows, needs_logits=True)
-    )
     for too_large in ([Window([99, 99], 0)], [Window([99, 99], 0), Window([5], 0)]):
         with pytest.raises(Exception, match="allocate"):
             session.run(too_large, needs_logits=False)

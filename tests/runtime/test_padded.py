@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from builders import LABELS, SURE, write_lookup_model
 from nerve.config import Device
 from nerve.errors import ModelError
-from nerve.runtime.padded import _INT8_PRODUCT, Session, best_labels, choose_device, collate, create_session
+from nerve.runtime.devices import CPU, choose_provider
+from nerve.runtime.padded import Session, best_labels, collate
+from nerve.runtime.sessions import _INT8_PRODUCT, create_session
 from nerve.types import Window
 
 TABLE = np.array([[9, 0, 0], [0, 2, 1], [1, 0, 3], [0, 0, 0]], np.float32)  # (V,L)
@@ -182,10 +184,10 @@ def test_int8_products_are_exact_on_every_cpu(rows: int, sign: int) -> None:
 def test_cuda_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
     """A device that is asked for is proven: neither the choice nor the session falls back to the CPU."""
     with pytest.raises(ModelError, match=r"install nerve\[gpu\].* or set device: cpu"):
-        choose_device(Device.CUDA)
+        choose_provider(Device.CUDA)
     with pytest.raises(ModelError, match="cuda"):
         open_session(write_graph(tmp_path / "m.onnx"), Device.CUDA)
-    assert choose_device(Device.AUTO) is Device.CPU
+    assert choose_provider(Device.AUTO) is CPU
 
 
 def test_provider_is_named(tmp_path: Path) -> None:

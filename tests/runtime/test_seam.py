@@ -44,7 +44,9 @@ def test_a_backend_from_outside_answers(tmp_path: Path) -> None:
     facts.mkdir()
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1\n")
     (facts / "entry_points.txt").write_text("[nerve.backends]\ntoy = toy:PROVIDER\n")
-    config = write_config(tmp_path / "config.yaml", write_lookup_model(tmp_path / "model"), model={"device": "toy"})
+    config = write_config(
+        tmp_path / "config.yaml", write_lookup_model(tmp_path / "model"), model={"device": "toy"}
+    )
     server = start_server(config, {"PYTHONPATH": str(tmp_path)})
     try:
         assert server.client.get("/info").json()["provider"] == "Toy"

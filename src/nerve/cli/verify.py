@@ -143,7 +143,7 @@ def _open(
     if url is None:
         local = stack.enter_context(load_classifier(config, show_progress=show_progress))
         served: Served = local
-        name = f"{local.model.precision.value}, {local.model.session.provider}"
+        name = f"{local.model.precision.value}, {local.model.backend.provider}"
         max_length = local.max_length
         labels = local.labels
     else:
@@ -164,7 +164,7 @@ def _open(
     sides = {
         "model_id": reference.model.model_id,
         "served": name,
-        "reference": f"{reference.model.precision.value}, {reference.model.session.provider}",
+        "reference": f"{reference.model.precision.value}, {reference.model.backend.provider}",
     }
     return served, reference, sides
 

@@ -72,12 +72,12 @@ class Engine:
         self.model = model
         self.pool = Pool()
         self._on_failure = on_failure
-        self._answering = None if model.runs_anywhere else EngineThread("nerve-answers")
+        self._answering = None if model.shares_cores else EngineThread("nerve-answers")
 
         def open_lane(niceness: int, *, may_spread: bool) -> Lane:
             return Lane(
                 Queue(model.policy, max_queue_tokens, max_queue_seconds, model.n_threads, may_spread),
-                model.session.run,
+                model.backend.run,
                 self._deliver,
                 [model.thread]
                 if model.thread
@@ -86,8 +86,8 @@ class Engine:
                 niceness,
             )
 
-        self._lane = open_lane(_NICENESS if model.runs_anywhere else 0, may_spread=model.can_spread)
-        self._bulk_lane = open_lane(_BULK_NICENESS, may_spread=False) if model.runs_anywhere else self._lane
+        self._lane = open_lane(_NICENESS if model.shares_cores else 0, may_spread=model.can_spread)
+        self._bulk_lane = open_lane(_BULK_NICENESS, may_spread=False) if model.shares_cores else self._lane
         self._lanes = list(dict.fromkeys((self._lane, self._bulk_lane)))
         self._bulk_tokens = _BULK_WINDOWS * model.max_length
 
@@ -119,6 +119,7 @@ class Engine:
         if self._answering is not None:
             self._answering.close()
         self.pool.close()
+        self.model.backend.close()
 
     def start(
         self,

@@ -7,7 +7,6 @@ Called at start-up, from any thread; several processes may load the same folder 
 
 from __future__ import annotations
 
-import enum
 import json
 import logging
 from dataclasses import dataclass, field
@@ -17,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nerve.checkpoint.settings import read_config
-from nerve.config import Device, Precision
+from nerve.config import Precision
 from nerve.errors import ModelError, StartupError
 from nerve.graph import builder, cache, int8, packed, ready, weights
 from nerve.graph.architectures import NotBuildable, describe, find_family
+from nerve.runtime.backend import GraphKind
+from nerve.runtime.devices import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,18 +30,9 @@ if TYPE_CHECKING:
 
     from nerve.graph.architectures import Family
     from nerve.graph.architectures.encoder import Encoder
+    from nerve.runtime.backend import Provider
 
 log = logging.getLogger(__name__)
-
-
-class GraphKind(enum.Enum):
-    """What a graph takes and gives."""
-
-    BUILT = "built"  # input_ids int32 (B, T), lengths int32 (B,) -> label_ids, scores, logits
-    PACKED = "packed"  # the tokens of all sequences in one row: see `packed`
-    READY = (
-        "ready"  # input_ids, attention_mask[, token_type_ids] (B, T) -> one output, float logits (B, T, L)
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +53,6 @@ class Graph:
 
 
 _ZERO = np.zeros((), np.float32)
-
-# What `auto` means, and what else can be asked for.
-_PRECISIONS = {
-    Device.CPU: (Precision.FLOAT32, Precision.INT8),
-    Device.CUDA: (Precision.FLOAT16, Precision.FLOAT32),
-}
 
 
 def is_buildable(config: Mapping[str, Any], folder: Path | None = None) -> bool:
@@ -93,10 +79,10 @@ def load_graph(
     precision: Precision,
     cache_dir: Path,
     graph_file: str | None = None,
-    device: Device = Device.CPU,
+    provider: Provider = CPU,
     calibration: Sequence[Sequence[int]] = (),
 ) -> Graph:
-    """Return the graph of the model in `folder` for `device`, which is not `auto` any more.
+    """Return the graph of the model in `folder` for a provider.
 
     calibration: token ids of typical texts, for int8; without them random ids have to do.
 
@@ -104,17 +90,17 @@ def load_graph(
     built from the weights inside an ONNX file; the ONNX file as it is. Raises `ModelError` with the
     remedy when there is none, and `CheckpointError` for a config or an index that cannot be read.
     """
-    known = _PRECISIONS[device]
+    known = provider.precisions
     if precision not in (Precision.AUTO, *known):
+        others = " or ".join(one.value for one in known)
         raise ModelError(
-            f"model.precision {precision.value} is not available on {device.value}; "
-            f"use auto, {known[0].value} or {known[1].value}"
+            f"model.precision {precision.value} is not available on {provider.device}; use auto, {others}"
         )
     if graph_file is not None:
         return _ready_graph(folder / graph_file, precision)
     computed = known[0] if precision is Precision.AUTO else precision
     try:
-        return _built_graph(folder, computed, cache_dir, device, calibration)
+        return _built_graph(folder, computed, cache_dir, provider.graph_kind, calibration)
     except NotBuildable as reason:
         files = ready.find_onnx(folder, precision)
         if not files:
@@ -127,13 +113,12 @@ def _built_graph(
     folder: Path,
     computed: Precision,
     cache_dir: Path,
-    device: Device,
+    kind: GraphKind,
     calibration: Sequence[Sequence[int]],
 ) -> Graph:
     """Build the graph, or find it in the cache. Raises `NotBuildable`."""
     config = read_config(folder)
     family = find_family(config)
-    kind = GraphKind.PACKED if device is Device.CUDA else GraphKind.BUILT
 
     def build() -> onnx.ModelProto:
         encoder = _read_encoder(folder, config, family)

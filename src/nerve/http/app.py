@@ -277,7 +277,7 @@ def describe(model: Model, config: Config) -> dict[str, object]:
         "model_id": model.model_id,
         "revision": model.revision,
         "dtype": model.precision.value,
-        "provider": model.session.provider,
+        "provider": model.backend.provider,
         "id2label": {str(index): name for index, name in enumerate(model.labels.names)},
         "label_scheme": model.labels.scheme.value,
         "max_length": model.max_length,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nerve.models.comparison import TextComparison
-    from nerve.runtime.padded import Session
+    from nerve.runtime.backend import Backend
     from nerve.text.aggregation import Vocabulary
     from nerve.text.labels import LabelSet
     from nerve.text.tokenizer import TextTokenizer
@@ -48,7 +48,7 @@ class Judge:
     labels: LabelSet
     vocabulary: Vocabulary
 
-    def compare(self, served: Session, reference: Session) -> dict[str, float]:
+    def compare(self, served: Backend, reference: Backend) -> dict[str, float]:
         """Return token agreement, span F1 and numbers of texts and tokens (`nerve.models.comparison` defines them)."""
         found = summarize_texts(
             self._compare(index, served, reference, text) for index, text in enumerate(sample_texts())
@@ -60,13 +60,13 @@ class Judge:
             "tokens": found.n_tokens,
         }
 
-    def _compare(self, index: int, served: Session, reference: Session, text: str) -> TextComparison:
+    def _compare(self, index: int, served: Backend, reference: Backend, text: str) -> TextComparison:
         (tokenized,) = self.tokenizer.tokenize([text])
         tokens, spans = self._rows(served, tokenized)
         reference_tokens, reference_spans = self._rows(reference, tokenized)
         return compare_text(index, tokens, reference_tokens, spans, reference_spans)
 
-    def _rows(self, session: Session, text: TokenizedText) -> tuple[list[Row], list[Row]]:
+    def _rows(self, session: Backend, text: TokenizedText) -> tuple[list[Row], list[Row]]:
         """Return the rows of a text by token and by entity."""
         scores = [score for window in text.windows for score in session.run([window], needs_logits=True)]
         (tokens,), (spans,) = (
@@ -78,8 +78,8 @@ class Judge:
 
 def check_agreement(
     judge: Judge,
-    served: Session,
-    open_reference: Callable[[], Session],
+    served: Backend,
+    open_reference: Callable[[], Backend],
     minimum: float,
     entry: Path | None,
     tokenizer_file: Path,

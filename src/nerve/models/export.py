@@ -19,7 +19,7 @@ from nerve.checkpoint.settings import padding_id, stated_positions
 from nerve.checkpoint.storage import draft_beside, place
 from nerve.config import Device
 from nerve.errors import ModelError
-from nerve.runtime.padded import Session, choose_device
+from nerve.runtime.padded import Session
 from nerve.types import Window
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _check_graph(model: Any, path: Path, torch: Any) -> float:
     """
     settings = model.config.to_dict()
     pad_id = padding_id(settings)
-    session = Session(path, choose_device(Device.CPU), 0, pad_id, n_threads=1)
+    session = Session(path, Device.CPU, 0, pad_id, n_threads=1)
     random = np.random.default_rng(0)
     ids = np.setdiff1d(np.arange(model.config.vocab_size), [pad_id])
     positions = stated_positions(settings)

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import TYPE_CHECKING, Any
 
 from nerve.checkpoint.settings import stated_length, stated_positions, unused_positions
-from nerve.config import Device
 from nerve.errors import ModelError
 from nerve.scheduling.batching import BatchPolicy
 
 if TYPE_CHECKING:
     from nerve.config import BatchingConfig
+    from nerve.runtime.backend import Provider
 
 log = logging.getLogger(__name__)
-
-# Default of batching.max_batch_tokens on a GPU for graphs that are not packed. For packed ones it is measured.
-_CUDA_BATCH_TOKENS = 16384
-# Default of batching.max_padding on CPU: docs/design.md, "Batching".
-_CPU_MAX_PADDING = 0.05
-# Tokens of a call on CPU from which on more tokens make it no more efficient: docs/design.md, "Batching".
-_CPU_ENOUGH_TOKENS = 256
 
 
 def find_max_length(
@@ -60,21 +52,17 @@ def find_max_length(
     return limits[name]
 
 
-def make_policy(batching: BatchingConfig, device: Device, max_length: int) -> BatchPolicy:
+def make_policy(batching: BatchingConfig, provider: Provider, max_length: int) -> BatchPolicy:
     """Fill the defaults of the batching section in; raises `ModelError` when no window would fit."""
-    is_cuda = device is Device.CUDA
-    budget = batching.max_batch_tokens or max(max_length, _CUDA_BATCH_TOKENS if is_cuda else 0)
+    budget = batching.max_batch_tokens or max(max_length, provider.least_batch_tokens)
     if budget < max_length:
         raise ModelError(
             f"batching.max_batch_tokens is {budget}, less than one window of {max_length} tokens; "
             "raise it, or lower model.max_length"
         )
-    padding = batching.max_padding
-    if padding is None:
-        padding = 1.0 if is_cuda else _CPU_MAX_PADDING
     return BatchPolicy(
         token_budget=budget,
         max_batch_size=batching.max_batch_size,
-        max_padding=padding,
-        enough_tokens=sys.maxsize if is_cuda else _CPU_ENOUGH_TOKENS,
+        max_padding=provider.max_padding if batching.max_padding is None else batching.max_padding,
+        enough_tokens=provider.enough_tokens,
     )

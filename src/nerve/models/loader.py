@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,18 +20,17 @@ from nerve.checkpoint.settings import (
     read_config,
     read_tokenizer_settings,
 )
-from nerve.config import CpuMode, Device, Precision
+from nerve.config import Precision
 from nerve.errors import ModelError
-from nerve.graph import GraphKind, load_graph
+from nerve.graph import load_graph
 from nerve.models.agreement import Judge, check_agreement
 from nerve.models.limits import find_max_length, make_policy
 from nerve.models.model import Model
 from nerve.models.samples import calibration_texts
 from nerve.models.vocabulary import read_vocabulary
+from nerve.runtime.backend import OpenOptions
 from nerve.runtime.cores import usable_cores
-from nerve.runtime.packed import PackedSession
-from nerve.runtime.packing import StepLimits, choose_budget
-from nerve.runtime.padded import Session, choose_device
+from nerve.runtime.devices import choose_provider
 from nerve.scheduling.threads import EngineThread
 from nerve.text.labels import parse_labels
 from nerve.text.tokenizer import TextTokenizer, contradictions, load_tokenizer
@@ -45,13 +43,10 @@ if TYPE_CHECKING:
     from nerve.checkpoint import ModelFolder
     from nerve.config import Config
     from nerve.graph import Graph
-    from nerve.scheduling.batching import BatchPolicy
+    from nerve.runtime.backend import Backend
     from nerve.types import TokenScores
 
 log = logging.getLogger(__name__)
-
-# Largest step that is prepared and timed, where the configuration does not say how large one may be.
-_LARGEST_STEP = 2048
 
 
 def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
@@ -70,42 +65,49 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
             "follow the other: write both anew with AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(FOLDER)",
             " and ".join(contradicted),
         )
-    device = choose_device(config.model.device)
+    provider = choose_provider(config.model.device)
     calibration: list[list[int]] = []
     if config.model.precision is Precision.INT8:
         calibration = [found.ids for found in raw_tokenizer.encode_batch(calibration_texts())]
     graph = load_graph(
-        folder.path, config.model.precision, cache_dir, config.model.graph, device, calibration
+        folder.path, config.model.precision, cache_dir, config.model.graph, provider, calibration
     )
     max_length = find_max_length(settings, tokenizer_settings, config.model.max_length, graph.n_positions)
     tokenizer = TextTokenizer(
         raw_tokenizer, max_length, config.runtime.window_stride, config.limits.max_input_tokens
     )
-    policy = make_policy(config.batching, device, max_length)
-    n_threads = config.cpu.threads or max(1, usable_cores() // config.server.workers)
+    policy = make_policy(config.batching, provider, max_length)
 
-    def open_float32() -> Session:
-        exact = load_graph(folder.path, Precision.FLOAT32, cache_dir, device=device)
-        return _open_padded(exact, config, device, padding_id(settings), n_threads)
+    def open_backend(graph: Graph) -> Backend:
+        return provider.open(
+            OpenOptions(
+                source=graph.source,
+                kind=graph.kind,
+                device_id=config.model.device_id,
+                pad_id=padding_id(settings),
+                max_length=max_length,
+                policy=policy,
+                max_batch_tokens=config.batching.max_batch_tokens,
+                n_threads=config.cpu.threads or max(1, usable_cores() // config.server.workers),
+                mode=config.cpu.mode,
+            )
+        )
+
+    def open_float32() -> Backend:
+        return open_backend(load_graph(folder.path, Precision.FLOAT32, cache_dir, provider=provider))
 
     def open_model(thread: EngineThread | None) -> Model:
-        opened: tuple[Session | PackedSession, BatchPolicy]
-        if thread is not None:
-            opened = _open_packed(graph, config, policy, max_length)
-        else:
-            opened = _open_padded(graph, config, device, padding_id(settings), n_threads), policy
-        session, chosen_policy = opened
-        if session.n_labels not in (None, len(labels.names)):
+        backend = open_backend(graph)
+        if backend.n_labels not in (None, len(labels.names)):
             raise ModelError(
                 f"config.json names {len(labels.names)} labels in id2label, but the graph gives "
-                f"{session.n_labels}; they belong to different models"
+                f"{backend.n_labels}; they belong to different models"
             )
         vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
-        if graph.entry is not None and graph.precision is Precision.INT8 and isinstance(session, Session):
-            judge = Judge(tokenizer, labels, vocabulary)
+        if graph.entry is not None and graph.precision is Precision.INT8:
             check_agreement(
-                judge,
-                session,
+                Judge(tokenizer, labels, vocabulary),
+                backend,
                 open_float32,
                 config.model.min_agreement,
                 graph.entry,
@@ -118,19 +120,19 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
             labels=labels,
             vocabulary=vocabulary,
             tokenizer=tokenizer,
-            session=session,
+            backend=backend,
             precision=graph.precision,
-            policy=chosen_policy,
+            policy=backend.policy,
             max_length=max_length,
-            runs_anywhere=device is Device.CPU,
-            can_spread=device is Device.CPU and config.cpu.mode is CpuMode.AUTO,
-            n_threads=1 if device is Device.CUDA or config.cpu.mode is CpuMode.LATENCY else n_threads,
+            n_threads=backend.n_threads,
+            shares_cores=provider.shares_cores,
+            can_spread=backend.can_spread,
             thread=thread,
         )
         _warm_up(model)
         return model
 
-    model = _open_on_engine_thread(open_model) if graph.kind is GraphKind.PACKED else open_model(None)
+    model = _open_on_engine_thread(open_model) if graph.kind in provider.owned else open_model(None)
     log.info(
         "model %s loaded in %.1f s: %d labels, max length %d, %s, %s",
         model.model_id,
@@ -138,7 +140,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         len(labels.names),
         max_length,
         graph.precision.value,
-        model.session.provider,
+        model.backend.provider,
     )
     return model
 
@@ -153,25 +155,6 @@ def _open_on_engine_thread(open_model: Callable[[EngineThread], Model]) -> Model
         raise
 
 
-def _open_padded(graph: Graph, config: Config, device: Device, pad_id: int, n_threads: int) -> Session:
-    return Session(
-        graph.source, device, config.model.device_id, pad_id, n_threads=n_threads, mode=config.cpu.mode
-    )
-
-
-def _open_packed(
-    graph: Graph, config: Config, policy: BatchPolicy, max_length: int
-) -> tuple[PackedSession, BatchPolicy]:
-    """Prepare all steps; unless the configuration says it, their measured times tell how large one may be."""
-    asked = config.batching.max_batch_tokens
-    limits = StepLimits(max_length, policy.max_batch_size, asked or max(max_length, _LARGEST_STEP))
-    session = PackedSession(graph.source, Device.CUDA, config.model.device_id, limits)
-    # A window longer than that has a step to itself.
-    budget = asked or choose_budget(session.buckets, session.step_seconds)
-    log.info("steps of up to %d tokens", budget)
-    return session, replace(policy, token_budget=budget, is_packed=True)
-
-
 def _warm_up(model: Model) -> None:
     """Run a short window, a full one and a padded batch; check that finite scores of the right shape come back."""
     short = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids
@@ -184,8 +167,8 @@ def _warm_up(model: Model) -> None:
         windows = [Window(row, 0) for row in rows]
         try:
             with np.errstate(invalid="ignore"):  # values that are not finite are refused below
-                model.session.run(windows, needs_logits=False, spread=True)
-                results = model.session.run(windows, needs_logits=True)
+                model.backend.run(windows, needs_logits=False, spread=True)
+                results = model.backend.run(windows, needs_logits=True)
         except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
             raise ModelError(f"the model fails on a batch of {lengths} tokens: {error}") from error
         for row, scores in zip(rows, results, strict=True):

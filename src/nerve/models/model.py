@@ -9,8 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nerve.config import Precision
-    from nerve.runtime.packed import PackedSession
-    from nerve.runtime.padded import Session
+    from nerve.runtime.backend import Backend
     from nerve.scheduling.batching import BatchPolicy
     from nerve.scheduling.threads import EngineThread
     from nerve.text.aggregation import Vocabulary
@@ -23,10 +22,9 @@ class Model:
     """A loaded, proven and warm model.
 
     folder: the model folder. max_length: most tokens of a window, special tokens included.
-    n_threads: engine threads that should call `session.run`.
-    runs_anywhere: `session.run` may be called from any thread, and shares its cores with the callers (CPU).
-    can_spread: a call can use the cores of all engine threads.
-    thread: the one thread that `session.run` must be called on (packed graphs), or None for any.
+    policy, n_threads, can_spread: as the backend has them.
+    shares_cores: calls compute on the cores that the callers run on (CPU).
+    thread: the one thread that `backend.run` must be called on, or None for any.
     """
 
     model_id: str
@@ -35,11 +33,11 @@ class Model:
     labels: LabelSet
     vocabulary: Vocabulary
     tokenizer: TextTokenizer
-    session: Session | PackedSession
+    backend: Backend
     precision: Precision
     policy: BatchPolicy
     max_length: int
     n_threads: int
-    runs_anywhere: bool
+    shares_cores: bool
     can_spread: bool
     thread: EngineThread | None = None

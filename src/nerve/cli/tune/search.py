@@ -18,9 +18,8 @@ from nerve.cli.tune.plan import (
     summarize_rounds,
 )
 from nerve.cli.tune.trial import Plan, TrialError, measure
-from nerve.config import Device
 from nerve.runtime.cores import usable_cores
-from nerve.runtime.padded import choose_device
+from nerve.runtime.devices import choose_provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +62,7 @@ class Search:
     ) -> None:
         self.target = target
         self.cores = usable_cores()
-        self.is_cpu = choose_device(config.model.device) is Device.CPU
+        self.is_cpu = choose_provider(config.model.device).shares_cores
         self.start = setting_of(config)
         self.best = self.start
         self.measured: list[Measured] = []
