@@ -74,9 +74,11 @@ class Engine:
         self._on_failure = on_failure
         self._answering = None if model.shares_cores else EngineThread("nerve-answers")
 
-        def open_lane(niceness: int, *, may_spread: bool) -> Lane:
+        def open_lane(niceness: int, *, may_spread: bool, gathers: bool) -> Lane:
             return Lane(
-                Queue(model.policy, max_queue_tokens, max_queue_seconds, model.n_threads, may_spread),
+                Queue(
+                    model.policy, max_queue_tokens, max_queue_seconds, model.n_threads, may_spread, gathers
+                ),
                 model.backend.run,
                 self._deliver,
                 [model.thread]
@@ -86,8 +88,11 @@ class Engine:
                 niceness,
             )
 
-        self._lane = open_lane(_NICENESS if model.shares_cores else 0, may_spread=model.can_spread)
-        self._bulk_lane = open_lane(_BULK_NICENESS, may_spread=False) if model.shares_cores else self._lane
+        shares = model.shares_cores
+        self._lane = open_lane(_NICENESS if shares else 0, may_spread=model.can_spread, gathers=shares)
+        self._bulk_lane = self._lane
+        if shares:
+            self._bulk_lane = open_lane(_BULK_NICENESS, may_spread=False, gathers=False)
         self._lanes = list(dict.fromkeys((self._lane, self._bulk_lane)))
         self._bulk_tokens = _BULK_WINDOWS * model.max_length
 

@@ -106,6 +106,11 @@ def cost(lengths: Sequence[int], policy: BatchPolicy) -> int:
     return sum(lengths) if policy.is_packed else max(lengths) * len(lengths)
 
 
+def fills_batch(n_windows: int, n_tokens: int, policy: BatchPolicy) -> bool:
+    """Tell whether so many windows, of so many tokens together, make as large a batch as there can be."""
+    return n_windows >= policy.max_batch_size or n_tokens >= min(policy.token_budget, policy.enough_tokens)
+
+
 def take(lengths: Sequence[int], policy: BatchPolicy, max_size: int) -> list[int]:
     """Choose a batch from windows of these lengths, which stand in fair order.
 

@@ -2,16 +2,17 @@
 
 A `Job` is the windows of one request. Threads take batches across jobs (`queue` decides which), run them, and hand
 finished jobs to `deliver`, once per batch. Batches form from what arrived meanwhile: an idle thread takes what
-waits at once.
+waits at once, unless the queue says that clients which were just answered are about to send again.
 
 Threads: the methods and properties may be called from any thread. `run` and `deliver` are called from the lane's
 threads; an exception in `deliver` is logged and does not end the thread. An idle thread parks on a queue of its own
 (a wait in C, cheaper than a condition variable), after a last look under the lock: whenever windows wait, a thread
-was woken or is about to look.
+was woken or is about to look, or waits for a bounded time and will look then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -65,6 +66,7 @@ class Lane:
         self._niceness = niceness
         self._lock = threading.Lock()
         self._parked: list[queue.SimpleQueue[None]] = []  # of the threads that wait, each one's own
+        self._n_gathering = 0  # of these, those that wait for a bounded time
         self._is_draining = False
         for thread in threads:
             thread.post(self._work)
@@ -94,8 +96,9 @@ class Lane:
     def submit(self, job: Job) -> None:
         """Admit a job whole, or raise `Overloaded`, `Unavailable` or `DeviceFailed`."""
         with self._lock:
-            refusal = self._queue.admit(job, time.monotonic())
-            if refusal is None:
+            now = time.monotonic()
+            refusal = self._queue.admit(job, now)
+            if refusal is None and not (self._n_gathering and self._queue.awaited(now)):
                 self._wake_one()
         if refusal is not None:
             raise self._refuse(refusal)
@@ -158,13 +161,32 @@ class Lane:
             while (batch := self._take_batch()) is not None:
                 since = self._run_batch(batch, since)
             with self._lock:
-                if len(self._queue):  # since the look above
+                now = time.monotonic()
+                n_awaited = self._queue.awaited(now) if len(self._queue) else 0
+                if len(self._queue) and not n_awaited:  # since the look above
                     continue
                 if self._is_draining:
                     return
                 self._parked.append(own)
-            own.get()
+                self._n_gathering += n_awaited > 0
+            if n_awaited:
+                self._gather(own, n_awaited, self._queue.seconds_to_wait(now))
+            else:
+                own.get()
             since = time.monotonic()
+
+    def _gather(self, own: queue.SimpleQueue[None], n_awaited: int, seconds: float) -> None:
+        """Wait, parked, until enough of the awaited windows have come, or `seconds` have passed."""
+        with contextlib.suppress(queue.Empty):
+            own.get(timeout=seconds)
+        with self._lock:
+            self._n_gathering -= 1
+            is_late = own in self._parked  # nobody woke this thread
+            if is_late:
+                self._parked.remove(own)
+            self._queue.note_wait(n_awaited, came=not is_late)
+        with contextlib.suppress(queue.Empty):
+            own.get_nowait()  # woken between the two
 
     def _take_batch(self) -> Batch | None:
         """Take the next batch off the queue; None when there is nothing to do."""
@@ -193,7 +215,7 @@ class Lane:
             outcome = error
         now = time.monotonic()
         with self._lock:
-            finished = self._queue.settle(batch, outcome, now, since)
+            finished = self._queue.settle(batch, outcome, started, now, since)
         if self._on_batch is not None and not isinstance(outcome, Exception):
             n_padded = cost([len(window.ids) for window in windows], self._queue.policy)
             n_threads = len(self._threads) if batch.spread else 1
@@ -203,6 +225,8 @@ class Lane:
             )
         if finished:
             self._report(self._deliver, finished)
+            with self._lock:
+                self._queue.note_sent(time.monotonic())
         return now
 
     @staticmethod

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from nerve.errors import DeadlineExceeded, DeviceFailed, InferenceFailed, Overloaded, Unavailable
 from nerve.scheduling.admission import MOST_WINDOWS_OF_ONE, POOL_WINDOWS, Admission
-from nerve.scheduling.batching import Batch, fair_order, take
+from nerve.scheduling.batching import Batch, fair_order, fills_batch, take
+from nerve.scheduling.gathering import Gathering
 from nerve.scheduling.rates import Rates
 from nerve.scheduling.spreading import Spreading
 
@@ -54,6 +55,7 @@ class Queue:
     max_seconds: longest wait, by the measured rate, with which a job is still admitted in an overload (`admission`).
     n_threads: threads that run batches.
     may_spread: a batch can use the cores of all these threads.
+    gathers: a batch may wait a moment for clients that were just answered (`gathering`).
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Queue:
         max_seconds: float = math.inf,
         n_threads: int = 1,
         may_spread: bool = False,
+        gathers: bool = False,
     ) -> None:
         self.policy = policy
         self.n_threads = n_threads
@@ -72,7 +75,10 @@ class Queue:
         self._max_tokens = max_tokens
         self._admission = Admission(max_seconds) if max_seconds < math.inf else None
         self._spreading = Spreading(may_spread)
+        self._gathering = Gathering()
+        self._gathers = gathers
         self._jobs: deque[Job] = deque()  # those of which windows wait; the first is served next
+        self._n_waiting = 0  # windows
         self._running_tokens = 0
         self._n_running = 0  # windows
         self._n_busy = 0  # threads that run a batch
@@ -98,6 +104,8 @@ class Queue:
         job.submitted_at = now
         self._jobs.append(job)
         self.tokens += job.n_tokens
+        self._n_waiting += len(job.windows)
+        self._gathering.note_arrival(len(job.windows))
         self._spreading.note_arrival(is_running=self._n_busy > 0)
         return None
 
@@ -196,10 +204,11 @@ class Queue:
         return expired
 
     def choose(self, now: float) -> Batch | None:
-        """Take the windows of the next batch; None when nothing waits. The caller runs it and calls `settle`."""
-        if not self._jobs:
+        """Take the windows of the next batch; None when none should run now. The caller runs it and calls `settle`."""
+        if not self._jobs or self.awaited(now):
             return None
-        pairs = self._choose_windows()
+        expected = self._gathering.expected(now)
+        pairs = self._choose_windows(expected)
         for job, window_index in pairs:
             job.waiting.remove(window_index)
             job.n_running += 1
@@ -208,6 +217,7 @@ class Queue:
             self._running_tokens += n_tokens
             if job.queue_seconds < 0:
                 job.queue_seconds = now - job.submitted_at
+        self._n_waiting -= len(pairs)
         self._n_running += len(pairs)
         self._n_busy += 1
         head = self._jobs.popleft()
@@ -216,15 +226,36 @@ class Queue:
         for job in {id(job): job for job, _ in pairs}.values():
             if not job.waiting and job is not head:
                 self._jobs.remove(job)
-        is_alone = self._n_busy == 1 and not self._jobs
+        is_alone = self._n_busy == 1 and not self._jobs and not expected
         return Batch(pairs, spread=is_alone and self._spreading.is_worthwhile)
+
+    def awaited(self, now: float) -> int:
+        """Return the windows that the next batch should wait for; 0 when it has its even share of all."""
+        expected = self._gathering.expected(now)
+        if not expected or self._closed is not None:
+            return 0
+        n_all = self._n_waiting + self._n_running + expected
+        is_enough = self._n_waiting * self.n_threads >= n_all
+        return 0 if is_enough or fills_batch(self._n_waiting, self.tokens, self.policy) else expected
+
+    def seconds_to_wait(self, now: float) -> float:
+        """Return how long the awaited windows may take."""
+        return self._gathering.seconds_left(now)
+
+    def note_wait(self, n_awaited: int, *, came: bool) -> None:
+        """Take note that a wait is over. n_awaited: windows when it began. came: enough of them did."""
+        self._gathering.note_wait(n_awaited, came=came)
+
+    def note_sent(self, now: float) -> None:
+        """Take note that the answers of a batch have been sent."""
+        self._gathering.note_sent(now)
 
     def _candidates(self) -> list[Job]:
         """Return the jobs that the next batch is chosen from."""
         return list(islice(self._jobs, _LOOKAHEAD * self.policy.max_batch_size))
 
-    def _choose_windows(self) -> list[tuple[Job, int]]:
-        """Return the (job, window index) pairs of the next batch."""
+    def _choose_windows(self, expected: int) -> list[tuple[Job, int]]:
+        """Return the (job, window index) pairs of the next batch; expected: windows that should come yet."""
         jobs = self._candidates()
         order = fair_order([len(job.waiting) for job in jobs], _LOOKAHEAD * self.policy.max_batch_size)
         candidates = [(jobs[j], jobs[j].waiting[depth]) for j, depth in order]
@@ -232,25 +263,39 @@ class Queue:
         needs_logits = candidates[0][0].needs_logits
         candidates = [pair for pair in candidates if pair[0].needs_logits is needs_logits]
         # Leave the other threads their share.
-        share = math.ceil((len(candidates) + self._n_running) / self.n_threads)
+        share = math.ceil((len(candidates) + self._n_running + expected) / self.n_threads)
         chosen = take([len(job.windows[w].ids) for job, w in candidates], self.policy, share)
         return [candidates[index] for index in chosen]
 
     # What has run, or will not run any more.
 
     def settle(
-        self, batch: Batch, outcome: Sequence[TokenScores] | Exception, now: float, since: float
+        self,
+        batch: Batch,
+        outcome: Sequence[TokenScores] | Exception,
+        started: float,
+        now: float,
+        since: float,
     ) -> list[Job]:
         """Write the scores of a batch, or its failure, into its jobs; return the jobs to be delivered.
 
-        since: when the thread that ran it was done with the batch before, or woke up.
+        started: of the batch. since: when the thread that ran it was done with the batch before, or woke up.
         """
         self._n_busy -= 1
         self._last_end = now
         self._running_tokens -= batch.n_tokens
         self._n_running -= len(batch.pairs)
         if isinstance(outcome, Exception):
-            return self._settle_failure(batch, outcome, now)
+            finished = self._settle_failure(batch, outcome, now)
+        else:
+            finished = self._settle_scores(batch, outcome, now, since)
+        if self._gathers:
+            self._gathering.note_answers(now, sum(len(job.windows) for job in finished), now - started)
+        return finished
+
+    def _settle_scores(
+        self, batch: Batch, outcome: Sequence[TokenScores], now: float, since: float
+    ) -> list[Job]:
         self.n_calls += 1
         self.rates.note_call(batch.n_tokens, now - since, 1 if batch.spread else self.n_threads)
         for (job, window_index), scores in zip(batch.pairs, outcome, strict=True):
@@ -294,5 +339,6 @@ class Queue:
         """Drop the waiting windows of a job. Does nothing to a job that was never admitted."""
         if job.waiting and job.submitted_at:
             self.tokens -= sum(len(job.windows[w].ids) for w in job.waiting)
+            self._n_waiting -= len(job.waiting)
             job.waiting.clear()
             self._jobs.remove(job)
