@@ -9,9 +9,9 @@ from pathlib import Path
 
 import onnx
 import pytest
-import stages
-import zero_model
-from stages import DECODE, ENCODE, HAND_OVER, HTTP, MODEL, REST, ROWS, TOKENIZE
+
+from bench.serving import stages, zero_model
+from bench.serving.stages import DECODE, ENCODE, HAND_OVER, HTTP, MODEL, REST, ROWS, TOKENIZE
 
 SOURCES = {"session": ["outputs = self._session.run(names, feed)", "feed = np.zeros(shape)"]}
 GRANIAN = "future_watcher (granian/_futures.py:12)"

@@ -21,7 +21,8 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models import WORK, BenchModel, Unavailable
+from bench.paths import WORK
+from bench.serving.models import BenchModel, Unavailable
 
 HERE = Path(__file__).parent
 ANSWERS = 10

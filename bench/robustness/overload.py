@@ -1,6 +1,7 @@
 """Overload: what admitted requests take at 3 times the sustainable rate, against 70 % of it.
 
-    python bench/overload.py http://127.0.0.1:8000 --pid PID_OF_NERVE [--seconds 60] [--texts 1] [--report FILE]
+    python -m bench.robustness.overload http://127.0.0.1:8000 --pid PID_OF_NERVE [--seconds 60] [--texts 1]
+        [--report FILE]
 
 Before that, pools of 8, 32 and 128 connections that each wait for their answers, of which nobody must be refused; the
 sustainable rate is what 8 of them get answered. Prints one JSON object a phase: latency of admitted and of refused
@@ -17,12 +18,11 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-import machine
-from workload import CITY, FIRST, LAST, STREET
+from bench.serving import machine
+from bench.serving.workload import CITY, FIRST, LAST, STREET
 
-HERE = Path(__file__).parent
 POOLS = (8, 32, 128)
-SCRIPT = HERE / "load" / "overload.js"
+SCRIPT = Path(__file__).with_name("overload.js")
 
 
 def make_bodies(n_texts: int) -> list[str]:

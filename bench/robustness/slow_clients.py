@@ -1,6 +1,6 @@
 """Slow clients: what a good client waits for its answers while 500 others send slowly, stop, or do not read.
 
-    python bench/slow_clients.py [--clients 500] [--config config.yaml] [--report result.json]
+    python -m bench.robustness.slow_clients [--clients 500] [--config config.yaml] [--report result.json]
 
 Starts `nerve serve`. The good client asks 10 times a second, in turns alone and beside the slow ones, each of which is
 opened again when the server closes it. At the end the slow ones stop altogether, and all must be closed. Prints
@@ -17,10 +17,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import machine
-from soak import Client, serving, tree_rss_mb
+from bench.paths import REPOSITORY
+from bench.robustness.soak import Client, serving, tree_rss_mb
+from bench.serving import machine
 
-HERE = Path(__file__).parent
 HEAD = b"POST /predict_tokens HTTP/1.1\r\nhost: a\r\n"
 GOOD = json.dumps(
     {"inputs": "Dear Ann Lee, please call us back this week.", "aggregation_strategy": "simple"}
@@ -113,7 +113,7 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--clients", type=int, default=500)
-    parser.add_argument("--config", default=str(HERE.parent / "config.yaml"))
+    parser.add_argument("--config", default=str(REPOSITORY / "config.yaml"))
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
     ended: Counter[str] = Counter()

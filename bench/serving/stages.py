@@ -10,7 +10,7 @@ Wall time, at one connection: means of the stages from /metrics, and what the cl
 
 The file keeps one entry for each commit, so that it shows what changes did.
 
-usage: python bench/stages.py [--seconds 4] [--rounds 3] [--scenario zero-c1 ...] [--servers nerve/auto ...]
+usage: python -m bench.serving.stages [--seconds 4] [--rounds 3] [--scenario zero-c1 ...] [--servers nerve/auto ...]
 """
 
 import argparse
@@ -31,16 +31,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
-import generators
-import machine
-import servers
-from generators import Target
-from models import WORK, hold_work
-from run import Bench, learn_answers
-from scenarios import Scenario, read_scenarios
-from servers import Server
+from bench.paths import RESULTS, WORK
+from bench.serving import generators, machine, servers
+from bench.serving.generators import Target
+from bench.serving.models import hold_work
+from bench.serving.run import Bench, learn_answers
+from bench.serving.scenarios import Scenario, read_scenarios
+from bench.serving.servers import Server
 
-FILE = Path(__file__).parent / "results" / "stages.json"
+FILE = RESULTS / "stages.json"
 PROFILING = Path(__file__).parent / "profiling"
 SCENARIOS = ["zero-c1", "zero-c32", "real-c1", "real-c32"]
 HTTP, DECODE, TOKENIZE, HAND_OVER, MODEL, ROWS, ENCODE, REST = STAGES = (

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from models import WORK, Unavailable
-from workload import TOLERANCE
+from bench.paths import WORK
+from bench.serving.models import Unavailable
+from bench.serving.workload import TOLERANCE
 
 LOAD = Path(__file__).parent / "load"
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}

@@ -8,7 +8,7 @@ what is noise (A/A).
 Loads: cN (closed loop, N connections), open (constant arrivals at 70 % of what the first version answers to 32
 connections, the same rate for all), docs (8 connections with short texts while one client sends documents).
 
-usage: python bench/compare.py --model tiny --version old=HEAD~1 --version new=. --out NAME
+usage: python -m bench.serving.compare --model tiny --version old=HEAD~1 --version new=. --out NAME
 """
 
 import argparse
@@ -25,17 +25,15 @@ import time
 from functools import partial
 from pathlib import Path
 
-import generators
-import machine
-import results
-from generators import Target
-from models import WORK, Unavailable, find_model, hold_work
-from run import learn_answers, line, measure
-from servers import Server, ServerSpec
-from workload import Reference, Workload
+from bench.paths import REPOSITORY, RESULTS, WORK
+from bench.serving import generators, machine, results
+from bench.serving.generators import Target
+from bench.serving.models import Unavailable, find_model, hold_work
+from bench.serving.run import learn_answers, line, measure
+from bench.serving.servers import Server, ServerSpec
+from bench.serving.workload import Reference, Workload
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
 LOADS = ["c1", "c8", "c32", "open"]
 SHARE = 0.7  # of saturation, in the open loop
 METRICS = ("rps", "p50", "p99")
@@ -46,15 +44,15 @@ def make_tree(name: str, what: str) -> Path:
     """Return the source tree of a version `REVISION[+PATCH]`, checked out beside the others; `.` is this one."""
     revision, _, patch = what.partition("+")
     if revision == "." and not patch:
-        return ROOT
+        return REPOSITORY
     tree = WORK / "trees" / name
     if tree.exists():
-        subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=ROOT, check=True)
-    subprocess.run(["git", "worktree", "prune"], cwd=ROOT, check=True)
+        subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=REPOSITORY, check=True)
+    subprocess.run(["git", "worktree", "prune"], cwd=REPOSITORY, check=True)
     base = "HEAD" if revision == "." else revision
-    subprocess.run(["git", "worktree", "add", "--quiet", "--detach", tree, base], cwd=ROOT, check=True)
+    subprocess.run(["git", "worktree", "add", "--quiet", "--detach", tree, base], cwd=REPOSITORY, check=True)
     if revision == ".":  # with what is not committed yet
-        shutil.copytree(ROOT / "src", tree / "src", dirs_exist_ok=True)
+        shutil.copytree(REPOSITORY / "src", tree / "src", dirs_exist_ok=True)
     if patch:
         subprocess.run(["git", "apply", Path(patch).resolve()], cwd=tree, check=True)
     return tree
@@ -158,7 +156,7 @@ def main() -> None:
     versions = dict(one.split("=", 1) for one in arguments.version)
     first = next(iter(versions))
     own = {name: json.loads(text) for name, text in (one.split("=", 1) for one in arguments.settings_of)}
-    file = HERE / "results" / f"{arguments.out}.json"
+    file = RESULTS / f"{arguments.out}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     with hold_work(), contextlib.ExitStack() as held:
         model = find_model(arguments.model)

@@ -17,19 +17,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import generators
-import machine
-import results
-import servers
-import workload
-from generators import Target
-from goals import eliminate, read_goals, servers_of
-from models import WORK, BenchModel, Unavailable, find_model, hold_work
-from scenarios import Scenario, ScenarioSet, read_scenarios, read_sets, to_plain
-from servers import Server, ServerSpec
-from workload import Reference, Requests, Workload
+from bench.paths import RESULTS, WORK
+from bench.serving import generators, machine, results, servers, workload
+from bench.serving.generators import Target
+from bench.serving.goals import eliminate, read_goals, servers_of
+from bench.serving.models import BenchModel, Unavailable, find_model, hold_work
+from bench.serving.scenarios import Scenario, ScenarioSet, read_scenarios, read_sets, to_plain
+from bench.serving.servers import Server, ServerSpec
+from bench.serving.workload import Reference, Requests, Workload
 
-HERE = Path(__file__).parent
 # Share of CPU time that other processes may take before a measurement is marked.
 NOISY_CORES = 0.3
 # A server that uses less is idle; some poll.
@@ -315,7 +311,7 @@ def choose_scenarios(chosen: ScenarioSet, named: list[str]) -> list[Scenario]:
     wanted = named or chosen.scenarios or list(known)
     unknown = set(wanted) - set(known)
     if unknown:
-        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; see bench/scenarios/")
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; see bench/serving/scenarios/")
     return [chosen.adjust(known[name]) for name in wanted]
 
 
@@ -357,11 +353,11 @@ def main() -> None:
     known = {name for spec in servers.read_specs() for name in (spec.name, spec.label)}
     if set(arguments.servers) - known:
         raise SystemExit(
-            f"unknown: {', '.join(sorted(set(arguments.servers) - known))}; see bench/servers.toml"
+            f"unknown: {', '.join(sorted(set(arguments.servers) - known))}; see bench/serving/servers.toml"
         )
     facts = machine.describe()
     name = arguments.out or f"{time.strftime('%Y%m%d-%H%M', time.gmtime())}-{facts['commit']}"
-    file = HERE / "results" / f"{name}.json"
+    file = RESULTS / f"{name}.json"
     file.parent.mkdir(exist_ok=True)
     started = time.monotonic()
     bench = Bench()

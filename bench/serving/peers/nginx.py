@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-DEPLOY = Path(__file__).parent.parent.parent / "deploy"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 STREAM_JS = Path("/usr/lib/nginx/modules/ngx_stream_js_module.so")
 DEFAULTED = """
 worker_processes keepalive keepalive_requests keepalive_timeout proxy_http_version client_body_buffer_size

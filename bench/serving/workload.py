@@ -18,8 +18,9 @@ os.environ.setdefault("ORT_DISABLE_FLASH_ATTENTION", "1")
 
 import numpy as np
 import onnxruntime as ort
-from models import BenchModel, read_labels
 from tokenizers import Tokenizer
+
+from bench.serving.models import BenchModel, read_labels
 
 # Largest difference of a probability that is not an error. The batch mates of a text change the last
 # bits of its logits; a wrong answer is wrong by far more.

@@ -1,4 +1,4 @@
-"""Tests, checks and measures the GPU path on the card of this machine; `bench/gpu.sh` is the way in.
+"""Tests, checks and measures the GPU path on the card of this machine; `bench/gpu/gpu.sh` is the way in.
 
 Writes gpu-NAME.json into the folder of results after every step, so that what was measured is kept when a
 later step fails or the whole is cut off, and a plot beside it. Everything of one result ran on the same card
@@ -23,12 +23,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import gpu_load
-import machine
 import numpy as np
 
-REPOSITORY = Path(__file__).parents[1]
-WORK = REPOSITORY / "bench" / ".work"
+from bench.gpu import load
+from bench.paths import BENCH, REPOSITORY, RESULTS, WORK
+from bench.serving import machine
+
+PEERS = BENCH / "serving" / "peers"
 CONNECTIONS = (1, 8, 32, 128)
 SWEEP = (4, 16, 64)  # more points for the throughput at a p99 of 5 ms
 # Replaced by --device cpu, which tries this script out where there is no GPU.
@@ -127,9 +128,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.5, help="of each point of a load curve")
     parser.add_argument("--parts", default=",".join(PARTS), help="which parts to run")
     parser.add_argument("--name", default=None, help="of the result: gpu-NAME.json")
-    parser.add_argument(
-        "--results", type=Path, default=REPOSITORY / "bench" / "results", help="folder for it"
-    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for it")
     parser.add_argument("--commit", help="what is measured, where the files lie outside their repository")
     parser.add_argument(
         "--provoke-fault", action="store_true", help="also read an illegal address, in a process of its own"
@@ -300,7 +299,7 @@ def requests_for(folder: Path) -> list[bytes]:
         words: list[str] = []
         while len(tokenizer.encode(" ".join(words)).ids) < 36:
             words.append(f"w{rng.integers(0, 1000)}" if is_synthetic else str(rng.choice(prose)))
-        bodies.append(gpu_load.make_request(" ".join(words)))
+        bodies.append(load.make_request(" ".join(words)))
     return bodies
 
 
@@ -308,16 +307,17 @@ def requests_for(folder: Path) -> list[bytes]:
 
 
 def engine(run: Run, arguments: list[object], environment: dict[str, str] | None = None) -> dict:
-    """Run one part of gpu_engine.py in a process of its own."""
+    """Run one part of engine.py in a process of its own."""
     return json.loads(run_engine(run, arguments, environment).stdout.splitlines()[-1])
 
 
 def run_engine(
     run: Run, arguments: list[object], environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(REPOSITORY / "bench" / "gpu_engine.py"), *map(str, arguments)]
+    command = [sys.executable, "-m", "bench.gpu.engine", *map(str, arguments)]
     done = subprocess.run(
         command,
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
@@ -458,14 +458,14 @@ def load_peer(run: Run, folder: Path, model: str) -> dict:
         "BENCH_PORT": str(port),
         "BENCH_THREADS": "1",
         "BENCH_WORKERS": "1",
-        "PYTHONPATH": str(REPOSITORY / "bench" / "peers"),
+        "PYTHONPATH": str(PEERS),
     }
-    command = [peer, str(REPOSITORY / "bench" / "peers" / "fastapi_transformers.py")]
+    command = [peer, str(PEERS / "fastapi_transformers.py")]
     with serving(run, command, environment, port, "/openapi.json"):
         answer = curve(run, port, folder)
-    code = "import json, machine; print(json.dumps(machine.find_versions()))"
+    code = "import json; from bench.serving import machine; print(json.dumps(machine.find_versions()))"
     said = subprocess.run(
-        [peer, "-c", code], cwd=REPOSITORY / "bench", capture_output=True, text=True, check=True, timeout=30
+        [peer, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=30
     )
     return {"versions": json.loads(said.stdout), **answer}
 
@@ -474,11 +474,11 @@ def curve(run: Run, port: int, folder: Path) -> dict:
     """Measure all numbers of connections, and find the most requests per second at a p99 of 5 ms."""
     bodies = requests_for(folder)
     seconds = run.options.seconds
-    gpu_load.measure(port, bodies, 4, min(1.0, seconds))  # warm-up
+    load.measure(port, bodies, 4, min(1.0, seconds))  # warm-up
     points: list[dict] = []
     for count in (*CONNECTIONS, *SWEEP):
         if run.left() > 2 * seconds:
-            points.append(gpu_load.measure(port, bodies, count, seconds))
+            points.append(load.measure(port, bodies, count, seconds))
     points.sort(key=lambda point: point["connections"])
     within = [point["per_second"] for point in points if point["p99_ms"] <= 5 and not point["failed"]]
     return {"points": points, "per_second_at_p99_5_ms": max(within, default=None)}

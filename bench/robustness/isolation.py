@@ -3,7 +3,7 @@
 One connection sends a 36-token sentence every 20 ms; the server answers first alone, then while it works on
 one document of about 100,000 tokens; round after round. Writes bench/results/isolation.json.
 
-usage: python bench/isolation.py [--rounds 3] [--tokens 100000]
+usage: python -m bench.robustness.isolation [--rounds 3] [--tokens 100000]
 """
 
 import argparse
@@ -14,10 +14,11 @@ import statistics
 import threading
 import time
 
-import machine
-from models import find_model
-from servers import HERE, Server, read_specs
-from workload import Reference, Workload
+from bench.paths import RESULTS
+from bench.serving import machine
+from bench.serving.models import find_model
+from bench.serving.servers import Server, read_specs
+from bench.serving.workload import Reference, Workload
 
 PAUSE = 0.02
 ALONE = 600
@@ -109,8 +110,8 @@ def main() -> None:
         server.close()
     ratios = [entry["meanwhile"]["p99"] / entry["alone"]["p99"] for entry in rounds]
     result = {**machine.describe(), "rounds": rounds, "p99_ratio": [round(ratio, 2) for ratio in ratios]}
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "isolation.json").write_text(json.dumps(result, indent=1) + "\n")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "isolation.json").write_text(json.dumps(result, indent=1) + "\n")
     print(f"p99 meanwhile over alone: median {statistics.median(ratios):.2f} of {result['p99_ratio']}")
 
 

@@ -5,14 +5,14 @@ during a stall and the true p99 is 80 ms. A generator that waits for answers wou
 same. Also tested: wrong answers are counted, answers that differ in decimals are told apart, connections that the
 server closed while idle are not used, and undoing wrk's correction restores the histogram.
 
-usage: python bench/selftest.py
+usage: python -m bench.serving.selftest
 """
 
 import contextlib
 import sys
 from collections import Counter
 
-from generators import (
+from bench.serving.generators import (
     Target,
     closed_loop,
     judge,
@@ -20,8 +20,8 @@ from generators import (
     open_loop_by_k6,
     undo_correction,
 )
-from models import BenchModel, hold_work
-from servers import HERE, Server, ServerSpec
+from bench.serving.models import BenchModel, hold_work
+from bench.serving.servers import HERE, Server, ServerSpec
 
 NOTHING = BenchModel("none", HERE, HERE, {})
 RIGHT = b'{"message":"hello"}'

@@ -1,6 +1,6 @@
 """Soak: mixed sizes and bad input against a started `nerve serve`, for minutes; every answer is checked.
 
-    python bench/soak.py [--minutes 10] [--config config.yaml] [--report result.json]
+    python -m bench.robustness.soak [--minutes 10] [--config config.yaml] [--report result.json]
 
 Good requests are compared, entity by entity, with what the server said of the same texts when it was idle. Bad ones
 must get the status of the contract. Some clients leave early, some set a deadline that cannot be met. Memory of all
@@ -23,10 +23,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import machine
-from workload import CITY, FIRST, LAST, PLAIN
+from bench.paths import REPOSITORY
+from bench.serving import machine
+from bench.serving.workload import CITY, FIRST, LAST, PLAIN
 
-HERE = Path(__file__).parent
 MOST_GROWTH = 1.0  # MB a minute
 CLIENTS = 4
 # What a client is answered that sends this; the key is only a name for the report.
@@ -221,7 +221,7 @@ def main() -> int:
     """Run the soak and print its report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--config", default=str(HERE.parent / "config.yaml"))
+    parser.add_argument("--config", default=str(REPOSITORY / "config.yaml"))
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
     with serving(options.config) as (port, process):

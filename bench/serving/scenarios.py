@@ -1,18 +1,18 @@
-"""The scenarios of bench/scenarios/ and the sets of sets.toml, as values."""
+"""The scenarios of bench/serving/scenarios/ and the sets of sets.toml, as values."""
 
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from servers import ServerSpec
-from workload import Workload
+from bench.serving.servers import ServerSpec
+from bench.serving.workload import Workload
 
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One file of bench/scenarios/.
+    """One file of bench/serving/scenarios/.
 
     loop: closed (each connection waits for its answer) or open (constant arrival rate).
     share: open loop only: arrival rates as shares of what the same server answered at saturation (closed

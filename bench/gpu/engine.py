@@ -1,6 +1,6 @@
 """Engine times, and the open points of the study, one process each: a fault of one leaves the others be.
 
-python bench/gpu_engine.py NAME MODEL_FOLDER DEVICE      prints one JSON object as its last line
+python -m bench.gpu.engine NAME MODEL_FOLDER DEVICE      prints one JSON object as its last line
 """
 
 import contextlib
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-REPOSITORY = Path(__file__).parents[1]
+from bench.paths import REPOSITORY
+
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "tests")]
 
 from nerve.config import Device, Precision, default_cache_dir

@@ -4,7 +4,7 @@ Each kind of request is sent one after the other for some seconds. Printed are t
 2, 5 and 10 ms. From each poll is taken off what this process and the worker's threads (those that do not step
 back) waited for a core meanwhile, as the kernel counts it in schedstat: other programs have no part in a stall.
 
-usage: python bench/stalls.py [--seconds 5] [--kinds 500]
+usage: python -m bench.robustness.stalls [--seconds 5] [--kinds 500]
 """
 
 import argparse
@@ -19,10 +19,11 @@ import threading
 import time
 from pathlib import Path
 
-import machine
-from models import find_model
-from servers import HERE, Server, read_specs
-from workload import Reference, Workload
+from bench.paths import RESULTS
+from bench.serving import machine
+from bench.serving.models import find_model
+from bench.serving.servers import Server, read_specs
+from bench.serving.workload import Reference, Workload
 
 PAUSE = 0.001
 LIMITS = {"request_timeout_ms": 600_000, "max_input_tokens": 10_000_000}
@@ -147,8 +148,8 @@ def main() -> None:
             print(f"{server.rss_mib():.0f} MiB in all processes")
     finally:
         server.close()
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / f"{arguments.out}.json").write_text(json.dumps(result, indent=1) + "\n")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{arguments.out}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

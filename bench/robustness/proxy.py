@@ -2,11 +2,11 @@
 
 Ways to the same model, in every round one after the other in rotated order: direct (TCP), Nginx with the
 shipped configuration over a Unix socket and over TCP, over TCP with Nginx's defaults, and with nginx-h2c.conf
-where its module is installed (peers/nginx.py).
+where its module is installed (serving/peers/nginx.py).
 Writes bench/results/proxy.json; figures of scenarios that were not run now stay. --docs renders them into
 docs/deploy.md. Needs nginx and wrk (Debian: nginx-light, wrk).
 
-usage: python bench/proxy.py [SCENARIO ...] [--rounds 7] [--seconds 4] [--docs]
+usage: python -m bench.robustness.proxy [SCENARIO ...] [--rounds 7] [--seconds 4] [--docs]
 """
 
 import argparse
@@ -17,21 +17,19 @@ import statistics
 import subprocess
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent / "peers"))
+from bench.paths import REPOSITORY, RESULTS
+from bench.serving import machine
+from bench.serving.generators import find_tool
+from bench.serving.models import Unavailable
+from bench.serving.peers.nginx import STREAM_JS, find_nginx
+from bench.serving.run import Bench, learn_answers, line, measure_server
+from bench.serving.scenarios import Scenario, to_plain
+from bench.serving.servers import ServerSpec
 
-import machine
-from generators import find_tool
-from models import Unavailable
-from nginx import STREAM_JS, find_nginx
-from run import Bench, learn_answers, line, measure_server
-from scenarios import Scenario, to_plain
-from servers import HERE, ServerSpec
-
-RESULTS = HERE / "results" / "proxy.json"
-PAGE = HERE.parent / "docs" / "deploy.md"
-BEGIN, END = "<!-- results: made by bench/proxy.py -->", "<!-- end of results -->"
+FILE = RESULTS / "proxy.json"
+PAGE = REPOSITORY / "docs" / "deploy.md"
+BEGIN, END = "<!-- results: made by bench/robustness/proxy.py -->", "<!-- end of results -->"
 
 DIRECT, SHIPPED = "direct/TCP", "nginx/Unix socket"
 _FRONT = ["{python}", "nginx.py", "--port", "{port}", "--config", "{config}"]
@@ -65,7 +63,7 @@ def measure(names: list[str], rounds: int, seconds: float) -> None:
     """Run scenarios and write them into the result file."""
     find_tool("wrk")
     version = subprocess.run([find_nginx(), "-v"], capture_output=True, text=True, check=True).stderr.strip()
-    content = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"measured": {}}
+    content = json.loads(FILE.read_text()) if FILE.exists() else {"measured": {}}
     with contextlib.closing(Bench()) as bench:
         for name in names:
             scenario = Scenario(**{**vars(SCENARIOS[name]), "seconds": seconds})
@@ -76,8 +74,8 @@ def measure(names: list[str], rounds: int, seconds: float) -> None:
             }
             seen = measure_rounds(bench, scenario, rounds)
             content["measured"][name] = {**facts, "scenario": to_plain(scenario), "rounds": seen}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+    RESULTS.mkdir(exist_ok=True)
+    FILE.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def measure_rounds(bench: Bench, scenario: Scenario, rounds: int) -> list[dict]:
@@ -183,7 +181,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that held servers are ended
     if arguments.rounds:
         measure(arguments.scenarios or list(SCENARIOS), arguments.rounds, arguments.seconds)
-    tables = render(json.loads(RESULTS.read_text()))
+    tables = render(json.loads(FILE.read_text()))
     if arguments.docs:
         before, _, rest = PAGE.read_text().partition(BEGIN)
         _, _, after = rest.partition(END)

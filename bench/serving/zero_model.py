@@ -3,7 +3,7 @@
 Serving it leaves only the server's own time. The tokenizer is the real model's, so that tokenising
 costs what it costs; the logits come from a seed.
 
-usage: python bench/zero_model.py TOKENIZER_JSON OUT_FOLDER
+usage: python -m bench.serving.zero_model TOKENIZER_JSON OUT_FOLDER
 """
 
 import argparse
