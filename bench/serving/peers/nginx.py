@@ -58,7 +58,8 @@ def render(folder: Path, port: int, upstream: str, defaults: bool) -> str:
 def put_h2c_in_front(text: str, folder: Path, port: int, behind: int) -> str:
     """Write nginx-h2c.conf for `port`; return nginx.conf, which listens on `behind`, changed as it asks for."""
     behind_http2 = free_port()
-    front = (DEPLOY / "nginx-h2c.conf").read_text().replace("js_path /etc/nginx", f"js_path {DEPLOY}")
+    front = (DEPLOY / "nginx/nginx-h2c.conf").read_text()
+    front = front.replace("js_path /etc/nginx", f"js_path {DEPLOY}/nginx")
     front = front.replace("listen 8080", f"listen 127.0.0.1:{port}")
     front = front.replace(":8081", f":{behind}").replace(":8082", f":{behind_http2}")
     (folder / "nginx-h2c.conf").write_text(front)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the image and serves a config file with it, hardened: read-only root, no capabilities, no root.
 #
-#   deploy/build-and-run.sh [CONFIG] [-- options of `run` ...]
+#   deploy/docker/build-and-run.sh [CONFIG] [-- options of `run` ...]
 #
 #   CONFIG          config file to serve (default: config.yaml of this repository)
 #   ENGINE=docker   docker or podman (default: the one that is installed)
@@ -12,7 +12,7 @@
 #   BUILD_OPTS=     further options of `build`
 #   RUN=1           0: only build
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 config=config.yaml
 if [ $# -gt 0 ] && [ "$1" != -- ]; then config=$1; shift; fi
