@@ -1,12 +1,17 @@
-"""Compare versions of our own server, side by side in one run: which is faster, and by how much more than the noise.
+"""Compare versions of our own server side by side, and tell differences between them from noise.
 
-Each version is a git revision, or the working tree (`.`), with a patch on it if need be. A server of each is started
-and held; in every round each is measured once, in an order that is rotated from round to round, and its figures are
-divided by those of the first version in the same round. The first version takes part twice: the second time shows
-what is noise (A/A).
+A version is a git revision, or `.` for the working tree, with a patch on top where one is named. One server
+of each version is started and held. In every round each server is measured once; the order rotates from round
+to round. Every figure is divided by that of the first version in the same round. The first version takes part
+twice: how far its second server is from the first shows the noise.
 
-Loads: cN (closed loop, N connections), open (constant arrivals at 70 % of what the first version answers to 32
-connections, the same rate for all), docs (8 connections with short texts while one client sends documents).
+Loads:
+  cN    closed loop with N connections
+  open  constant arrivals, for all versions at 70 % of what the first one answers to 32 connections
+  docs  closed loop of 8 connections with short texts, while one more client sends long documents
+
+The result is bench/results/NAME.json, written after every round. The path of a patch starts at the current
+folder; bench/results/trial/patches has those of the trial.
 
 usage: python -m bench.serving.compare --model tiny --version old=HEAD~1 --version new=. --out NAME
 """
@@ -22,66 +27,117 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bench.paths import REPOSITORY, RESULTS, WORK
 from bench.serving import generators, machine, results
 from bench.serving.generators import Target
-from bench.serving.models import Unavailable, find_model, hold_work
+from bench.serving.models import BenchModel, Unavailable, find_model, hold_work
 from bench.serving.run import learn_answers, line, measure
 from bench.serving.servers import Server, ServerSpec
-from bench.serving.workload import Reference, Workload
+from bench.serving.workload import Reference, Requests, Workload
 
-HERE = Path(__file__).parent
+CARD_HOOK = Path(__file__).parent / "card_hook"
 LOADS = ["c1", "c8", "c32", "open"]
-SHARE = 0.7  # of saturation, in the open loop
 METRICS = ("rps", "p50", "p99")
+# Of what the first version answers to SATURATING connections, in the open loop.
+SHARE = 0.7
+SATURATING = 32
+# Connections with short texts, while documents are sent.
+BESIDE_DOCUMENTS = 8
+TEXT_TOKENS = Workload().max_tokens
 DOCUMENT_TOKENS = 20_000
 
 
-def make_tree(name: str, what: str) -> Path:
-    """Return the source tree of a version `REVISION[+PATCH]`, checked out beside the others; `.` is this one."""
-    revision, _, patch = what.partition("+")
-    if revision == "." and not patch:
+@dataclass(frozen=True)
+class Version:
+    """One side of the comparison: its name in the tables, and where its source comes from.
+
+    revision: of git, or `.` for the working tree. patch: the file that is applied on top, or nothing.
+    """
+
+    name: str
+    revision: str
+    patch: str = ""
+
+    @property
+    def source(self) -> str:
+        """Return the source as the command line has it."""
+        return f"{self.revision}+{self.patch}" if self.patch else self.revision
+
+
+def parse_version(text: str) -> Version:
+    """Read `NAME=REVISION[+PATCH]`. Raises `ArgumentTypeError`."""
+    name, _, source = text.partition("=")
+    revision, _, patch = source.partition("+")
+    if not name or not revision:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=REVISION[+PATCH]")
+    return Version(name, revision, patch)
+
+
+def parse_settings(text: str) -> tuple[str, dict]:
+    """Read `NAME=JSON`: settings of one version alone. Raises `ValueError`."""
+    name, _, settings = text.partition("=")
+    return name, json.loads(settings)
+
+
+def list_servers(versions: dict[str, Version]) -> dict[str, Version]:
+    """Return the version of each server to start: one of every version, and two of the first."""
+    first = next(iter(versions))
+    return {first: versions[first], f"{first} again": versions[first], **versions}
+
+
+def git(*arguments: str | Path, folder: Path = REPOSITORY) -> None:
+    """Run git in a folder. Raises `CalledProcessError`, and SystemExit where git is not installed."""
+    program = shutil.which("git")
+    if program is None:
+        raise SystemExit("git is not installed")
+    subprocess.run([program, *arguments], cwd=folder, check=True)
+
+
+def make_tree(version: Version) -> Path:
+    """Return a folder with the version's source: the repository itself, or a checkout under WORK."""
+    is_working_tree = version.revision == "."
+    if is_working_tree and not version.patch:
         return REPOSITORY
-    tree = WORK / "trees" / name
+    tree = WORK / "trees" / version.name
     if tree.exists():
-        subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=REPOSITORY, check=True)
-    subprocess.run(["git", "worktree", "prune"], cwd=REPOSITORY, check=True)
-    base = "HEAD" if revision == "." else revision
-    subprocess.run(["git", "worktree", "add", "--quiet", "--detach", tree, base], cwd=REPOSITORY, check=True)
-    if revision == ".":  # with what is not committed yet
+        git("worktree", "remove", "--force", tree)
+    git("worktree", "prune")
+    git("worktree", "add", "--quiet", "--detach", tree, "HEAD" if is_working_tree else version.revision)
+    if is_working_tree:  # with what is not committed yet
         shutil.copytree(REPOSITORY / "src", tree / "src", dirs_exist_ok=True)
-    if patch:
-        subprocess.run(["git", "apply", Path(patch).resolve()], cwd=tree, check=True)
+    if version.patch:
+        git("apply", Path(version.patch).resolve(), folder=tree)
     return tree
 
 
 def server_spec(name: str, tree: Path, settings: dict) -> ServerSpec:
-    path = os.pathsep.join(str(part) for part in (tree / "src", HERE / "card_hook"))
+    """Describe a server that runs from a source tree, on the simulated card if the model asks for it."""
     return ServerSpec(
         name="nerve",
         variant=name,
         command=["{python}", "-m", "nerve", "serve", "--config", "{config}"],
         settings=settings,
-        environment={"PYTHONPATH": path},
+        environment={"PYTHONPATH": os.pathsep.join([str(tree / "src"), str(CARD_HOOK)])},
     )
 
 
 class Documents:
-    """A client that sends one long document again and again, for as long as the block lasts."""
+    """A client that sends one long document again and again while the block runs."""
 
     def __init__(self, server: Server, text: str):
         self.server = server
         self.body = json.dumps({"inputs": text, "aggregation_strategy": "simple"}).encode()
         self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.send)
         self.answered = 0
 
     def __enter__(self):
-        self.thread = threading.Thread(target=self.send)
         self.thread.start()
-        time.sleep(0.5)
+        time.sleep(0.5)  # until the first document is being computed
         return self
 
     def __exit__(self, *_):
@@ -89,6 +145,7 @@ class Documents:
         self.thread.join()
 
     def send(self) -> None:
+        """Send until told to stop, and count the answers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=120)
         while not self.stop.is_set():
             connection.request("POST", "/predict_tokens", self.body, {"content-type": "application/json"})
@@ -96,119 +153,173 @@ class Documents:
             connection.close()
 
 
-def measure_load(load: str, server: Server, target: Target, seconds: float, rate: float, document: str) -> dict:
-    with server.turn():
+class Comparison:
+    """The servers that are compared, by name, and what to send to each."""
+
+    def __init__(self, model: BenchModel, requests: Requests, held: contextlib.ExitStack):
+        self.model = model
+        self.requests = requests
+        self.held = held
+        self.servers: dict[str, Server] = {}
+        self.targets: dict[str, Target] = {}
+        self.skipped: dict[str, str] = {}
+        texts = json.loads(requests.bodies[0])["inputs"]
+        self.document = " ".join(texts * (DOCUMENT_TOKENS // TEXT_TOKENS))
+
+    def start(self, name: str, tree: Path, settings: dict) -> None:
+        """Start a server and check its answers; note why where it cannot take part."""
+        try:
+            server = Server(server_spec(name, tree, settings), self.model, self.requests.bodies[0])
+            self.held.callback(server.close)
+            self.targets[name] = learn_answers(server, self.requests)
+        except Unavailable as reason:
+            self.skipped[name] = str(reason)
+            print(f"SKIPPED {name}: {reason}", flush=True)
+            return
+        self.servers[name] = server
+
+    def warm_up(self) -> float:
+        """Load every server for 2 s; return the requests/s of the first."""
+        rates = []
+        for name, server in self.servers.items():
+            with server.turn():
+                seen = generators.closed_loop(self.targets[name], SATURATING, 2, reuse=True)
+            rates.append(seen["rps"])
+            print(f"warm: {line(name, seen)}", flush=True)
+        return rates[0]
+
+    def measure_round(self, load: str, number: int, seconds: float, rate: float) -> dict[str, dict]:
+        """Measure each server once, another one first in each round. `rate` is that of the open loop."""
+        names = list(self.servers)
+        shift = number % len(names)
+        return {name: self.measure_one(name, load, seconds, rate) for name in names[shift:] + names[:shift]}
+
+    def measure_one(self, name: str, load: str, seconds: float, rate: float) -> dict:
+        """Measure one server under one load."""
+        server, target = self.servers[name], self.targets[name]
         if load == "open":
             run = partial(generators.open_loop, target, rate, seconds)
         else:
-            connections = 8 if load == "docs" else int(load.removeprefix("c"))
-            run = partial(generators.closed_loop, target, connections, seconds, True)
-        if load != "docs":
-            return measure(server, target, run)
-        with Documents(server, document) as documents:
-            seen = measure(server, target, run)
-        return {**seen, "documents": documents.answered}
+            connections = BESIDE_DOCUMENTS if load == "docs" else int(load.removeprefix("c"))
+            run = partial(generators.closed_loop, target, connections, seconds, reuse=True)
+        with server.turn():
+            if load != "docs":
+                return measure(server, target, run)
+            with Documents(server, self.document) as documents:
+                seen = measure(server, target, run)
+            return {**seen, "documents": documents.answered}
 
 
-def summarise(rounds: list[dict[str, dict]], names: list[str]) -> dict:
-    """Return, for each version, the ratios of its figures to the first version's, made within the rounds."""
-    first = names[0]
-    found: dict = {}
-    for name in names:
-        pairs = [(seen[name], seen[first]) for seen in rounds if name in seen and first in seen]
-        found[name] = {
-            metric: results.spread(
-                [results.read_metric(ours, metric) / results.read_metric(theirs, metric) for ours, theirs in pairs]
-            )
-            for metric in METRICS
-        } | {"absolute": {metric: statistics.median(results.read_metric(o, metric) for o, _ in pairs) for metric in METRICS},
-             "errors": [ours["errors"] for ours, _ in pairs if ours["errors"]]}
-    return found
+def summarise(rounds: list[dict[str, dict]], names: list[str]) -> dict[str, dict]:
+    """Return a summary for each server.
+
+    Its metrics are ratios to the first server's, made within each round: median, least and greatest.
+    `absolute` has the medians of the figures themselves, `errors` those of the rounds that had any.
+    """
+    return {name: summarise_one(rounds, name, names[0]) for name in names}
 
 
-def print_table(content: dict) -> None:
+def summarise_one(rounds: list[dict[str, dict]], name: str, first: str) -> dict:
+    pairs = [(seen[name], seen[first]) for seen in rounds if name in seen and first in seen]
+    columns = {
+        metric: [tuple(results.read_metric(one, metric) for one in pair) for pair in pairs]
+        for metric in METRICS
+    }
+    ratios = {
+        metric: results.spread([own / other for own, other in column]) for metric, column in columns.items()
+    }
+    absolute = {metric: statistics.median(own for own, _ in column) for metric, column in columns.items()}
+    return {**ratios, "absolute": absolute, "errors": [own["errors"] for own, _ in pairs if own["errors"]]}
+
+
+def print_tables(content: dict) -> None:
+    """Print one table for each load, a line for each server."""
     for load, entry in content["loads"].items():
-        print(f"\n{content['model']} {load}: over {content['names'][0]}, median (least-greatest) of {len(entry['rounds'])} rounds")
+        what = f"median (least-greatest) of {len(entry['rounds'])} rounds"
+        print(f"\n{content['model']} {load}: over {content['names'][0]}, {what}")
         for name, row in entry["summary"].items():
-            cells = [
-                f"{metric} {row[metric]['median']:.3f} ({row[metric]['min']:.2f}-{row[metric]['max']:.2f})"
-                for metric in METRICS
-            ]
-            print(f"  {name:16} {'  '.join(cells)}   {row['absolute']['rps']:.1f}/s p50 {row['absolute']['p50']:.2f} p99 {row['absolute']['p99']:.2f}"
-                  + (f"  ERRORS {row['errors']}" if row["errors"] else ""))
+            print(table_line(name, row))
+
+
+def table_line(name: str, row: dict) -> str:
+    """Return one server's line: ratios, then the figures themselves, then errors."""
+    ratios = [
+        f"{metric} {row[metric]['median']:.3f} ({row[metric]['min']:.2f}-{row[metric]['max']:.2f})"
+        for metric in METRICS
+    ]
+    absolute = row["absolute"]
+    figures = f"{absolute['rps']:.1f}/s p50 {absolute['p50']:.2f} p99 {absolute['p99']:.2f}"
+    errors = f"  ERRORS {row['errors']}" if row["errors"] else ""
+    return f"  {name:16} {'  '.join(ratios)}   {figures}{errors}"
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", action="append", required=True, metavar="NAME=REVISION[+PATCH]")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--version", action="append", required=True, type=parse_version, metavar="NAME=REVISION[+PATCH]"
+    )
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--load", nargs="+", default=LOADS)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--seconds", type=float, default=2, help="of each measurement")
     parser.add_argument("--settings", type=json.loads, default={}, help="of all servers, as JSON")
-    parser.add_argument("--settings-of", action="append", default=[], metavar="NAME=JSON")
-    parser.add_argument("--out", required=True, metavar="NAME")
+    parser.add_argument(
+        "--settings-of",
+        action="append",
+        default=[],
+        type=parse_settings,
+        metavar="NAME=JSON",
+        help="of one version alone",
+    )
+    parser.add_argument("--out", required=True, metavar="NAME", help="bench/results/NAME.json")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
-    versions = dict(one.split("=", 1) for one in arguments.version)
-    first = next(iter(versions))
-    own = {name: json.loads(text) for name, text in (one.split("=", 1) for one in arguments.settings_of)}
+    versions = {version.name: version for version in arguments.version}
     file = RESULTS / f"{arguments.out}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     with hold_work(), contextlib.ExitStack() as held:
         model = find_model(arguments.model)
-        requests = Reference(model).requests(Workload())
-        document = " ".join(json.loads(requests.bodies[0])["inputs"] * (DOCUMENT_TOKENS // 36))
-        trees = {name: make_tree(name, what) for name, what in versions.items()}
-        starts = {first: trees[first], f"{first} again": trees[first], **trees}
-        servers: dict[str, Server] = {}
-        targets: dict[str, Target] = {}
-        skipped: dict[str, str] = {}
-        for name, tree in starts.items():
-            settings = {**arguments.settings, **own.get(name, {})}
-            try:
-                server = Server(server_spec(name, tree, settings), model, requests.bodies[0])
-                held.callback(server.close)
-                targets[name] = learn_answers(server, requests)
-            except Unavailable as reason:
-                skipped[name] = str(reason)
-                print(f"SKIPPED {name}: {reason}", flush=True)
-                continue
-            servers[name] = server
-        names = list(servers)
+        comparison = Comparison(model, Reference(model).requests(Workload()), held)
+        start_all(comparison, versions, arguments.settings, dict(arguments.settings_of))
         content = {
             **machine.describe(),
             "command": " ".join(sys.argv[1:]),
             "model": model.name,
-            "versions": versions,
+            "versions": {name: version.source for name, version in versions.items()},
             "packages": machine.find_versions(),
-            "names": names,
-            "skipped": skipped,
+            "names": list(comparison.servers),
+            "skipped": comparison.skipped,
             "loads": {},
         }
-        rate = 0.0
-        for name, server in servers.items():
-            with server.turn():
-                seen = generators.closed_loop(targets[name], 32, 2, True)
-            rate = rate or SHARE * seen["rps"]
-            print(f"warm: {line(name, seen)}", flush=True)
+        rate = SHARE * comparison.warm_up()
         if "open" in arguments.load:
             content["open_rate"] = rate
         for load in arguments.load:
             entry = content["loads"][load] = {"rounds": [], "summary": {}}
             for number in range(arguments.rounds):
-                shift = number % len(names)
-                seen_now: dict[str, dict] = {}
-                for name in names[shift:] + names[:shift]:
-                    seen_now[name] = measure_load(load, servers[name], targets[name], arguments.seconds, rate, document)
-                entry["rounds"].append(seen_now)
-                entry["summary"] = summarise(entry["rounds"], names)
+                seen = comparison.measure_round(load, number, arguments.seconds, rate)
+                entry["rounds"].append(seen)
+                entry["summary"] = summarise(entry["rounds"], content["names"])
                 file.write_text(json.dumps(content, indent=1) + "\n")
-                print(f"{load} round {number + 1}: " + ", ".join(f"{n} {s['rps']:.0f}" for n, s in seen_now.items()), flush=True)
-        print_table(content)
+                rates = ", ".join(f"{name} {one['rps']:.0f}" for name, one in seen.items())
+                print(f"{load} round {number + 1}: {rates}", flush=True)
+    print_tables(content)
+
+
+def start_all(
+    comparison: Comparison, versions: dict[str, Version], settings: dict, settings_of: dict[str, dict]
+) -> None:
+    """Check out all versions, then start a server of each, and two of the first. Raises SystemExit."""
+    trees = {name: make_tree(version) for name, version in versions.items()}
+    for name, version in list_servers(versions).items():
+        comparison.start(name, trees[version.name], {**settings, **settings_of.get(version.name, {})})
+    if not comparison.servers:
+        raise SystemExit("no version could be started")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The model folders that servers are started on, made once under bench/.work/.
 
-`zero`: one Gather, see zero_model.py. `card`: the same, on the simulated card of card.py. `tiny` and `base`: a BERT of
-2 layers x 128 and one of 12 x 768, with weights from a seed. `rampart`: the default model, as the float32 graph that our
-own builder makes of it, so that every ONNX server runs the very same file. `rampart-int8`: the same in
-int8, for our server alone. `rampart-q4`: the 4-bit file as its maker ships it.
+`zero`: one Gather, see zero_model.py. `card`: the same, on the simulated card of card.py. `tiny` and `base`: a
+BERT of 2 layers x 128 and one of 12 x 768, with weights from a seed. `rampart`: the default model, as the float32
+graph that our own builder makes of it, so that every ONNX server runs the very same file. `rampart-int8`: the
+same in int8, for our server alone. `rampart-q4`: the 4-bit file as its maker ships it.
 """
 
 import contextlib
