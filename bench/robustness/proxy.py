@@ -23,13 +23,14 @@ from bench.serving import machine
 from bench.serving.generators import find_tool
 from bench.serving.models import Unavailable
 from bench.serving.peers.nginx import STREAM_JS, find_nginx
+from bench.serving.render import fill
 from bench.serving.run import Bench, learn_answers, line, measure_server
 from bench.serving.scenarios import Scenario, to_plain
 from bench.serving.servers import ServerSpec
 
 FILE = RESULTS / "proxy.json"
 PAGE = REPOSITORY / "docs" / "deploy.md"
-BEGIN, END = "<!-- results: made by bench/robustness/proxy.py -->", "<!-- end of results -->"
+BEGIN = "<!-- results: made by bench/robustness/proxy.py -->"
 
 DIRECT, SHIPPED = "direct/TCP", "nginx/Unix socket"
 _FRONT = ["{python}", "nginx.py", "--port", "{port}", "--config", "{config}"]
@@ -183,9 +184,7 @@ def main() -> None:
         measure(arguments.scenarios or list(SCENARIOS), arguments.rounds, arguments.seconds)
     tables = render(json.loads(FILE.read_text()))
     if arguments.docs:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}")
+        fill(PAGE, tables, BEGIN)
     else:
         print(tables)
 

@@ -290,13 +290,13 @@ def main() -> None:
         print(tables)
 
 
-def fill(page: Path, content: str) -> None:
-    """Put `content` between the marks of a page."""
-    before, begin, rest = page.read_text().partition(BEGIN)
+def fill(page: Path, content: str, mark: str = BEGIN) -> None:
+    """Put `content` between the marks of a page. Raises SystemExit where it has none."""
+    before, begin, rest = page.read_text().partition(mark)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"{page} has no marks: {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{content}\n{END}{after}")
+        raise SystemExit(f"{page} has no marks: {mark} and {END}")
+    page.write_text(f"{before}{mark}\n\n{content}\n{END}{after}")
 
 
 if __name__ == "__main__":
