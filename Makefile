@@ -49,15 +49,15 @@ imports: $(DEV_READY)
 bench: $(BENCH_READY)
 	$(BENCH)/bin/python -m pip install --quiet torch==2.13.0
 	$(BENCH)/bin/python -m pip install --quiet --requirement bench/requirements-torch.txt
-	$(BENCH)/bin/python bench/run.py --set goals --out local-goals $(BENCH_ARGS)
-	$(BENCH)/bin/python bench/run.py --set rest --out local-rest $(BENCH_ARGS)
-	$(BENCH)/bin/python bench/stages.py --out bench/results/local-stages.json
-	$(BENCH)/bin/python bench/render.py --stages bench/results/local-stages.json \
+	$(BENCH)/bin/python -m bench.serving.run --set goals --out local-goals $(BENCH_ARGS)
+	$(BENCH)/bin/python -m bench.serving.run --set rest --out local-rest $(BENCH_ARGS)
+	$(BENCH)/bin/python -m bench.serving.stages --out bench/results/local-stages.json
+	$(BENCH)/bin/python -m bench.serving.render --stages bench/results/local-stages.json \
 		bench/results/local-goals.json bench/results/local-rest.json
 
 bench-quick: $(BENCH_READY)
-	$(BENCH)/bin/python bench/run.py --set quick --fresh --out local-quick $(BENCH_ARGS)
-	$(BENCH)/bin/python bench/render.py bench/results/local-quick.json
+	$(BENCH)/bin/python -m bench.serving.run --set quick --fresh --out local-quick $(BENCH_ARGS)
+	$(BENCH)/bin/python -m bench.serving.render bench/results/local-quick.json
 
 # Golden answers: recorded from transformers in an environment of its own; the tests need neither it nor PyTorch.
 golden: $(PARITY_READY)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Checks deploy/grafana-dashboard.json by the types of Grafana's own schema (npm, @grafana/schema): the dashboard,
-# and the options and the custom field settings of every panel. Unknown and missing keys are errors.
+# Checks deploy/monitoring/grafana-dashboard.json by the types of Grafana's own schema (npm, @grafana/schema): the
+# dashboard, and the options and the custom field settings of every panel. Unknown and missing keys are errors.
 #
 #   check_dashboard.sh [FOLDER]     FOLDER keeps what npm installs (default: a temporary one)
 set -euo pipefail
-dashboard=$(readlink -f "$(dirname "$0")/../../deploy/grafana-dashboard.json")
+dashboard=$(readlink -f "$(dirname "$0")/../../deploy/monitoring/grafana-dashboard.json")
 cd "${1:-$(mktemp -d)}"
 [ -d node_modules/@grafana/schema ] ||
   npm install --silent --no-audit --no-fund --prefix . @grafana/schema@13.2.3 typescript@5.9.3

@@ -1,8 +1,8 @@
 """The container image, run for real.
 
-Building it takes minutes and a registry, so that is not done here: build it with `deploy/build-and-run.sh`
+Building it takes minutes and a registry, so that is not done here: build it with `deploy/docker/build-and-run.sh`
 (`RUN=0`) and name it, NERVE_TEST_IMAGE=nerve:cpu. NERVE_TEST_ENGINE is the docker or podman to use.
-NERVE_TEST_COMPOSE="docker compose" (or docker-compose) starts deploy/compose.yaml as well, on port 8000.
+NERVE_TEST_COMPOSE="docker compose" (or docker-compose) starts deploy/docker/compose.yaml as well, on port 8000.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from builders import write_config, write_lookup_model
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DEPLOY = REPOSITORY / "deploy"
+DOCKER = DEPLOY / "docker"
 ENGINE = os.environ.get("NERVE_TEST_ENGINE") or shutil.which("podman") or shutil.which("docker")
 IMAGE = os.environ.get("NERVE_TEST_IMAGE")
 COMPOSE = os.environ.get("NERVE_TEST_COMPOSE", "").split()
@@ -179,8 +180,8 @@ def test_gpu_image_demands_its_device(run: Callable[..., str]) -> None:
 def test_compose_serves_through_nginx(tmp_path: Path) -> None:
     """`up` and a prediction over port 8000, by HTTP/1.1 and h2c; the logs hold nothing of it."""
     file = tmp_path / "compose.yaml"  # without its `name`, which docker-compose 1 does not know
-    file.write_text(re.sub(r"(?m)^name: .*\n", "", (DEPLOY / "compose.yaml").read_text()))
-    command = [*COMPOSE, "--project-name", f"nerve-test-{os.getpid()}", "--project-directory", str(DEPLOY)]
+    file.write_text(re.sub(r"(?m)^name: .*\n", "", (DOCKER / "compose.yaml").read_text()))
+    command = [*COMPOSE, "--project-name", f"nerve-test-{os.getpid()}", "--project-directory", str(DOCKER)]
     command += ["--file", str(file)]
     url = "http://127.0.0.1:8000"
     body = json.dumps({"inputs": "My name is Maria Garcia.", "aggregation_strategy": "simple"})
@@ -246,10 +247,10 @@ def test_context_is_an_allow_list() -> None:
 
 def test_compose_mounts_what_is_there() -> None:
     """Files that compose.yaml mounts exist, and both services share the folder of the socket."""
-    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     for service in services.values():
         sources = [volume.split(":")[0] for volume in service["volumes"]]
-        assert all((DEPLOY / source).exists() for source in sources if source.startswith("."))
+        assert all((DOCKER / source).exists() for source in sources if source.startswith("."))
         assert "socket:/run/nerve" in service["volumes"]
     uds = services["server"]["environment"]["NERVE_SERVER__UDS"]
     assert f"server unix:{uds} " in (DEPLOY / "nginx.conf").read_text()

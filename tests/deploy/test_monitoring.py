@@ -20,9 +20,9 @@ from builders import ServerProcess, free_port
 from raw_http import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
-DEPLOY = REPOSITORY / "deploy"
-DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
-RULES = DEPLOY / "prometheus-rules.yaml"
+MONITORING = REPOSITORY / "deploy" / "monitoring"
+DASHBOARD: dict[str, Any] = json.loads((MONITORING / "grafana-dashboard.json").read_text())
+RULES = MONITORING / "prometheus-rules.yaml"
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 needs_prometheus = pytest.mark.skipif(
     PROMETHEUS is None or PROMTOOL is None,
@@ -86,7 +86,7 @@ def test_rules() -> None:
     """Prometheus takes the rules, and each alert fires when it should and not before."""
     for command in (
         ["check", "rules", str(RULES)],
-        ["test", "rules", str(DEPLOY / "prometheus-rules-test.yaml")],
+        ["test", "rules", str(MONITORING / "prometheus-rules-test.yaml")],
     ):
         done = subprocess.run([str(PROMTOOL), *command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -40,6 +40,7 @@ from builders import (
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DEPLOY = REPOSITORY / "deploy"
+VARIANTS = DEPLOY / "nginx"
 SHIPPED = (DEPLOY / "nginx.conf").read_text()
 CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 BODY_LIMIT: int = CONFIG["limits"]["max_body_bytes"]
@@ -521,7 +522,7 @@ def with_http2_on(folder: Path, port: int) -> dict[str, str]:
     """Return the changes of nginx.conf for h2c on one port with Nginx 1.25.1 and later."""
     if nginx_version() < (1, 25, 1):
         pytest.skip("this Nginx does not know `http2 on`; NERVE_TEST_NGINX can name a later one")
-    return {"include nginx-http2.conf*": f"include {DEPLOY}/nginx-http2.conf"}
+    return {"include nginx-http2.conf*": f"include {VARIANTS}/nginx-http2.conf"}
 
 
 def with_preread(folder: Path, port: int) -> dict[str, str]:
@@ -531,13 +532,13 @@ def with_preread(folder: Path, port: int) -> dict[str, str]:
     if not STREAM_JS.exists():
         pytest.skip(f"{STREAM_JS} is missing (Debian: libnginx-mod-stream-js)")
     http1, http2 = free_port(), free_port()
-    text = (DEPLOY / "nginx-h2c.conf").read_text()
+    text = (VARIANTS / "nginx-h2c.conf").read_text()
     places = {"listen 8080": f"listen 127.0.0.1:{port}", "js_path /etc/nginx": f"js_path {folder}"}
     for old, new in {**places, ":8081": f":{http1}", ":8082": f":{http2}"}.items():
         assert old in text, old
         text = text.replace(old, new)
     (folder / "nginx-h2c.conf").write_text(text)
-    shutil.copy(DEPLOY / "nginx-h2c.js", folder)
+    shutil.copy(VARIANTS / "nginx-h2c.js", folder)
     return {
         "#include nginx-h2c.conf": f"include {folder}/nginx-h2c.conf",
         f"listen 127.0.0.1:{port} default_server": "# taken by nginx-h2c.conf:",
@@ -645,7 +646,7 @@ def test_http2_over_tls(proxy: Callable[..., Proxy], server: ServerProcess, sock
     """With TLS, HTTP/2 is agreed on by ALPN, by the setting that the version of Nginx has."""
     needs_http2_curl()
     later = nginx_version() >= (1, 25, 1)
-    changes = {"include nginx-http2.conf*": f"include {DEPLOY}/nginx-http2.conf"} if later else {}
+    changes = {"include nginx-http2.conf*": f"include {VARIANTS}/nginx-http2.conf"} if later else {}
     port, _ = start_tls(proxy, socket_folder, "ssl" if later else "ssl http2", changes)
     url, trust = f"https://localhost:{port}/predict_tokens", ["--cacert", f"{socket_folder}/tls.crt"]
     answer = curl(*trust, "--data-binary", "@-", url, body=json.dumps({"inputs": TEXT}).encode())

@@ -4,9 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from generators import percentiles_ms, read_k6, read_wrk, undo_correction
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bench.serving.generators import percentiles_ms, read_k6, read_wrk, undo_correction
 
 
 def correct(histogram: Counter[int], interval: int) -> Counter[int]:

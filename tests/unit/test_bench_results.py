@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import goals
-import machine
 import pytest
-import results
-from goals import Goal
-from results import Result
-from scenarios import read_scenarios, read_sets, to_plain
-from servers import read_specs
+
+from bench.paths import REPOSITORY, RESULTS
+from bench.serving import goals, machine, results
+from bench.serving.goals import Goal
+from bench.serving.results import Result
+from bench.serving.scenarios import read_scenarios, read_sets, to_plain
+from bench.serving.servers import read_specs
 
 FACTS = {
     "commit": "abc",
@@ -234,13 +234,11 @@ def test_results_and_pages_do_not_make_the_commit_dirty(
 
 def test_published_results_can_be_rendered() -> None:
     """The tables of docs/benchmarks.md can be made again from what is in the repository."""
-    bench = Path(results.__file__).parent
-    files = [
-        file for file in (bench / "results").glob("*.json") if "scenarios" in json.loads(file.read_text())
-    ]
+    files = [file for file in RESULTS.glob("*.json") if "scenarios" in json.loads(file.read_text())]
     assert files
     done = subprocess.run(
-        [sys.executable, str(bench / "render.py"), *map(str, files)],
+        [sys.executable, "-m", "bench.serving.render", *map(str, files)],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=True,

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import results
-import run
-from run import Course
-from scenarios import Scenario
-from servers import ServerSpec
+
+from bench.serving import results, run
+from bench.serving.run import Course
+from bench.serving.scenarios import Scenario
+from bench.serving.servers import ServerSpec
 
 SCENARIO = Scenario(name="s", description="", model="m", servers=["a", "b", "c"])
 SPECS = [ServerSpec(name=name, variant="1", command=[]) for name in "abc"]

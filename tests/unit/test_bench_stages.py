@@ -9,11 +9,11 @@ from pathlib import Path
 
 import onnx
 import pytest
-import stages
-import zero_model
-from stages import DECODE, ENCODE, HAND_OVER, HTTP, MODEL, REST, ROWS, TOKENIZE
 
-SOURCES = {"session": ["outputs = self._session.run(names, feed)", "feed = np.zeros(shape)"]}
+from bench.serving import stages, zero_model
+from bench.serving.stages import DECODE, ENCODE, HAND_OVER, HTTP, MODEL, REST, ROWS, TOKENIZE
+
+SOURCES = {"runtime/padded": ["outputs = self._session.run(names, feed)", "feed = np.zeros(shape)"]}
 GRANIAN = "future_watcher (granian/_futures.py:12)"
 
 
@@ -21,22 +21,37 @@ GRANIAN = "future_watcher (granian/_futures.py:12)"
     ("frames", "stage"),
     [
         ([GRANIAN], HTTP),
-        ([GRANIAN, "Application.__call__ (nerve/interfaces.py:160)"], HTTP),
-        (["App.handle (nerve/app.py:188)"], REST),
-        (["App._predict (nerve/app.py:205)", "decode_request (nerve/wire.py:99)"], DECODE),
-        (["App._predict (nerve/app.py:233)", "encode_rows (nerve/wire.py:137)"], ENCODE),
-        (["call (nerve/direct.py:98)", "Exchange._on_body (nerve/exchange.py:240)"], REST),
-        (["call (nerve/direct.py:98)", "RsgiRequest.read (nerve/interfaces.py:90)"], HTTP),
-        (["Call.begin (nerve/engine.py:1)", "TextTokenizer.tokenize (nerve/tokenizer.py:70)"], TOKENIZE),
-        (["TextTokenizer.tokenize (nerve/tokenizer.py:70)", "encode (nerve/word_cache.py:60)"], TOKENIZE),
-        (["Call._queue (nerve/engine.py:242)", "submit (nerve/scheduler.py:2)"], HAND_OVER),
-        (["Call._queue (nerve/engine.py:242)", "Job.__init__ (nerve/jobs.py:9)"], HAND_OVER),
-        (["Call._finish (nerve/engine.py:149)"], REST),
-        (["Engine.make_rows (nerve/engine.py:220)", "merge_scores (nerve/windows.py:30)"], ROWS),
-        (["decode (nerve/aggregation.py:80)", "__init__ (<string>:3)"], ROWS),
-        (["Session.run (nerve/session.py:1)", "run (onnxruntime/capi/inference.py:406)"], MODEL),
-        (["Session.run (nerve/session.py:1)"], MODEL),
-        (["Session.run (nerve/session.py:2)"], HAND_OVER),
+        ([GRANIAN, "Application.__call__ (nerve/http/rsgi.py:160)"], HTTP),
+        (["App.handle (nerve/http/app.py:188)"], REST),
+        (
+            ["App._predict (nerve/http/app.py:205)", "decode_request (nerve/endpoints/predict_tokens.py:99)"],
+            DECODE,
+        ),
+        (
+            ["App._predict (nerve/http/app.py:233)", "encode_rows (nerve/endpoints/predict_tokens.py:137)"],
+            ENCODE,
+        ),
+        (["call (nerve/server/rsgi_worker.py:98)", "Exchange._on_body (nerve/http/exchange.py:240)"], REST),
+        (["call (nerve/server/rsgi_worker.py:98)", "RsgiRequest.read (nerve/http/rsgi.py:90)"], HTTP),
+        (
+            ["Call.begin (nerve/engine/engine.py:1)", "TextTokenizer.tokenize (nerve/text/tokenizer.py:70)"],
+            TOKENIZE,
+        ),
+        (
+            ["TextTokenizer.tokenize (nerve/text/tokenizer.py:70)", "encode (nerve/text/word_cache.py:60)"],
+            TOKENIZE,
+        ),
+        (["Call._queue (nerve/engine/engine.py:242)", "submit (nerve/scheduling/lane.py:2)"], HAND_OVER),
+        (
+            ["Call._queue (nerve/engine/engine.py:242)", "Job.__init__ (nerve/scheduling/batching.py:9)"],
+            HAND_OVER,
+        ),
+        (["Call._finish (nerve/engine/engine.py:149)"], REST),
+        (["Engine.make_rows (nerve/engine/engine.py:220)", "merge_scores (nerve/text/windows.py:30)"], ROWS),
+        (["decode (nerve/text/aggregation.py:80)", "__init__ (<string>:3)"], ROWS),
+        (["Session.run (nerve/runtime/padded.py:1)", "run (onnxruntime/capi/inference.py:406)"], MODEL),
+        (["Session.run (nerve/runtime/padded.py:1)"], MODEL),
+        (["Session.run (nerve/runtime/padded.py:2)"], HAND_OVER),
         (["/home/nerve/other.py"], HTTP),
     ],
 )
@@ -58,8 +73,8 @@ def test_samples_are_counted_by_thread() -> None:
     """py-spy's raw format names the thread first and the count last."""
     raw = (
         f"thread (12): MainThread;{GRANIAN} 3\n"
-        f"thread (12): MainThread;{GRANIAN};encode_rows (nerve/wire.py:137) 5\n"
-        "thread (13): nerve-engine-0;Scheduler._work (nerve/scheduler.py:9) 1\n"
+        f"thread (12): MainThread;{GRANIAN};encode_rows (nerve/endpoints/predict_tokens.py:137) 5\n"
+        "thread (13): nerve-engine-0;Scheduler._work (nerve/scheduling/lane.py:9) 1\n"
     )
     assert stages.count_samples(raw, SOURCES) == {
         12: Counter({HTTP: 3, ENCODE: 5}),

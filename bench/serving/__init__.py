@@ -1,0 +1,1 @@
+"""How fast the server answers, side by side with its peers and with other versions of itself."""
