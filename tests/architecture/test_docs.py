@@ -21,6 +21,7 @@ NO_PAGES = {"docs/ContribOperators.md", "docs/decisions/NNNN-title.md"}
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 # A page or a folder; `docs/decisions/0001` stands for the page with that number.
 NAMED = re.compile(r"(?<![\w/.-])docs/[\w./-]*\w")
+SECTION = re.compile(r'(?<![\w/.-])(docs/[\w./-]+\.md), "([^"\n]+)"')
 RESULT = re.compile(r"bench/results/[\w./-]+\.json")
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -33,14 +34,12 @@ def links() -> Iterator[tuple[Path, str]]:
                 yield page, target
 
 
-def named_pages() -> Iterator[tuple[Path, str]]:
-    """Yield every path below docs/ that a file of the repository names."""
+def texts() -> Iterator[tuple[Path, str]]:
+    """Yield every file that may name a page, with its text."""
     found = [file for folder in FOLDERS for file in sorted((REPOSITORY / folder).rglob("*"))]
     for file in [*found, *(REPOSITORY / name for name in FILES), *PAGES]:
         if file.is_file() and file.suffix in ENDINGS:
-            for path in NAMED.findall(file.read_text()):
-                if path not in NO_PAGES:
-                    yield file, path
+            yield file, file.read_text()
 
 
 def exists(path: str) -> bool:
@@ -50,10 +49,15 @@ def exists(path: str) -> bool:
     return (REPOSITORY / path).exists()
 
 
+def headings(page: Path) -> list[str]:
+    """Return the titles and subtitles of a page."""
+    return re.findall(r"^#+ (.*)$", CODE.sub("", page.read_text()), re.MULTILINE)
+
+
 def anchors(page: Path) -> set[str]:
     """Return what a link may name in a page: its headings, as GitHub writes them."""
-    headings = re.findall(r"^#+ (.*)$", CODE.sub("", page.read_text()), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    plain = (re.sub(r"[^\w\- ]", "", heading).strip().lower() for heading in headings(page))
+    return {heading.replace(" ", "-") for heading in plain}
 
 
 def test_links_lead_somewhere() -> None:
@@ -69,19 +73,34 @@ def test_links_lead_somewhere() -> None:
 
 def test_named_pages_exist() -> None:
     """Code, settings and messages send readers to pages that are there."""
-    wrong = {f"{file.relative_to(REPOSITORY)}: {path}" for file, path in named_pages() if not exists(path)}
+    wrong = {
+        f"{file.relative_to(REPOSITORY)}: {path}"
+        for file, text in texts()
+        for path in NAMED.findall(text)
+        if path not in NO_PAGES and not exists(path)
+    }
+    assert not wrong
+
+
+def test_named_sections_exist() -> None:
+    """Nor is a reader sent to a section that a page has lost."""
+    wrong = {
+        f'{file.relative_to(REPOSITORY)}: {path}, "{heading}"'
+        for file, text in texts()
+        for path, heading in SECTION.findall(text)
+        if heading not in headings(REPOSITORY / path)
+    }
     assert not wrong
 
 
 def test_named_results_exist() -> None:
     """A figure stands on a result file that is committed."""
-    wrong = [
+    wrong = {
         f"{page.relative_to(REPOSITORY)}: {name}"
         for page in PAGES
-        if page.name != "index.md"  # which shows how to make one
         for name in RESULT.findall(page.read_text())
-        if not re.search(r"/(NAME|local-[\w-]+)\.json", name) and not exists(name)
-    ]
+        if not (REPOSITORY / name).exists() and not name.endswith("/NAME.json")
+    }
     assert not wrong
 
 
@@ -90,8 +109,7 @@ def test_decisions_are_short_and_listed(page: Path) -> None:
     """Half a page each: context, options measured, decision, result file; and a row in the list."""
     text = page.read_text()
     assert text.count("\n") <= 40
-    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    assert headings == ["Context", "Options measured", "Decision", "Result file"]
+    assert headings(page)[1:] == ["Context", "Options measured", "Decision", "Result file"]
     assert f"]({page.name})" in (DOCS / "decisions/index.md").read_text()
 
 
