@@ -1,6 +1,6 @@
 """`nerve`: a server for named-entity recognition and any other token classifier.
 
-In Python: `from nerve import load` (docs/python.md). The names below are imported when first used, so
+In Python: `from nerve import load` (docs/guide/python.md). The names below are imported when first used, so
 that `import nerve` costs nothing.
 """
 

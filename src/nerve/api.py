@@ -1,4 +1,4 @@
-"""The Python API: the server's engine inside a pipeline that runs beside its data. See docs/python.md.
+"""The Python API: the server's engine inside a pipeline that runs beside its data. See docs/guide/python.md.
 
 `load` gives a `TokenClassifier`. Its work is done on the caller's thread (tokens and rows) and on the
 engine threads (the model): `predict_many` keeps a bounded number of chunks submitted, so that the engine

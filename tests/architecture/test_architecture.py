@@ -87,13 +87,13 @@ def test_errors_are_of_two_families() -> None:
 
 
 def test_metrics_are_ours_and_documented() -> None:
-    """Every name starts with `nerve_`, and docs/operations.md lists each with its type, no other."""
+    """Every name starts with `nerve_`, and docs/guide/operations.md lists each with its type, no other."""
     found = {
         (family.name + ("_total" if family.type == "counter" else ""), family.type)
         for family in text_string_to_metric_families(Metrics(ROUTES, REASONS).render(0, 0).decode())
         if not family.name.endswith("_created")
     }
-    text = (REPOSITORY / "docs/operations.md").read_text()
+    text = (REPOSITORY / "docs/guide/operations.md").read_text()
     documented = set(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE))
     assert documented == found
     assert all(name.startswith("nerve_") for name, _ in found)

@@ -44,8 +44,8 @@ def expressions() -> list[str]:
 
 
 def test_only_metrics_that_exist_are_used() -> None:
-    """Every name in the dashboard and the rules stands in the table of docs/operations.md, and all are of use."""
-    table = (REPOSITORY / "docs/operations.md").read_text()
+    """Every name in the dashboard and the rules stands in the table of docs/guide/operations.md, and all are of use."""
+    table = (REPOSITORY / "docs/guide/operations.md").read_text()
     kinds = dict(re.findall(r"^\| `(nerve_\w+)` \| (\w+) \|", table, re.MULTILINE))
     known = set()
     for name, kind in kinds.items():

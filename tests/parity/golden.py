@@ -26,7 +26,7 @@ FAMILY_LABELS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "I-LOC", "MISC", "DATE
 FAMILY_STEP = 6
 
 # Where our answer is another one on purpose: (why, labels of the model, labels of five tokens).
-# docs/aggregation.md gives the reasons.
+# docs/explanation/aggregation.md gives the reasons.
 DIFFERENCES = (
     ("BIOES: S- and E- close", "O B-PER I-PER E-PER S-PER", "S-PER S-PER B-PER E-PER I-PER"),
     ("BILOU: U- and L- close", "O B-PER I-PER L-PER U-PER", "U-PER U-PER B-PER L-PER I-PER"),

@@ -44,7 +44,7 @@ def f1(left: set[Entity], right: set[Entity]) -> float:
 def test_differs_from_the_reference_only_inside_overlaps(
     engine: Engine, index: int, ours_alone: int, theirs_alone: int
 ) -> None:
-    """Outside overlaps every entity is the reference's; inside, the counts in docs/long-texts.md hold."""
+    """Outside overlaps every entity is the reference's; inside, the counts in docs/explanation/long-texts.md hold."""
     document = documents()[index]
     ours = entities(engine, document.text)
     recorded = golden.unpack(golden.read(golden.LONG))["simple"][index]

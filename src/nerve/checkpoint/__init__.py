@@ -1,4 +1,4 @@
-"""Brings a model folder here, whatever its source. User's view: docs/checkpoints.md.
+"""Brings a model folder here, whatever its source. User's view: docs/guide/checkpoints.md.
 
 `fetch_checkpoint` is the whole interface. `SOURCES` has a row for each source: a new one is a new file here, a row,
 and its keys in the configuration. `choice` decides which files of a checkpoint are used, `folder` proves that a folder

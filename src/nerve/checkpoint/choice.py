@@ -2,7 +2,7 @@
 
 Names are POSIX paths relative to the checkpoint. One decision serves all: the hub asks before it downloads,
 folders and wheels are checked with it, and `graph` loads by it. The order of choice is written for users in
-docs/checkpoints.md; keep the two in step.
+docs/guide/checkpoints.md; keep the two in step.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _nothing_usable(files: Collection[str], config: Mapping[str, Any], origin: s
     if choose_weights(files) is not None:
         return (
             f"{origin} has no ONNX graph, and none can be built from the weights of this "
-            f"{str(config.get('model_type'))!r} model (docs/graphs.md says of which it can); make one with "
+            f"{str(config.get('model_type'))!r} model (docs/explanation/graphs.md says of which it can); make one with "
             "`nerve export` and serve the folder it writes with source LOCAL"
         )
     if any(name.endswith(PICKLED) for name in files):

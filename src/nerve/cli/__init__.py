@@ -1,4 +1,4 @@
-"""The command line: `nerve serve | pull | predict | verify | tune | export`. User's view: docs/cli.md.
+"""The command line: `nerve serve | pull | predict | verify | tune | export`. User's view: docs/guide/cli.md.
 
 One module per command, each with `add_arguments(parser)` and `run(options) -> exit status`; they import
 what they need when they run, so that `nerve --help` is quick.

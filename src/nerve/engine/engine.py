@@ -43,8 +43,8 @@ _INLINE_CHARACTERS = 4_000
 INLINE_TOKENS = 1_000
 # Windows' worth of tokens beyond which a request goes to the bulk lane.
 _BULK_WINDOWS = 4
-# Engine threads on the CPU run at lower priority than the threads that talk to clients (docs/explanation/design.md,
-# "Threads"), and those of the bulk lane at a lower one still: about an eighth of a contended core is left to these.
+# Engine threads on the CPU run at lower priority than the threads that talk to clients (docs/decisions/0008),
+# and those of the bulk lane at a lower one still: about an eighth of a contended core is left to these.
 _NICENESS = 10
 _BULK_NICENESS = 19
 

@@ -1,8 +1,8 @@
 """Turns a model folder into the ONNX graph to run: this is the whole interface.
 
 `loading` decides, `architectures` names the weights (`weights` reads them), `builder`, `int8` and `packed` write
-graphs, `ready` checks those that others made, `cache` keeps those of our own. docs/graphs.md says which checkpoint
-becomes which. The packages above know these names only.
+graphs, `ready` checks those that others made, `cache` keeps those of our own. docs/explanation/graphs.md says which
+checkpoint becomes which. The packages above know these names only.
 """
 
 from nerve.graph.loading import Graph, GraphKind, is_buildable, load_graph

@@ -5,7 +5,7 @@ Outputs: `label_ids` int64 (B, T), `scores` float32 (B, T), `logits` float32 (B,
 padded positions has no meaning. A run that asks for `label_ids` and `scores` computes nothing else.
 
 Every operator works on one row (token) or on one (sequence, head) at a time, and none sums over an
-extent that padding changes, so an answer does not depend on batch mates; docs/graphs.md has the argument.
+extent that padding changes, so an answer does not depend on batch mates; docs/explanation/exactness.md says why.
 
 B = sequences, T = longest of them, V = vocabulary, E = embedding size, H = hidden size, F = feed-forward
 size, L = labels.
@@ -340,7 +340,7 @@ def skip_norm(
     """LayerNorm(value + skip + bias), for the CPU.
 
     Three operators are faster there than one: ONNX Runtime's SkipLayerNormalization for the CPU works on one number
-    at a time (docs/graphs.md, "Exactness in float32").
+    at a time (docs/decisions/0018).
     """
     total = graph.node("Add", [value, skip], f"{name}.sum")
     total = graph.node("Add", [total, graph.constant(f"{name}.bias", bias)], f"{name}.sum.bias")

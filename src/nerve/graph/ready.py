@@ -36,7 +36,7 @@ _INT8_OPERATORS = frozenset(
 
 
 def find_onnx(folder: Path, precision: Precision) -> list[Path]:
-    """Return the ONNX files under `folder`, the one to prefer first (docs/checkpoints.md)."""
+    """Return the ONNX files under `folder`, the one to prefer first (docs/guide/checkpoints.md)."""
     names = [file.relative_to(folder).as_posix() for file in folder.rglob("*.onnx") if file.is_file()]
     shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     return [folder / name for name in sort_graphs(shown, precision)]

@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 GROUP = "nerve.backends"
 
-# Default of batching.max_padding on CPU: docs/explanation/design.md, "Batching".
+# Default of batching.max_padding on CPU: docs/decisions/0005.
 _CPU_MAX_PADDING = 0.05
-# Tokens of a call on CPU from which on more tokens make it no more efficient: docs/explanation/design.md, "Batching".
+# Tokens of a call on CPU from which on more tokens make it no more efficient: docs/decisions/0005.
 _CPU_ENOUGH_TOKENS = 256
 # Default of batching.max_batch_tokens on a GPU for graphs that are not packed. For packed ones it is measured.
 _CUDA_BATCH_TOKENS = 16384

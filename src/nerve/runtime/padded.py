@@ -43,7 +43,7 @@ class Session(Backend):
 
     On CPU there are two ways to use the cores: all of them on one call, which halves the latency of a lone
     request on two cores, or a call on each, which computes a tenth to a third more when requests queue up
-    (docs/design.md, "CPU threads"). onnxruntime fixes the threads of a session when it is made, so with
+    (docs/decisions/0006). onnxruntime fixes the threads of a session when it is made, so with
     `CpuMode.AUTO` there are two sessions over the same graph, and the caller says for each call what it
     wants. That holds the weights in memory twice; the other modes hold them once.
 

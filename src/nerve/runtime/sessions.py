@@ -78,7 +78,7 @@ def create_session(
     if device is Device.CPU:
         without = [*without, _SLOW_FUSION]
         if are_products_clipped():
-            # Weights become unsigned, for which this CPU has another, exact, instruction: docs/graphs.md, "int8".
+            # Weights become unsigned, for which this CPU has another, exact, instruction: docs/decisions/0020.
             options.add_session_config_entry("session.x64quantprecision", "1")
     if device is Device.CUDA:
         ort.preload_dlls()

@@ -146,7 +146,7 @@ class Lane:
         """Wake the thread that parked last, if any; the lock is held. Others look again by themselves.
 
         Its core is warm. With the threads in turns, lone calls took twice the time now and then, as if the threads of
-        a call on all cores had met on one of them (docs/explanation/design.md, "CPU threads").
+        a call on all cores had met on one of them (docs/decisions/0007).
         """
         if self._parked:
             self._parked.pop().put(None)

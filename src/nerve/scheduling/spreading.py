@@ -10,7 +10,7 @@ from __future__ import annotations
 # Share of the requests that come while a call runs, from which on calls keep to one core. Where one call after the
 # other has all cores, that share is their utilization. By the formulas of the queues M/D/1 and M/D/2, requests at
 # random moments take as long on two cores together as on one of two at a utilization of 0.57 where a call on both takes
-# 1 / 1.5 of the time, and of 0.75 where it takes 1 / 1.8. Both were measured (docs/design.md, "CPU threads").
+# 1 / 1.5 of the time, and of 0.75 where it takes 1 / 1.8. Both were measured (docs/decisions/0006).
 _CROWDED = 0.7
 # Weight of the newest request.
 _SMOOTHING = 0.02

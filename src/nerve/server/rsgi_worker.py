@@ -3,7 +3,7 @@
 As Granian ships it, a request crosses five times between its network thread, its Python thread and the event loop
 before the application has the body, and once more for the answer. Here its Python thread calls `handle` itself, and
 what would be posted to the event loop is called there and then: three crossings and one. The event loop serves the
-life of the worker only.
+life of the worker only (docs/decisions/0003).
 
 `serve_rsgi` stands for `MPServer._spawn_rsgi_worker` of Granian 2.8 with those things changed; it is not a public
 seam, hence the upper bound on Granian's version in pyproject.toml.

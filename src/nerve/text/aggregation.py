@@ -11,7 +11,7 @@ The reference is `TokenClassificationPipeline` of transformers 5. It works in th
               entity (B- S- U-) and the label before it did not close one (E- L- S- U-).
     score     The mean of the scores of the entity's words, summed in float32.
 
-Special tokens take no part, entities tagged `O` are dropped. `docs/aggregation.md` lists every
+Special tokens take no part, entities tagged `O` are dropped. `docs/explanation/aggregation.md` lists every
 difference from the reference with its reason.
 
 Arrays here count T tokens of a text (special tokens included), W words, E entities, L labels.

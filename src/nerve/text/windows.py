@@ -7,7 +7,7 @@ Merge rule: every token is taken from the window in which its poorer side (the s
 right context) is longest; the edges of the text lack nothing, and the earlier window wins a tie. All
 windows being equally wide, that is the middle of each overlap, so the rule needs one cut per pair of
 neighbours. Entities are grouped after merging, so one that crosses a cut comes out whole.
-docs/long-texts.md compares this with transformers' `stride`.
+docs/explanation/long-texts.md compares this with transformers' `stride`.
 """
 
 from __future__ import annotations
