@@ -43,7 +43,7 @@ class PredictError(NerveError):
     reason: why, in one word for the metrics; one of `REASONS`.
     """
 
-    reason = "defect"
+    reason = "internal_error"
 
 
 class InvalidRequest(PredictError):
@@ -119,9 +119,9 @@ class ClientGone(PredictError):
     reason = "client_gone"
 
 
-# Every `PredictError.reason`, and "defect" for what is none.
+# Every `PredictError.reason`, and "internal_error" for what is none.
 REASONS = (
     *("malformed", "invalid", "media_type", "body_size", "unauthorized"),
     *("queue_tokens", "queue_wait", "pool", "deadline", "client_gone"),
-    *("unavailable", "device_failed", "inference_failed", "defect"),
+    *("unavailable", "device_failed", "inference_failed", "internal_error"),
 )
