@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     FloatArray = npt.NDArray[np.float32]
     IntArray = npt.NDArray[np.int64]
-    TokenIds = list[int] | npt.NDArray[np.int32]
 
 
 class AggregationStrategy(enum.StrEnum):
@@ -78,11 +77,11 @@ class PredictOptions(msgspec.Struct, frozen=True):
 class Window(msgspec.Struct, frozen=True):
     """One model-sized slice of a text, with its own special tokens: one row of a batch.
 
-    ids: T_w token ids; int32 (T_w,) where they come from the annex.
+    ids: T_w token ids.
     start: index of its first real (not special) token among the text's real tokens.
     """
 
-    ids: TokenIds
+    ids: list[int]
     start: int
 
 

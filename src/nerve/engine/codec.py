@@ -18,11 +18,7 @@ class Query(msgspec.Struct, frozen=True):
 
 
 class Codec(Protocol):
-    """Reads one request and writes its answer.
-
-    Chosen by an endpoint from the request's headers. It can be pickled, as can its queries: large requests are read
-    and written in a process of their own.
-    """
+    """Reads one request and writes its answer; chosen by an endpoint from the request's headers."""
 
     @property
     def media_type(self) -> str:

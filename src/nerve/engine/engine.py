@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from nerve.models.model import Model
-    from nerve.types import TokenScores, Window
+    from nerve.types import TokenScores
 
 log = logging.getLogger(__name__)
 
@@ -144,27 +144,10 @@ class Engine:
         call.begin()
         return call
 
-    def compute(
-        self, windows: Sequence[Window], needs_logits: bool, deadline: float, done: Callable[[Job], None]
-    ) -> Job:
-        """Queue windows that were tokenized elsewhere; `done` is called with the job once it is delivered.
-
-        Raises `PredictError`s. The job is dropped by `cancel`.
-        """
-        job = Job(windows, needs_logits, deadline)
-        job.waiter = partial(done, job)
-        self.lane_of(job).submit(job)
-        return job
-
     def cancel(self, job: Job) -> None:
         """Drop what is still queued of a job whose results nobody wants; its waiter is not called any more."""
         job.waiter = None  # what was computed until now is no whole answer; and it holds what holds the job
         self.lane_of(job).cancel(job)
-
-    def check_large(self, n_bytes: int) -> None:
-        """Raise `Overloaded` when a body of `n_bytes`, not decoded yet, would be refused for certain."""
-        self.check_room(n_bytes, 1)
-        self.pool.check()
 
     def check_room(self, n_characters: int, n_texts: int) -> None:
         """Raise `Overloaded` when the lane that a request will take is full; spares tokenizing for a refusal.

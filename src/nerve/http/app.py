@@ -18,8 +18,6 @@ import nerve
 from nerve.endpoints.protocol import JSON_TYPE
 from nerve.engine.canary import Canary
 from nerve.engine.engine import Engine
-from nerve.engine.large_process import LargeProcess
-from nerve.engine.large_requests import LargeSetup
 from nerve.errors import DeadlineExceeded, InvalidRequest, Unauthorized, Unavailable
 from nerve.http.exchange import Exchange, Service
 from nerve.http.in_flight import InFlight
@@ -113,14 +111,6 @@ class App:
             on_failure=fail,
             max_queue_seconds=math.inf if limit is None else limit / 1000,
         )
-        setup = LargeSetup(
-            model.folder,
-            model.max_length,
-            model.labels,
-            model.vocabulary,
-            config.runtime.window_stride,
-            config.limits.max_input_tokens,
-        )
         self._info = encode_json(describe(model, config))
         self._is_draining = is_draining
         self._metrics.set_engine_threads(model.n_threads)
@@ -131,7 +121,7 @@ class App:
                 config.server.canary_timeout_ms / 1000,
                 self._tell_health,
             )
-        service = Service(engine, LargeProcess(setup), self._limits, self._metrics, self._in_flight)
+        service = Service(engine, self._limits, self._metrics, self._in_flight)
         announce()
         self._is_complete = is_complete or _always
         self._metrics.set_ready(ready=True)
@@ -145,7 +135,6 @@ class App:
         self._metrics.set_ready(ready=False)
         if self._service is not None:
             self._service.engine.close()
-            self._service.large.close()
             self._service = None
 
     def _tell_health(self, is_well: bool) -> None:

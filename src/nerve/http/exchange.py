@@ -1,9 +1,9 @@
 """One prediction over HTTP, from its head to its answer.
 
 An `Exchange` goes from step to step by callbacks, on whichever thread ended the step before: the server's when
-the body is there, an engine thread's when the scores are, a pool thread's when the request is longer or its Python
-work is done in the large-request process. There is no event loop and no coroutine in its way, because a hand-over
-between threads costs about as much as all of our own work on a short text.
+the body is there, an engine thread's when the scores are, a pool thread's when the request is longer. There is no
+event loop and no coroutine in its way, because a hand-over between threads costs about as much as all of our own
+work on a short text.
 
 It is answered once: by whoever removes it from `InFlight`, be it the last step, its deadline or a client that left.
 """
@@ -19,7 +19,7 @@ from nerve.engine.engine import INLINE_TOKENS
 from nerve.errors import ClientGone, DeadlineExceeded, PayloadTooLarge
 from nerve.http.request import Body, Headers, Response
 from nerve.http.responses import error_response
-from nerve.types import Summary, Timings
+from nerve.types import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,19 +27,10 @@ if TYPE_CHECKING:
     from nerve.config import LimitsConfig
     from nerve.engine.codec import Codec, Query
     from nerve.engine.engine import Engine, Outcome
-    from nerve.engine.large_process import LargeProcess
-    from nerve.engine.large_requests import Outline
     from nerve.http.in_flight import InFlight
     from nerve.http.request import Request
     from nerve.observability.metrics import Metrics
-    from nerve.scheduling.batching import Job
-    from nerve.types import Window
 
-# Bytes of a body above which the large-request process decodes, tokenizes and answers it
-# (docs/explanation/design.md, "Large requests").
-_LARGE_BYTES = 16 * 1024
-# The same where every label's score is asked for: a row has as many numbers as there are labels.
-_LARGE_BYTES_RAW = 2 * 1024
 # Seconds that a request waits for the model before its connection is watched: asking costs about as much as answering.
 _WATCH_AFTER_SECONDS = 0.02
 
@@ -49,7 +40,6 @@ class Service:
     """What all exchanges of a worker share while it is ready."""
 
     engine: Engine
-    large: LargeProcess
     limits: LimitsConfig
     metrics: Metrics
     in_flight: InFlight
@@ -140,13 +130,7 @@ class Exchange:
                 raise PayloadTooLarge(
                     f"the body is above limits.max_body_bytes = {limit}; send several requests"
                 )
-            if len(body) > _LARGE_BYTES:
-                self._begin_large(body)
-                return
             self._query = query = self._codec.decode(body)
-            if query.options.raw_scores and len(body) > _LARGE_BYTES_RAW:
-                self._begin_large(body)
-                return
             call = service.engine.start(query.texts, query.options, self._deadline, self._on_outcome)
             self._cancel = call.cancel
         except Exception as failure:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
@@ -168,54 +152,6 @@ class Exchange:
             self._fail(error)
             return
         self._on_encoded(outcome, encoded)
-
-    # A large body: another process decodes, tokenizes, makes the rows and encodes them; here its windows are run.
-
-    def _begin_large(self, body: Body) -> None:
-        engine = self._service.engine
-        engine.check_large(len(body))
-        work = partial(self._service.large.begin, body, self._codec)
-        future = engine.pool.run(work, partial(self._on_outline, time.monotonic()), self._fail)
-        if future is not None and self._cancel is None:  # it may have gone further already
-            self._cancel = future.cancel
-
-    def _on_outline(self, began: float, begun: tuple[Outline, bytes, list[Window]]) -> None:
-        if self not in self._service.in_flight:  # its client left while it was tokenized
-            return
-        outline, context, windows = begun
-        engine = self._service.engine
-        tokenize_seconds = time.monotonic() - began
-        try:
-            if time.monotonic() >= self._deadline:
-                raise DeadlineExceeded("the deadline passed before the request reached the queue")
-            scored = partial(self._on_large_scores, outline, context, tokenize_seconds)
-            job = engine.compute(windows, outline.needs_logits, self._deadline, scored)
-            self._cancel = partial(engine.cancel, job)
-        except Exception as error:  # noqa: BLE001 - see `_on_body`
-            self._fail(error)
-
-    def _on_large_scores(self, outline: Outline, context: bytes, tokenize_seconds: float, job: Job) -> None:
-        job.waiter = None  # it holds this exchange, which holds the job
-        service = self._service
-        if job.error is not None:  # not raised: its traceback would hold all this
-            self._fail(job.error)
-            return
-        try:
-            work = partial(service.large.finish, context, job.scores(), self._codec)
-        except Exception as error:  # noqa: BLE001 - see `_on_body`
-            self._fail(error)
-            return
-        began = time.monotonic()
-
-        def finish(encoded: bytes) -> None:
-            times = (tokenize_seconds, job.queue_seconds, job.inference_seconds, time.monotonic() - began)
-            self._on_encoded(
-                Summary(outline.n_texts, outline.truncated, job.n_tokens, Timings(*times)), encoded
-            )
-
-        future = service.engine.pool.run(work, finish, self._fail)
-        if future is not None:
-            self._cancel = future.cancel
 
     def _on_encoded(self, summary: Summary, encoded: bytes) -> None:
         now = time.monotonic()

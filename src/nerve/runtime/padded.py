@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from nerve.runtime.backend import OpenOptions
     from nerve.runtime.sessions import ort
-    from nerve.types import FloatArray, TokenIds, Window
+    from nerve.types import FloatArray, Window
 
     # Of a padded batch: label ids (B,T), scores (B,T), and the logits (B,T,L) where they are needed.
     BatchScores = tuple[npt.NDArray[Any], FloatArray, FloatArray | None]
@@ -153,7 +153,7 @@ class Session(Backend):
 
 
 def collate(
-    rows: Sequence[TokenIds], pad_id: int, dtype: type[np.integer[Any]]
+    rows: Sequence[list[int]], pad_id: int, dtype: type[np.integer[Any]]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
     """Pad rows of ids on the right to the longest: returns ids (B,T) and lengths int32 (B,)."""
     lengths = [len(row) for row in rows]
