@@ -174,7 +174,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7, help="0: measure nothing, only render")
     parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--docs", action="store_true", help="render the result file into docs/benchmarks/nginx.md")
+    parser.add_argument(
+        "--docs", action="store_true", help="render the result file into docs/benchmarks/nginx.md"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.scenarios) - set(SCENARIOS)
     if unknown:

@@ -278,7 +278,9 @@ def main() -> None:
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("--stages", type=Path, help="file of stages.py")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--docs", action="store_true", help="write docs/benchmarks/results.md and docs/benchmarks/img/")
+    where.add_argument(
+        "--docs", action="store_true", help="write docs/benchmarks/results.md and docs/benchmarks/img/"
+    )
     where.add_argument("--page", type=Path, help="write the tables into this page")
     arguments = parser.parse_args()
     results, contents = read_results(arguments.results)
