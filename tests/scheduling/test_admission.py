@@ -20,7 +20,7 @@ LIMIT = 0.025  # seconds; `batching.max_queue_ms` as shipped
 class Line:
     """One server with a queue, in simulated time; every request is one window and takes `service` seconds.
 
-    It asks an `Admission` as `Scheduler` does, and takes waiting requests off when an overload begins.
+    It asks an `Admission` as `Queue` does, and takes waiting requests off when an overload begins.
     """
 
     service: float
