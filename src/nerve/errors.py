@@ -122,6 +122,6 @@ class ClientGone(PredictError):
 # Every `PredictError.reason`, and "internal_error" for what is none.
 REASONS = (
     *("malformed", "invalid", "media_type", "body_size", "unauthorized"),
-    *("queue_tokens", "queue_wait", "pool", "deadline", "client_gone"),
+    *("queue_tokens", "queue_wait", "queue_deadline", "pool", "deadline", "client_gone"),
     *("unavailable", "device_failed", "inference_failed", "internal_error"),
 )
