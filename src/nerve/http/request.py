@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from nerve.types import Summary
@@ -17,8 +18,7 @@ OnBody = Callable[[Body | None, Exception | None], None]
 CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
 
 
-@dataclass(slots=True)
-class Response:
+class Response(msgspec.Struct):
     """An answer, ready to be sent.
 
     rejection: the reason of one that is no answer, for the metrics. summary: of the prediction, for traces.
