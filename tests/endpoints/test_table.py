@@ -32,13 +32,13 @@ def test_all_are_served_unless_some_are_named(tmp_path: Path) -> None:
 def test_a_default_route_that_nothing_serves_is_refused(tmp_path: Path, route: str) -> None:
     """A Truss configuration for another kind of model names one; the start ends with the key."""
     config = config_with(tmp_path, runtime={"webserver_default_route": route})
-    with pytest.raises(ConfigError, match=f"runtime.webserver_default_route: nothing is served at {route}"):
+    with pytest.raises(ConfigError, match=f"webserver_default_route: nothing is served at {route}"):
         create_endpoints(config)
 
 
 def test_an_unknown_endpoint_is_refused(tmp_path: Path) -> None:
     """The message names the known ones."""
     with pytest.raises(
-        ConfigError, match="server.endpoints: unknown endpoint rerank; known: .*predict_tokens"
+        ConfigError, match=r"server\.endpoints: unknown endpoint rerank; known: .*predict_tokens"
     ):
         create_endpoints(config_with(tmp_path, server={"endpoints": ["rerank"]}))

@@ -22,6 +22,7 @@ from nerve.errors import DeadlineExceeded, InvalidRequest, Unauthorized, Unavail
 from nerve.http.exchange import Exchange, Service
 from nerve.http.in_flight import InFlight
 from nerve.http.openapi import build_openapi
+from nerve.http.refusals import Refusals
 from nerve.http.request import Headers, Request, Response
 from nerve.http.responses import encode_json, error_body, error_response
 from nerve.observability.metrics import CONTENT_TYPE as METRICS_TYPE
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _MAX_REQUEST_ID_LENGTH = 128
 _AUTH_SCHEMES = ("bearer", "api-key")
 _UNKNOWN = "unknown"
+_OVERLOADED = 429
 _GET_ROUTES = ("/", "/health", "/health/live", "/health/ready", "/info", "/metrics", "/openapi.json")
 # Routes that answer without an API key: probes and scrapes have none.
 _OPEN_ROUTES = frozenset({"/", "/health", "/health/live", "/health/ready", "/metrics"})
@@ -62,6 +64,7 @@ class App:
         self._api_key = api_key.encode() if api_key else None
         self._metrics = metrics
         self._in_flight = InFlight()
+        self._refusals = Refusals()
         self._service: Service | None = None
         self._unready_reason = "starting: the model is loading"
         self._has_failed = False  # the device, for good
@@ -133,6 +136,7 @@ class App:
         if self._canary is not None:
             self._canary.stop()
         self._metrics.set_ready(ready=False)
+        self._refusals.close()
         if self._service is not None:
             self._service.engine.close()
             self._service = None
@@ -176,7 +180,10 @@ class App:
         self._metrics.record_answer(self.route_of(request.path), response.status)
         if response.rejection is not None and request.method == "POST":  # an unready probe is no rejection
             self._metrics.record_rejection(response.rejection)
-        request.respond(response)
+        if response.status == _OVERLOADED:
+            self._refusals.send(partial(request.respond, response))
+        else:
+            request.respond(response)
 
     def _predict(
         self, endpoint: Endpoint, request: Request, request_id: str, headers: Headers, started: float

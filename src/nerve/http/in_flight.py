@@ -1,25 +1,46 @@
 """The predictions under way: ends them at their deadline, and notices clients that leave.
 
-One thread looks at them every 10 ms, and sleeps while there are none. Any thread adds and removes.
+One thread looks every 10 ms at what is due, and sleeps while there is nothing. What it does in a tick does not grow
+with the number of predictions that wait. Any thread adds and removes.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import logging
 import threading
 import time
-from typing import Protocol
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
 
-# Seconds between two looks at the exchanges under way: how late a deadline may be noticed.
+from nerve.errors import stack_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+# Seconds between two looks: how late a deadline may be noticed.
 _TICK_SECONDS = 0.01
+# Seconds that a request waits before its connection is watched: asking costs about as much as answering.
+_WATCH_AFTER_SECONDS = 0.02
 # Seconds without any exchange after which the thread sleeps until the next one.
 _IDLE_SECONDS = 1.0
+# Entries of exchanges that were answered, which may lie in the heap beside as many that were not.
+_MOST_STALE = 1_000
 
 
 class Pending(Protocol):
-    """A prediction under way."""
+    """A prediction under way. deadline: `time.monotonic()` at which it must be answered."""
 
-    def look(self, now: float) -> None:
-        """End it if its deadline (`time.monotonic()`) has passed. Must not raise."""
+    deadline: float
+
+    def expire(self) -> None:
+        """End it: its deadline has passed."""
+
+    def watch_client(self) -> bool:
+        """Ask to be called when its client leaves; False while it is too early for that."""
 
 
 class InFlight:
@@ -27,13 +48,18 @@ class InFlight:
 
     def __init__(self) -> None:
         self._open: dict[Pending, bool] = {}  # a dict, because its `pop` is atomic
+        self._new: deque[Pending] = deque()  # not sorted in yet; most are answered before the next tick
+        self._deadlines: list[tuple[float, int, Pending]] = []  # a heap
+        self._unwatched: deque[tuple[float, Pending]] = deque()  # with the moment from which on to watch
+        self._numbers = itertools.count()  # tell equal deadlines apart
         self._is_awake = False
         self._wake = threading.Event()
         threading.Thread(target=self._run, name="nerve-watch", daemon=True).start()
 
     def add(self, exchange: Pending) -> None:
-        """Look at an exchange until it is removed."""
+        """Look after an exchange until it is removed."""
         self._open[exchange] = True
+        self._new.append(exchange)
         if not self._is_awake:
             self._wake.set()
 
@@ -49,10 +75,28 @@ class InFlight:
         """Tell whether an exchange still waits for its answer."""
         return exchange in self._open
 
-    def _look(self, now: float) -> None:
-        """Look at all; apart from `_run`, which would hold the last one for as long as it sleeps."""
-        for exchange in list(self._open):
-            exchange.look(now)
+    def _tick(self, now: float) -> None:
+        """Do what is due; apart from `_run`, which would hold the last exchange for as long as it sleeps."""
+        while self._new:
+            exchange = self._new.popleft()
+            if exchange in self._open:
+                heapq.heappush(self._deadlines, (exchange.deadline, next(self._numbers), exchange))
+                self._unwatched.append((now + _WATCH_AFTER_SECONDS, exchange))
+        while self._deadlines and self._deadlines[0][0] <= now:
+            exchange = heapq.heappop(self._deadlines)[2]
+            if exchange in self._open:
+                _attempt(exchange.expire)
+        for _ in range(len(self._unwatched)):
+            if self._unwatched[0][0] > now:
+                break
+            exchange = self._unwatched.popleft()[1]
+            if exchange in self._open and _attempt(exchange.watch_client) is False:
+                self._unwatched.append((now + _WATCH_AFTER_SECONDS, exchange))
+        if (
+            len(self._deadlines) > 2 * len(self._open) + _MOST_STALE
+        ):  # what was answered is not held until its deadline
+            self._deadlines = [entry for entry in self._deadlines if entry[2] in self._open]
+            heapq.heapify(self._deadlines)
 
     def _run(self) -> None:
         while True:
@@ -68,9 +112,19 @@ class InFlight:
             now = time.monotonic()
             if self._open:
                 seen = now
-                self._look(now)
-            elif now - seen > _IDLE_SECONDS:
+            _attempt(self._tick, now)
+            if not self._open and now - seen > _IDLE_SECONDS:
                 self._is_awake = False
                 if not self._open:  # else it came between
+                    self._deadlines.clear()
                     return
                 self._is_awake = True
+
+
+def _attempt(call: Callable[..., object], *arguments: object) -> object:
+    """Call, and log what it raises: without this thread no deadline would be kept any more."""
+    try:
+        return call(*arguments)
+    except Exception as error:  # noqa: BLE001 - see above
+        log.error("a defect while deadlines were looked at: %s", stack_of(error))
+        return None
