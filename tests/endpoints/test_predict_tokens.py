@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -304,15 +303,6 @@ def test_codec_is_chosen_by_the_headers(reads: str | None, writes: str | None) -
     assert codec.media_type == (writes or "application/json")
     decode = msgspec.json.decode if writes is None else msgspec.msgpack.decode
     assert decode(codec.encode(query, rows)) == msgspec.to_builtins(rows)
-
-
-def test_codec_and_query_go_to_another_process() -> None:
-    """A large request is decoded and answered there, by the same limits."""
-    codec = pickle.loads(pickle.dumps(make_endpoint(max_inputs=1).choose_codec({}.get)))  # noqa: S301
-    query = codec.decode(b'{"inputs": "a"}')
-    assert pickle.loads(pickle.dumps(query)) == query  # noqa: S301
-    with pytest.raises(InvalidRequest, match=r"limits\.max_inputs = 1"):
-        codec.decode(b'{"inputs": ["a", "b"]}')
 
 
 def test_body_of_another_kind_has_no_codec() -> None:

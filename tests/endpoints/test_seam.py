@@ -79,7 +79,7 @@ def test_endpoint_of_another_package_is_served(
         assert (answer.status_code, answer.json()) == (200, {"TEXT": ["ANNA MARIA", "PARIS"]})
         assert answer.headers["content-type"] == "application/json"
         assert answer.headers["x-compute-tokens"] == "8"
-    large = server.client.post("/shout", json={"text": TEXT + " x" * 10_000})  # read in another process
+    large = server.client.post("/shout", json={"text": TEXT + " x" * 10_000})  # tokenized on the pool
     assert (large.status_code, large.json()) == (200, {"TEXT": ["ANNA MARIA", "PARIS"]})
     for body, status in ((b"{", 400), (b'{"text": 1}', 422)):
         refused = server.client.post("/shout", content=body)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nerve.errors import (
@@ -50,8 +52,7 @@ class Bench:
         job = make_job(tag, n_windows, length, **options)
         refusal = self.queue.admit(job, self.now)
         if refusal is not None:
-            self.delivered += refusal.dropped
-            raise refusal.error
+            raise refusal
         return job
 
     def begin(self) -> Batch:
@@ -97,13 +98,11 @@ class Bench:
                 self.now += self.queue.seconds_to_wait(self.now)
                 self.queue.note_wait(n_awaited, came=False)
 
-    def fill(self, n_jobs: int, **options: Any) -> tuple[Batch, list[Job]]:
-        """Let the rate be measured, begin a batch and submit jobs behind it."""
-        if not self.queue.rates.is_measured:
-            self.submit(0, length=100)
-            self.run()
-            self.delivered.clear()
-        return self.hold(), [self.submit(tag, **options) for tag in range(n_jobs)]
+    def measure(self) -> None:
+        """Let the rate be known."""
+        self.submit(0, length=100)
+        self.run()
+        self.delivered.clear()
 
 
 def make_job(
@@ -228,10 +227,9 @@ def test_job_is_admitted_whole_or_refused_whole() -> None:
     with pytest.raises(Overloaded) as refused:
         b.submit(2, n_windows=5, length=1)
     assert refused.value.reason == "queue_tokens"
+    assert "batching.max_queue_tokens): 6 tokens wait" in str(refused.value)
     assert b.queue.tokens == 6
-    assert not b.queue.is_full()
     b.submit(3, length=4)
-    assert b.queue.is_full()
     b.run()
     assert not any(2 in batch for batch in b.batches)
 
@@ -239,9 +237,27 @@ def test_job_is_admitted_whole_or_refused_whole() -> None:
 def test_job_larger_than_the_queue_is_admitted_when_nothing_waits() -> None:
     """A request that could never fit is not refused for ever."""
     b = Bench(max_tokens=10)
+    b.hold()
     job = b.submit(1, n_windows=5, length=4)
     b.run()
     assert len(job.scores()) == 5
+
+
+def test_full_queue_says_so_beforehand() -> None:
+    """Whoever asks is told what any job would be; nothing is changed by that, and an empty queue is never full."""
+    b = Bench(max_tokens=10)
+    b.hold()
+    assert b.queue.why_full(b.now, math.inf) is None
+    b.submit(1, length=9)
+    assert b.queue.why_full(b.now, math.inf) is None
+    b.submit(2, length=1)
+    for _ in range(2):
+        refusal = b.queue.why_full(b.now, math.inf)
+        assert refusal is not None
+        assert refusal.reason == "queue_tokens"
+    b.run()
+    assert b.queue.why_full(b.now, math.inf) is None
+    assert [job.error for job in b.delivered] == [None] * 2
 
 
 def test_retry_after_is_the_queue_over_the_measured_rate() -> None:
@@ -290,142 +306,196 @@ def test_batch_that_failed_tells_nothing_of_the_rate() -> None:
     assert b.queue.n_calls == 0
 
 
-def test_pool_of_clients_is_never_refused() -> None:
-    """However slow the model, as many clients as 128 that send one text at a time are served."""
-    b = Bench(max_seconds=0.001, max_tokens=10_000)
-    held, _ = b.fill(127)
-    b.end(held)
-    b.run()
-    assert [job.error for job in b.delivered] == [None] * 128
-
-
-def test_pool_of_clients_with_many_windows_is_never_refused() -> None:
-    """A dozen clients that send many windows at a time are served, whatever that takes."""
-    b = Bench(max_seconds=0.001, max_tokens=10_000, max_batch_size=32)
-    held, _ = b.fill(12, n_windows=50)
-    b.end(held)
-    b.run()
-    assert [job.error for job in b.delivered] == [None] * 13
-
-
-def test_overload_refuses_all_that_would_wait_long() -> None:
-    """The request that is too many, and with it the newest ones that wait: each once, each with 429's error."""
-    b = Bench(max_seconds=1.0, max_tokens=10_000)
-    held, jobs = b.fill(127)
-    assert b.queue.is_full(4)
-    with pytest.raises(Overloaded) as error:
-        b.submit(500)
-    refused, b.delivered = b.delivered, []
-    assert list(map(id, refused)) == list(map(id, jobs[25:]))  # 26 x 4 tokens are just above 1 s
-    assert error.value.retry_after_seconds == pytest.approx(1.0)
-    for job in refused:
-        with pytest.raises(Overloaded) as told:
-            job.scores()
-        assert told.value is not error.value
-        assert told.value.retry_after_seconds == pytest.approx(1.0)
-        assert told.value.reason == "queue_wait"
-    with pytest.raises(Overloaded):
-        b.submit(501)  # the wait is 1.04 s
-    b.submit(502, length=40)  # a larger job has more patience
-    b.end(held)
-    b.run()
-    assert {tag_of(job) for job in b.delivered} == {999, 502, *range(25)}
-    assert len(b.delivered) == 27
-    assert b.queue.tokens == 0
-
-
-def test_asking_whether_it_is_full_refuses_nobody() -> None:
-    """`refuse` begins an overload, `is_full` does not."""
-    b = Bench(max_seconds=1.0, max_tokens=10_000)
-    b.fill(127)
-    assert b.queue.is_full(4)
-    assert len(b.queue) == 127
-    refusal = b.queue.refuse()
-    assert len(refusal.dropped) == 102
-    assert b.queue.refuse().dropped == []
-
-
-def test_jobs_that_were_begun_outlive_the_overload() -> None:
-    """What has cost work already is finished."""
-    b = Bench(max_seconds=0.001, max_tokens=10_000, max_batch_size=1)
-    b.end(b.hold())
-    b.delivered.clear()
-    begun = b.submit(1, n_windows=5)
-    running = b.begin()
-    for tag in range(2, 125):
-        b.submit(tag)
-    with pytest.raises(Overloaded):
-        b.submit(500)
-    b.end(running)
-    b.run()
-    assert len(b.delivered) == 124
-    assert [job for job in b.delivered if job.error is None] == [begun]
-    assert len(begun.scores()) == 5
-
-
-def test_pool_may_come_after_an_overload() -> None:
-    """After a pause nobody remembers the overload: 128 clients at once are served again."""
-    b = Bench(max_seconds=0.001, max_tokens=10_000)
-    held, _ = b.fill(127)
-    with pytest.raises(Overloaded):
-        b.submit(500)
-    b.end(held)
-    b.run()
-    assert len(b.delivered) == 128
-    b.delivered.clear()
-    b.now += 1.0  # the pause
-    held, _ = b.fill(127)
-    b.end(held)
-    b.run()
-    assert [job.error for job in b.delivered] == [None] * 128
-
-
-def test_overload_outlasts_a_moment_without_work() -> None:
-    """A queue that is just empty is no pause: the next pile is held short, too."""
-    b = Bench(max_seconds=0.001, max_tokens=10_000)
-    held, _ = b.fill(127)
-    with pytest.raises(Overloaded):
-        b.submit(500)
-    b.end(held)
-    b.run()
-    b.now += 0.01
+def test_job_that_would_miss_its_deadline_is_refused() -> None:
+    """By the measured rate its answer must come before nine tenths of the time are over, its own work included."""
+    b = Bench()
+    b.measure()
     b.hold()
-    for tag in range(3):
+    b.submit(1, length=86)  # 0.9 s with what runs
+    with pytest.raises(Overloaded) as refused:
+        b.submit(2, length=10, deadline=b.now + 1.10)
+    assert refused.value.reason == "queue_deadline"
+    assert "after the deadline" in str(refused.value)
+    assert refused.value.retry_after_seconds == pytest.approx(0.86)
+    b.submit(3, length=10, deadline=b.now + 1.12)
+    early = b.queue.why_full(b.now, b.now + 1.0)
+    assert early is not None
+    assert early.reason == "queue_deadline"
+    assert b.queue.why_full(b.now, b.now + 1.12) is None
+    b.run()
+    assert [(tag_of(job), job.error) for job in b.delivered] == [(1, None), (3, None)]
+
+
+def test_job_that_need_not_wait_is_not_refused_for_its_deadline() -> None:
+    """The rate may be wrong: where nothing waits, it is tried."""
+    b = Bench()
+    b.measure()
+    b.hold()
+    b.submit(1, length=100, deadline=b.now + 0.01)
+    assert len(b.queue) == 1
+
+
+def test_nobody_is_refused_by_a_rate_that_is_not_known() -> None:
+    """Before the first call has ended, only the tokens count."""
+    b = Bench(max_seconds=0.001)
+    b.hold()
+    for tag in range(200):
+        b.submit(tag, deadline=b.now + 0.001)
+    assert len(b.queue) == 200
+
+
+def test_wait_above_the_configured_one_is_refused() -> None:
+    """Whatever the deadline; those that wait already are not touched."""
+    b = Bench(max_seconds=1.0)
+    b.measure()
+    held = b.hold()
+    for tag in range(25):
         b.submit(tag)
-    with pytest.raises(Overloaded):  # a wait of 4 x 0.04 s, where 0.12 s is long
-        b.submit(4, length=3)
+    with pytest.raises(Overloaded) as refused:
+        b.submit(500)  # behind 26 x 4 tokens, 1.04 s
+    assert refused.value.reason == "queue_wait"
+    assert "batching.max_queue_ms: 100 tokens wait, 1.00 s" in str(refused.value)
+    b.end(held)
+    b.submit(501)  # the wait is 1 s again
+    b.run()
+    assert [tag_of(job) for job in b.delivered] == [999, *range(25), 501]
+    assert {job.error for job in b.delivered} == {None}
 
 
 def test_expected_wait_follows_the_fair_order() -> None:
-    """In an overload, a long request delays a short one by one window, and one of many windows by all of them."""
+    """A request of many windows delays a short one by one window, and one of many windows by as many of its own."""
     b = Bench(max_seconds=1.0, max_tokens=10_000)
-    held, jobs = b.fill(127)
-    with pytest.raises(Overloaded):
-        b.submit(500)
-    for job in jobs:
-        b.queue.forget(job)
-    assert len(b.queue) == 0
-    b.delivered.clear()
+    b.measure()
+    held = b.hold()
     b.submit(1, n_windows=100)
     b.submit(3, length=1)
-    b.submit(2, n_windows=100)
-    with pytest.raises(Overloaded):
-        b.submit(4, n_windows=24, length=1)
+    for n_windows in (20, 24, 100):  # 4 tokens that run, and 5 for each of these windows
+        with pytest.raises(Overloaded):
+            b.submit(4, n_windows=n_windows, length=1)
+    b.submit(2, n_windows=19, length=1)
     b.end(held)
     b.run()
     assert {tag_of(job) for job in b.delivered} == {999, 1, 2, 3}
 
 
-def test_full_queue_is_no_overload() -> None:
-    """A request that does not fit the queue costs those that wait nothing."""
-    b = Bench(max_seconds=0.001, max_tokens=100)
-    held, _ = b.fill(2, n_windows=8)
-    with pytest.raises(Overloaded) as refused:
-        b.submit(3, n_windows=20)
-    assert refused.value.reason == "queue_tokens"
-    b.end(held)
-    b.run()
-    assert [job.error for job in b.delivered] == [None] * 3
+def test_expected_wait_is_never_above_what_waits() -> None:
+    """A request of many windows behind a few short ones waits for these, however many windows it has."""
+    b = Bench(max_seconds=1.0, max_tokens=10_000)
+    b.measure()
+    b.hold()
+    for tag in range(10):
+        b.submit(tag)
+    b.submit(10, n_windows=500)
+    assert len(b.queue) == 11
+
+
+@settings(max_examples=25)
+@given(
+    n_clients=st.integers(1, 400),
+    n_threads=st.integers(1, 3),
+    seconds=st.floats(0.001, 20.0),
+    think=st.floats(0.0, 1.0),
+    ramp=st.floats(0.0, 2.0),
+    seed=st.integers(0, 1000),
+)
+def test_patient_clients_are_never_refused(
+    n_clients: int, n_threads: int, seconds: float, think: float, ramp: float, seed: int
+) -> None:
+    """However many and however slow the model, if it can serve each of them once within the time of a request.
+
+    They come at once or one after the other, with pauses or without. seconds: that one request of each takes.
+    """
+    rng = random.Random(seed)
+    b = Bench(n_threads=n_threads, max_tokens=10**6)
+    line = Line(b, rate=4 * n_clients / seconds, answered=lambda now: now + rng.uniform(0, think * seconds))
+    for _ in range(n_clients):
+        line.come(b.now + rng.uniform(0, ramp * seconds))
+    line.run(n_requests=4 * n_clients, patience=30.0)
+    assert line.refusals == []
+    assert {job.error for job in b.delivered} == {None}
+
+
+@settings(max_examples=25)
+@given(
+    n_threads=st.integers(1, 3),
+    service=st.floats(0.0005, 0.01),
+    factor=st.floats(1.2, 10.0),
+    patience=st.floats(0.2, 2.0),
+    seed=st.integers(0, 1000),
+)
+def test_flood_fills_the_queue_up_to_the_deadline(
+    n_threads: int, service: float, factor: float, patience: float, seed: int
+) -> None:
+    """Requests that wait for nothing: what is admitted is answered in time, nothing idles, and the rest is refused."""
+    rng = random.Random(seed)
+    b = Bench(n_threads=n_threads, max_tokens=10**6, max_batch_size=1)
+    line = Line(b, rate=4 / service)
+    began = now = b.now
+    while now < began + 20 * patience and len(line.arrivals) < 4000:
+        now += rng.expovariate(factor / service)
+        line.come(now)
+    line.run(n_requests=10**6, patience=patience)
+    n_unmeasured = 2 * factor * n_threads + 20  # that came before the first call had ended
+    late = [job for job in b.delivered if job.error is not None]
+    assert len(late) <= n_unmeasured
+    assert {error.reason for error in line.refusals} <= {"queue_deadline"}
+    n_served = len(b.delivered) - len(late)
+    assert n_served >= 0.95 * min((now - began) / service, len(b.delivered) + len(line.refusals)) - n_threads
+    line.come(b.now + 1.0)  # after a pause nothing is left of it
+    n_refused = len(line.refusals)
+    line.run(n_requests=10**6, patience=patience)
+    assert len(line.refusals) == n_refused
+
+
+class Line:
+    """A queue in simulated time, whose threads compute `rate` tokens a second together.
+
+    answered: gives the moment of a client's next request from that of its answer; None where there is none.
+    """
+
+    def __init__(self, b: Bench, rate: float, answered: Callable[[float], float] | None = None) -> None:
+        self.b = b
+        self.arrivals: list[float] = []  # a heap
+        self.refusals: list[Overloaded] = []
+        self._rate = rate
+        self._answered = answered
+        self._ends: list[tuple[float, int, Batch]] = []  # a heap of what runs
+        self._n_batches = 0
+
+    def come(self, when: float) -> None:
+        """Let a request come then."""
+        heapq.heappush(self.arrivals, when)
+
+    def run(self, n_requests: int, patience: float) -> None:
+        """Let so many of the requests come, each with so many seconds until its deadline; serve them all."""
+        b = self.b
+        while self._ends or (self.arrivals and n_requests):
+            if self._ends and not (self.arrivals and n_requests and self.arrivals[0] < self._ends[0][0]):
+                end, _, batch = heapq.heappop(self._ends)
+                n_delivered = len(b.delivered)
+                b.end(batch, max(0.0, end - b.now))
+                for _ in b.delivered[n_delivered:] if self._answered else ():
+                    self.come(self._answered(b.now))  # type: ignore[misc]
+            else:
+                b.now = max(b.now, heapq.heappop(self.arrivals))
+                n_requests -= 1
+                refusal = b.queue.admit(make_job(7, deadline=b.now + patience), b.now)
+                if refusal is not None:
+                    assert isinstance(refusal, Overloaded)
+                    self.refusals.append(refusal)
+            self._begin()
+
+    def _begin(self) -> None:
+        """Give every thread that is free a batch."""
+        b = self.b
+        while len(self._ends) < b.queue.n_threads and len(b.queue):
+            b.delivered += b.queue.expire(b.now)
+            batch = b.choose()
+            if batch is None:
+                return
+            self._n_batches += 1
+            seconds = batch.n_tokens * b.queue.n_threads / self._rate
+            heapq.heappush(self._ends, (b.now + seconds, self._n_batches, batch))
 
 
 def test_closed_queue_finishes_what_it_has() -> None:
@@ -770,7 +840,7 @@ def test_job_that_expires_between_its_windows_is_delivered_once() -> None:
 # --- all together -------------------------------------------------------------------------------------
 
 
-STEPS = ("submit", "submit", "submit", "begin", "begin", "end", "end", "fail", "cancel", "wait", "refuse")
+STEPS = ("submit", "submit", "submit", "begin", "begin", "end", "end", "fail", "cancel", "wait")
 
 
 @given(
@@ -792,6 +862,7 @@ def test_every_job_is_delivered_exactly_once(
         waiting = [job for job in admitted if job.waiting]
         assert b.queue.tokens == sum(len(job.windows[w].ids) for job in waiting for w in job.waiting)
         assert len(b.queue) == len(waiting)
+        assert b.queue._turn_tokens == sum(len(job.windows[job.waiting[0]].ids) for job in waiting)
         assert b.queue._n_waiting == sum(len(job.waiting) for job in waiting)
     for batch in running:
         b.end(batch)
@@ -819,8 +890,7 @@ def play(
         if refusal is None:
             admitted.append(job)
         else:
-            assert isinstance(refusal.error, Overloaded)
-            b.delivered += refusal.dropped
+            assert isinstance(refusal, Overloaded)
     elif step == "begin" and len(running) < b.queue.n_threads:
         b.delivered += b.queue.expire(b.now)
         batch = b.choose()
@@ -834,8 +904,6 @@ def play(
         b.queue.forget(cancelled[-1])
     elif step == "wait":
         b.now += number / 1e6
-    elif step == "refuse":
-        b.delivered += b.queue.refuse().dropped
 
 
 def digits_of(number: int) -> Iterator[int]:
