@@ -83,6 +83,7 @@ class _Repository:
 
     @property
     def listing_file(self) -> Path:
+        # No name of the hub has a "--".
         folder = self.cache_dir / "hub-listings" / self.name.replace("/", "--")
         return folder / f"{quote(self.revision, safe='')}.json"
 
