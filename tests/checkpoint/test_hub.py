@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from safetensors.numpy import save
 
 from nerve.checkpoint import ModelFolder
@@ -370,6 +371,25 @@ def test_progress_bars_are_drawn_only_when_wanted(
         model_of(), tmp_path / "loud", is_buildable=is_buildable, show_progress=True, endpoint=hub.url
     )
     assert "model.safetensors" in capfd.readouterr().err
+
+
+def test_fetches_side_by_side_leave_the_setting_of_the_bars(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The library's switch is one for all threads: a fetch that ends turns on no bar of one that goes on."""
+    monkeypatch.setenv("TQDM_POSITION", "-1")
+    hub.gate = threading.Event()
+    slow = threading.Thread(target=fetch, args=(hub, tmp_path / "slow"))
+    slow.start()
+    assert hub.half_sent.wait(20)
+    assert are_progress_bars_disabled()
+    with pytest.raises(CheckpointError):
+        fetch(hub, tmp_path / "refused", model_of("v9"))
+    assert are_progress_bars_disabled()
+    hub.gate.set()
+    slow.join(20)
+    assert not are_progress_bars_disabled()
+    assert capfd.readouterr().err == ""
 
 
 def test_pinned_commit_makes_no_second_network_call(hub: Hub, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,14 +189,41 @@ def _download(repository: _Repository, listing: Listing, name: str) -> Path:
 @contextmanager
 def _progress_bars(show: bool) -> Iterator[None]:
     """Keep the library's own bars silent for the block, unless they are wanted."""
-    if show or are_progress_bars_disabled():
+    if show:
         yield
         return
-    disable_progress_bars()
+    _silence.begin()
     try:
         yield
     finally:
-        enable_progress_bars()
+        _silence.end()
+
+
+class _Silence:
+    """Turns the library's progress bars off while there are fetches without; its switch is one for all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_fetches = 0
+        self._was_silent = False
+
+    def begin(self) -> None:
+        """Begin a fetch."""
+        with self._lock:
+            if not self._n_fetches:
+                self._was_silent = are_progress_bars_disabled()
+                disable_progress_bars()
+            self._n_fetches += 1
+
+    def end(self) -> None:
+        """End a fetch; the last one leaves the switch as the first one found it."""
+        with self._lock:
+            self._n_fetches -= 1
+            if not self._n_fetches and not self._was_silent:
+                enable_progress_bars()
+
+
+_silence = _Silence()
 
 
 @contextmanager
