@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from nerve.checkpoint.settings import (
     padding_id,
     read_config,
     read_tokenizer_settings,
+    why_made_up,
 )
 from nerve.config import Precision
 from nerve.errors import ModelError
@@ -57,6 +58,8 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     started = time.monotonic()
     settings = read_config(folder.path)
     labels = parse_labels(label_names(settings, str(folder.path)))
+    if reason := why_made_up(settings):
+        log.warning("%s: labels are called LABEL_0 to %s; add id2label for names", reason, labels.names[-1])
     raw_tokenizer = load_tokenizer(folder.path)
     tokenizer_settings = read_tokenizer_settings(folder.path)
     if contradicted := contradictions(raw_tokenizer, tokenizer_settings):
@@ -99,10 +102,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     def open_model(thread: EngineThread | None) -> Model:
         backend = open_backend(graph)
         if backend.n_labels not in (None, len(labels.names)):
-            raise ModelError(
-                f"config.json names {len(labels.names)} labels in id2label, but the graph gives "
-                f"{backend.n_labels}; they belong to different models"
-            )
+            raise ModelError(_wrong_number_of_labels(settings, len(labels.names), backend.n_labels))
         vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
         if graph.entry is not None and graph.precision is Precision.INT8:
             check_agreement(
@@ -143,6 +143,15 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         model.backend.provider,
     )
     return model
+
+
+def _wrong_number_of_labels(settings: dict[str, Any], n_named: int, n_given: int | None) -> str:
+    if reason := why_made_up(settings):
+        return f"{reason}, but the graph gives {n_given}; add id2label with a name for each"
+    return (
+        f"config.json names {n_named} labels in id2label, but the graph gives {n_given}; they belong to "
+        "different models"
+    )
 
 
 def _open_on_engine_thread(open_model: Callable[[EngineThread], Model]) -> Model:
