@@ -123,7 +123,7 @@ def _is_override(name: str) -> bool:
 
 
 def default_cache_dir() -> Path:
-    """Return the folder for checkpoints and graphs when `model.cache_dir` is null."""
+    """Return the folder for checkpoints and graphs when `model.cache_dir` is null; the hub's library has its own."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "nerve"
 
