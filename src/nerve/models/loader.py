@@ -34,12 +34,20 @@ from nerve.runtime.cores import usable_cores
 from nerve.runtime.devices import choose_provider
 from nerve.scheduling.threads import EngineThread
 from nerve.text.labels import parse_labels
-from nerve.text.tokenizer import TextTokenizer, contradictions, load_tokenizer
+from nerve.text.tokenizer import (
+    TextTokenizer,
+    contradictions,
+    follows_its_file,
+    load_tokenizer,
+    missing_special_tokens,
+)
 from nerve.types import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from tokenizers import Tokenizer
 
     from nerve.checkpoint import ModelFolder
     from nerve.config import Config
@@ -48,6 +56,8 @@ if TYPE_CHECKING:
     from nerve.types import TokenScores
 
 log = logging.getLogger(__name__)
+
+_WRITE_ANEW = "write both anew with AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(FOLDER)"
 
 
 def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
@@ -62,12 +72,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         log.warning("%s: labels are called LABEL_0 to %s; add id2label for names", reason, labels.names[-1])
     raw_tokenizer = load_tokenizer(folder.path)
     tokenizer_settings = read_tokenizer_settings(folder.path)
-    if contradicted := contradictions(raw_tokenizer, tokenizer_settings):
-        log.warning(
-            "tokenizer_config.json contradicts tokenizer.json in %s; tokenizer.json is used, where transformers may "
-            "follow the other: write both anew with AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(FOLDER)",
-            " and ".join(contradicted),
-        )
+    _warn_of_tokenizer(raw_tokenizer, tokenizer_settings)
     provider = choose_provider(config.model.device)
     calibration: list[list[int]] = []
     if config.model.precision is Precision.INT8:
@@ -145,6 +150,25 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     return model
 
 
+def _warn_of_tokenizer(tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
+    """Say where transformers may give other tokens than tokenizer.json, which is used as it is."""
+    if contradicted := contradictions(tokenizer, settings):
+        log.warning(
+            "tokenizer_config.json contradicts tokenizer.json in %s; tokenizer.json is used, where transformers may "
+            "follow the other: %s",
+            *(" and ".join(contradicted), _WRITE_ANEW),
+        )
+    if missing := missing_special_tokens(tokenizer, settings):
+        log.warning(
+            "tokenizer.json puts no %s around a text, though the tokenizer has these special tokens; it is used as it "
+            "is, %s",
+            " and no ".join(missing),
+            "and so it is in transformers: see that the model was trained without them"
+            if follows_its_file(settings)
+            else f"where transformers' own class adds them: {_WRITE_ANEW}",
+        )
+
+
 def _wrong_number_of_labels(settings: dict[str, Any], n_named: int, n_given: int | None) -> str:
     if reason := why_made_up(settings):
         return f"{reason}, but the graph gives {n_given}; add id2label with a name for each"
@@ -166,7 +190,7 @@ def _open_on_engine_thread(open_model: Callable[[EngineThread], Model]) -> Model
 
 def _warm_up(model: Model) -> None:
     """Run a short window, a full one and a padded batch; check that finite scores of the right shape come back."""
-    short = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids
+    short = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids or model.tokenizer.some_ids
     full = (short * (1 + model.max_length // len(short)))[: model.max_length]
     batches = [[short], [full]]
     if model.policy.max_batch_size > 1:
