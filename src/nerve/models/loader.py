@@ -73,7 +73,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     raw_tokenizer = load_tokenizer(folder.path)
     tokenizer_settings = read_tokenizer_settings(folder.path)
     _warn_of_tokenizer(raw_tokenizer, tokenizer_settings)
-    provider = choose_provider(config.model.device)
+    provider = choose_provider(config.model.device, config.model.device_id)
     calibration: list[list[int]] = []
     if config.model.precision is Precision.INT8:
         calibration = [found.ids for found in raw_tokenizer.encode_batch(calibration_texts())]
