@@ -43,6 +43,7 @@ class Graph:
     precision: what it really computes in.
     n_positions: rows of the position table in the weights it was built from; None for a ready graph.
     entry: folder of the cache that keeps a graph that was built; it may be absent where none can be written.
+    mixes_rows: an operator with which what a row gets depends on the other rows of the batch; None for no such one.
     """
 
     source: bytes | Path
@@ -50,6 +51,7 @@ class Graph:
     precision: Precision
     n_positions: int | None = None
     entry: Path | None = field(default=None, compare=False)
+    mixes_rows: str | None = None
 
 
 _ZERO = np.zeros((), np.float32)
@@ -173,12 +175,12 @@ def _ready_graph(file: Path, precision: Precision) -> Graph:
     if not file.is_file():
         raise ModelError(f"model.graph: there is no file {file}")
     found = ready.check_ready(file)
-    if precision not in (Precision.AUTO, found):
+    if precision not in (Precision.AUTO, found.precision):
         raise ModelError(
-            f"model.precision is {precision.value}, but {file} computes in {found.value} and cannot be "
+            f"model.precision is {precision.value}, but {file} computes in {found.precision.value} and cannot be "
             "rebuilt; use precision auto, or a checkpoint whose weights can be read"
         )
-    return Graph(file, GraphKind.READY, found)
+    return Graph(file, GraphKind.READY, found.precision, mixes_rows=found.mixes_rows)
 
 
 def _remedy(folder: Path, reason: NotBuildable) -> str:

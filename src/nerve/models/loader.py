@@ -7,11 +7,10 @@ is the one asked for; a short window, a full one and a padded batch run. Every r
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from nerve.checkpoint.settings import (
     TOKENIZER,
@@ -29,7 +28,8 @@ from nerve.models.limits import find_max_length, make_policy
 from nerve.models.model import Model
 from nerve.models.samples import calibration_texts
 from nerve.models.vocabulary import read_vocabulary
-from nerve.runtime.backend import OpenOptions
+from nerve.models.warm_up import find_batching, warm_up
+from nerve.runtime.backend import GraphKind, OpenOptions
 from nerve.runtime.cores import usable_cores
 from nerve.runtime.devices import choose_provider
 from nerve.scheduling.threads import EngineThread
@@ -41,7 +41,6 @@ from nerve.text.tokenizer import (
     load_tokenizer,
     missing_special_tokens,
 )
-from nerve.types import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
     from nerve.config import Config
     from nerve.graph import Graph
     from nerve.runtime.backend import Backend
-    from nerve.types import TokenScores
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +83,13 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         raw_tokenizer, max_length, config.runtime.window_stride, config.limits.max_input_tokens
     )
     policy = make_policy(config.batching, provider, max_length)
+    if graph.mixes_rows is not None:
+        log.warning(
+            "the graph quantises with one scale for a whole batch (%s): what it gives for a text depends on the texts "
+            "beside it, so each window runs alone; a graph that nerve builds from weights (precision: int8) need not",
+            graph.mixes_rows,
+        )
+        policy = dataclasses.replace(policy, max_batch_size=1)
 
     def open_backend(graph: Graph) -> Backend:
         return provider.open(
@@ -134,8 +139,8 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
             can_spread=backend.can_spread,
             thread=thread,
         )
-        _warm_up(model)
-        return model
+        warm_up(model)
+        return find_batching(model) if graph.kind is GraphKind.READY else model
 
     model = _open_on_engine_thread(open_model) if graph.kind in provider.owned else open_model(None)
     log.info(
@@ -186,37 +191,3 @@ def _open_on_engine_thread(open_model: Callable[[EngineThread], Model]) -> Model
     except BaseException:
         thread.close()
         raise
-
-
-def _warm_up(model: Model) -> None:
-    """Run a short window, a full one and a padded batch; check that finite scores of the right shape come back."""
-    short = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids or model.tokenizer.some_ids
-    full = (short * (1 + model.max_length // len(short)))[: model.max_length]
-    batches = [[short], [full]]
-    if model.policy.max_batch_size > 1:
-        batches.append([short, short[: (len(short) + 1) // 2]])
-    for rows in batches:
-        lengths = " and ".join(str(len(row)) for row in rows)
-        windows = [Window(row, 0) for row in rows]
-        try:
-            with np.errstate(invalid="ignore"):  # values that are not finite are refused below
-                model.backend.run(windows, needs_logits=False, spread=True)
-                results = model.backend.run(windows, needs_logits=True)
-        except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
-            raise ModelError(f"the model fails on a batch of {lengths} tokens: {error}") from error
-        for row, scores in zip(rows, results, strict=True):
-            _check_scores(model, scores, len(row))
-
-
-def _check_scores(model: Model, scores: TokenScores, n_tokens: int) -> None:
-    n_labels = len(model.labels.names)
-    if scores.logits is None or scores.logits.shape != (n_tokens, n_labels):
-        shape = None if scores.logits is None else scores.logits.shape
-        raise ModelError(
-            f"for {n_tokens} tokens and {n_labels} labels in id2label the graph gives an output of "
-            f"shape {shape}; it is not the graph of this token classifier"
-        )
-    if not np.isfinite(scores.logits).all():
-        is_exact = model.precision is Precision.FLOAT32
-        remedy = "its weights are damaged: fetch the checkpoint again" if is_exact else "try float32"
-        raise ModelError(f"the model gives values that are not finite in {model.precision.value}; {remedy}")
