@@ -12,7 +12,6 @@ import math
 import multiprocessing
 import resource
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -32,6 +31,13 @@ from nerve.endpoints import create_endpoints
 from nerve.errors import StartupError
 from nerve.graph import is_buildable
 from nerve.observability.logs import configure_logging, logging_settings
+from nerve.server.listening import (
+    check_port,
+    identify_socket,
+    remove_socket,
+    remove_stale_socket,
+    resolve_socket_path,
+)
 from nerve.server.rsgi_worker import serve_rsgi
 from nerve.server.worker import Shared, create_worker_application
 
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from nerve.config import Config, ServerConfig
+    from nerve.server.listening import SocketFile
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +71,7 @@ class _DrainingServer(MPServer):
     ready_pipe: Connection
     ready_pids: set[int]  # of workers that have been ready
     _n_failures: int = 0  # workers in a row that ended before they were ready
+    _own_socket: SocketFile | None = None
 
     _spawn_rsgi_worker = staticmethod(serve_rsgi)
 
@@ -140,15 +148,22 @@ class _DrainingServer(MPServer):
         where = self.bind_uds or f"{self.bind_addr}:{self.bind_port}"
         try:
             if self.bind_uds is None:
-                _check_port(self.bind_addr, self.bind_port)
+                check_port(self.bind_addr, self.bind_port)
             else:
-                _remove_stale_socket(self.bind_uds)
+                remove_stale_socket(self.bind_uds)
             super()._init_shared_socket()  # type: ignore[no-untyped-call]
+            if self.bind_uds is not None:
+                self._own_socket = identify_socket(self.bind_uds)
         except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).partition("\n")[0]  # a Rust backtrace follows
             raise StartupError(
                 f"cannot listen on {where}: {reason}; free it, or change server.host, server.port or server.uds"
             ) from error
+
+    def _unlink_pidfile(self) -> None:
+        """Remove the Unix socket, if it is still ours; Granian would remove whatever stands there."""
+        if self._own_socket is not None:
+            remove_socket(self._own_socket)
 
 
 def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
@@ -214,7 +229,7 @@ def _create_server(server: ServerConfig) -> _DrainingServer:
         "nerve",
         address=server.host,
         port=server.port,
-        uds=Path(server.uds) if server.uds else None,
+        uds=resolve_socket_path(server.uds) if server.uds else None,
         uds_permissions=int(server.uds_permissions, 8),
         interface=Interfaces.RSGI if server.interface is Interface.RSGI else Interfaces.ASGI,
         workers=server.workers,
@@ -254,26 +269,6 @@ def _allow_connections(wanted: int) -> int:
         "server.max_connections is %d, but the limit of open files leaves room for %d", wanted, allowed
     )
     return allowed
-
-
-def _check_port(host: str, port: int) -> None:
-    """Raise `OSError` when another server listens there; Granian would share the port with it."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(address)
-        probe.listen(1)
-
-
-def _remove_stale_socket(path: Path) -> None:
-    """Remove a Unix socket that nobody listens on: a server that was killed left it behind."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-        except OSError:
-            return  # not there, or not ours: listening will tell
 
 
 def _is_loopback(server: ServerConfig) -> bool:
