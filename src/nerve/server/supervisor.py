@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -39,11 +40,13 @@ from nerve.server.listening import (
     resolve_socket_path,
 )
 from nerve.server.rsgi_worker import serve_rsgi
+from nerve.server.signals import QUIT, held_back, note
 from nerve.server.worker import Shared, create_worker_application
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
+    from types import FrameType
 
     from nerve.config import Config, ServerConfig
     from nerve.server.listening import SocketFile
@@ -84,6 +87,37 @@ class _DrainingServer(MPServer):
     def respawn_failed_workers(self, value: bool) -> None:
         """Granian's constructor sets it; the property decides."""
 
+    def startup(self, spawn_target: Callable[..., None], target_loader: Callable[..., object]) -> None:
+        """Listen, and start the workers."""
+        super().startup(spawn_target, target_loader)  # type: ignore[no-untyped-call]
+        for number in QUIT:
+            signal.signal(number, self.signal_handler_interrupt)
+
+    def signal_handler_reload(self, number: int, frame: FrameType | None) -> None:
+        """Ignore SIGHUP: Granian would take the port away while the next worker loads its model."""
+        note(number, frame)
+
+    def _serve_loop(self, spawn_target: Callable[..., None], target_loader: Callable[..., object]) -> None:
+        """Replace workers until told to stop.
+
+        Granian's own loop looks first and clears the event then, so that what comes in between is lost.
+        """
+        while True:
+            self.main_loop_interrupt.wait()
+            self.main_loop_interrupt.clear()
+            if self.interrupt_signal or (self.interrupt_children and not self.respawn_failed_workers):
+                return
+            dead = set()
+            while self.interrupt_children:
+                dead.add(self.interrupt_children.pop())
+            if dead:
+                self._respawn_workers(sorted(dead), spawn_target, target_loader)
+
+    def _spawn_workers(self, spawn_target: Callable[..., None], target_loader: Callable[..., object]) -> None:
+        """Start the workers; signals that a starting one could not handle yet wait."""
+        with held_back():
+            super()._spawn_workers(spawn_target, target_loader)  # type: ignore[no-untyped-call]
+
     def _respawn_workers(
         self,
         workers: list[int],
@@ -112,8 +146,8 @@ class _DrainingServer(MPServer):
             log.warning("a worker ended before it was ready; the next one is started in %.1f s", pause)
             if self._is_interrupted_within(pause):
                 return
-        super()._respawn_workers(workers, spawn_target, target_loader, delay)
-        self.respawned_wrks.clear()  # Granian would end the server when a worker dies twice in a few seconds
+        with held_back():
+            super()._respawn_workers(workers, spawn_target, target_loader, delay)
 
     def _is_interrupted_within(self, seconds: float) -> bool:
         """Wait; returns True at once when the server is told to stop."""
@@ -188,14 +222,15 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     server.drain_delay_seconds = config.server.drain_delay_ms / 1000
     with _metrics_dir(config.server.workers) as metrics_dir:
         try:
-            server.shared = Shared(
-                was_ready=multiprocessing.Event(),
-                failed=multiprocessing.Event(),
-                draining=multiprocessing.Event(),
-                settled=multiprocessing.Event(),
-                ready=ready,
-                metrics_dir=metrics_dir,
-            )
+            with held_back():  # from the process that Python starts for these events, for good
+                server.shared = Shared(
+                    was_ready=multiprocessing.Event(),
+                    failed=multiprocessing.Event(),
+                    draining=multiprocessing.Event(),
+                    settled=multiprocessing.Event(),
+                    ready=ready,
+                    metrics_dir=metrics_dir,
+                )
         except OSError as error:  # no shared memory, or a Python that this user may not start again
             raise StartupError(f"cannot start worker processes with {sys.executable}: {error}") from error
         server.serve(

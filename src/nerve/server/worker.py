@@ -30,6 +30,7 @@ from nerve.models.loader import load_model
 from nerve.observability.logs import configure_logging
 from nerve.observability.metrics import Metrics
 from nerve.server.connections import watch_connections
+from nerve.server.signals import handle_signals
 
 if TYPE_CHECKING:
     import asyncio
@@ -183,6 +184,7 @@ def create_worker_application(
     """Build the application inside a worker process that `server` started."""
     threading.Thread(target=_end_with_server, name="nerve-orphan", daemon=True).start()
     configure_logging(config.server)
+    handle_signals()
     if config.server.uds is None:
         client_seconds = config.server.client_timeout_ms / 1000
         watch_connections(config.limits.request_timeout_ms / 1000 + client_seconds, client_seconds)
