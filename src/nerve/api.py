@@ -21,7 +21,7 @@ from nerve.checkpoint import fetch_checkpoint
 from nerve.config import cache_dir_of, find_config, load_config, parse_config
 from nerve.engine.engine import Engine
 from nerve.engine.in_process import collect, predict, submit
-from nerve.errors import ConfigError, InvalidRequest
+from nerve.errors import ConfigError, InvalidRequest, ModelError
 from nerve.graph import is_buildable
 from nerve.models.loader import load_model
 from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, Row, TruncationDirection
@@ -279,7 +279,13 @@ def load_classifier(config: Config, *, show_progress: bool = False) -> TokenClas
     config = override(config, {"server": {"workers": 1}})  # all cores are for this process
     cache_dir = cache_dir_of(config)
     folder = fetch_checkpoint(config.model, cache_dir, is_buildable=is_buildable, show_progress=show_progress)
-    return TokenClassifier(config, load_model(config, folder, cache_dir))
+    model = load_model(config, folder, cache_dir)
+    try:
+        return TokenClassifier(config, model)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the engine cannot start: {error}; raise the limit of threads (ulimit -u)"
+        ) from error
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import math
-import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,8 +21,9 @@ from nerve.errors import DeadlineExceeded, InvalidRequest, Unauthorized, Unavail
 from nerve.http.exchange import Exchange, Service
 from nerve.http.in_flight import InFlight
 from nerve.http.openapi import build_openapi
-from nerve.http.request import Headers, Request, Response
+from nerve.http.request import Headers, Request, Response, new_id
 from nerve.http.responses import encode_json, error_body, error_response
+from nerve.observability.defects import log_defect, survive
 from nerve.observability.metrics import CONTENT_TYPE as METRICS_TYPE
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from nerve.config import Config
     from nerve.endpoints.protocol import Endpoint
+    from nerve.http.request import Handler
     from nerve.models.model import Model
     from nerve.observability.metrics import Metrics
 
@@ -100,7 +101,7 @@ class App:
 
         def fail() -> None:
             self._has_failed = True
-            self._metrics.set_ready(ready=False)
+            survive(partial(self._metrics.set_ready, ready=False), "the metrics")
             end()
 
         limit = self._batching.max_queue_ms
@@ -173,9 +174,14 @@ class App:
         return path if path in self._gets or path in self._endpoints else _UNKNOWN
 
     def _answer(self, request: Request, response: Response) -> None:
-        self._metrics.record_answer(self.route_of(request.path), response.status)
-        if response.rejection is not None and request.method == "POST":  # an unready probe is no rejection
-            self._metrics.record_rejection(response.rejection)
+        try:
+            self._metrics.record_answer(self.route_of(request.path), response.status)
+            if (
+                response.rejection is not None and request.method == "POST"
+            ):  # an unready probe is no rejection
+                self._metrics.record_rejection(response.rejection)
+        except Exception as error:  # noqa: BLE001 - what cannot be counted is answered all the same
+            log_defect(error, "the metrics")
         request.respond(response)
 
     def _predict(
@@ -255,6 +261,24 @@ class App:
         return Response(200, headers, self._openapi)
 
 
+def answer_defects(handle: Handler) -> Handler:
+    """Return a handler that never raises: what escapes `handle` is logged and answered with 500.
+
+    The server's thread that calls it calls it for all requests; under Granian an exception would leave that thread
+    unable to serve any other one.
+    """
+
+    def handle_safely(request: Request) -> None:
+        try:
+            handle(request)
+        except BaseException as error:  # noqa: BLE001 - see above
+            request_id = new_id()
+            headers: Headers = [("content-type", JSON_TYPE), ("x-request-id", request_id)]
+            request.respond(error_response(error, headers, request_id))
+
+    return handle_safely
+
+
 def _always() -> bool:
     return True
 
@@ -288,7 +312,7 @@ def _request_id(request: Request) -> str:
     given = request.header("x-request-id") or request.header("x-baseten-customer-request-id")
     if given and len(given) <= _MAX_REQUEST_ID_LENGTH and given.isascii() and given.isprintable():
         return given
-    return f"{random.getrandbits(128):032x}"
+    return new_id()
 
 
 def _milliseconds(name: str, text: str) -> float:

@@ -9,17 +9,20 @@ import threading
 import time
 from typing import Protocol
 
+from nerve.observability.defects import log_defect, survive
+
 # Seconds between two looks at the exchanges under way: how late a deadline may be noticed.
 _TICK_SECONDS = 0.01
 # Seconds without any exchange after which the thread sleeps until the next one.
 _IDLE_SECONDS = 1.0
+_NAME = "the watch over requests"
 
 
 class Pending(Protocol):
     """A prediction under way."""
 
     def look(self, now: float) -> None:
-        """End it if its deadline (`time.monotonic()`) has passed. Must not raise."""
+        """End it if its deadline (`time.monotonic()`) has passed."""
 
 
 class InFlight:
@@ -52,14 +55,23 @@ class InFlight:
     def _look(self, now: float) -> None:
         """Look at all; apart from `_run`, which would hold the last one for as long as it sleeps."""
         for exchange in list(self._open):
-            exchange.look(now)
+            try:
+                exchange.look(now)
+            except BaseException as error:  # noqa: BLE001 - the others have deadlines, too
+                log_defect(error, _NAME)
 
     def _run(self) -> None:
         while True:
+            if not survive(self._watch, _NAME):
+                time.sleep(_TICK_SECONDS)
+
+    def _watch(self) -> None:
+        """Sleep until there is an exchange, and look until there is none."""
+        if not self._is_awake:  # else it was interrupted
             self._wake.wait()
             self._wake.clear()
             self._is_awake = True
-            self._look_until_idle()
+        self._look_until_idle()
 
     def _look_until_idle(self) -> None:
         seen = time.monotonic()

@@ -31,6 +31,7 @@ from nerve.config import Interface, cache_dir_of
 from nerve.endpoints import create_endpoints
 from nerve.errors import StartupError
 from nerve.graph import is_buildable
+from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging, logging_settings
 from nerve.server.listening import (
     check_port,
@@ -206,6 +207,7 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     Raises `StartupError` when the server cannot start.
     """
     configure_logging(config.server)
+    log_what_escapes()
     create_endpoints(config)  # a wrong name must end the start here, in one line
     folder = fetch_checkpoint(
         config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=show_progress

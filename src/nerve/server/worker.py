@@ -24,9 +24,10 @@ from nerve.endpoints import create_endpoints
 from nerve.errors import REASONS, StartupError
 from nerve.graph import is_buildable
 from nerve.http.access_log import with_access_log
-from nerve.http.app import App, routes_of
+from nerve.http.app import App, answer_defects, routes_of
 from nerve.http.asgi import Application
 from nerve.models.loader import load_model
+from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging
 from nerve.observability.metrics import Metrics
 from nerve.server.connections import watch_connections
@@ -184,6 +185,7 @@ def create_worker_application(
     """Build the application inside a worker process that `server` started."""
     threading.Thread(target=_end_with_server, name="nerve-orphan", daemon=True).start()
     configure_logging(config.server)
+    log_what_escapes()
     handle_signals()
     if config.server.uds is None:
         client_seconds = config.server.client_timeout_ms / 1000
@@ -230,4 +232,4 @@ def _application(worker: Worker, config: Config) -> Application:
 
         close = close_both
 
-    return Application(handle, worker.start, close)
+    return Application(answer_defects(handle), worker.start, close)
