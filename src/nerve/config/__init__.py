@@ -9,6 +9,7 @@ from nerve.config.loading import (
     load_config,
     overridden_keys,
     parse_config,
+    read_secret,
 )
 from nerve.config.schema import (
     BatchingConfig,
@@ -50,4 +51,5 @@ __all__ = [
     "load_config",
     "overridden_keys",
     "parse_config",
+    "read_secret",
 ]
