@@ -26,6 +26,7 @@ from nerve.config.schema import (
     Precision,
     RuntimeConfig,
     ServerConfig,
+    TlsConfig,
 )
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Precision",
     "RuntimeConfig",
     "ServerConfig",
+    "TlsConfig",
     "cache_dir_of",
     "default_cache_dir",
     "environment_without_overrides",

@@ -307,7 +307,7 @@ def _anchor_paths(config: Config, folder: Path) -> Config:
         checkpoint = anchor(checkpoint, "path")
     server = anchor(config.server, "uds", "api_key_file")
     if server.tls is not None:
-        tls = anchor(server.tls, "certificate", "key", "client_ca")
+        tls = anchor(server.tls, "certificate", "key", "client_ca", "key_password_file")
         server = msgspec.structs.replace(server, tls=tls)
     model = msgspec.structs.replace(anchor(config.model, "cache_dir"), checkpoint_repository=checkpoint)
     return msgspec.structs.replace(config, model=model, server=server)

@@ -175,6 +175,8 @@ class TlsConfig(_Section, frozen=True):
     certificate: str
     key: str
     client_ca: str | None = None
+    key_password_file: str | None = None
+    minimum_version: Annotated[str, Meta(pattern=r"^1\.[23]$")] = "1.2"
 
 
 class ServerConfig(_Section, frozen=True):

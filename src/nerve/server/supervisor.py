@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
@@ -42,6 +42,7 @@ from nerve.server.listening import (
 )
 from nerve.server.rsgi_worker import serve_rsgi
 from nerve.server.signals import QUIT, held_back, note
+from nerve.server.tls import prove_tls
 from nerve.server.worker import Shared, create_worker_application
 
 if TYPE_CHECKING:
@@ -215,10 +216,7 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     multiprocessing.set_start_method("spawn", force=True)
     if api_key is None and not _is_loopback(config.server):
         log.warning("listening on a public address without an API key; set NERVE_API_KEY to require one")
-    try:
-        server = _create_server(config.server)
-    except OSError as error:  # `ssl.SSLError` is one, too
-        raise StartupError(f"server.tls: the certificate or the key cannot be loaded: {error}") from error
+    server = _create_server(config.server)
     server.ready_pipe, ready = multiprocessing.Pipe(duplex=False)
     server.ready_pids = set()
     server.drain_delay_seconds = config.server.drain_delay_ms / 1000
@@ -285,6 +283,8 @@ def _create_server(server: ServerConfig) -> _DrainingServer:
         log_dictconfig=logging_settings(server),
         ssl_cert=Path(tls.certificate) if tls else None,
         ssl_key=Path(tls.key) if tls else None,
+        ssl_key_password=prove_tls(tls) if tls else None,
+        ssl_protocol_min=SSLProtocols(f"tls{tls.minimum_version if tls else '1.2'}"),
         ssl_ca=Path(tls.client_ca) if tls and tls.client_ca else None,
         ssl_client_verify=bool(tls and tls.client_ca),
         respawn_interval=0.1,
