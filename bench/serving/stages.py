@@ -68,7 +68,7 @@ MODULES = {
     "text/word_cache": TOKENIZE,
     "scheduling/admission": HAND_OVER,
     "scheduling/batching": HAND_OVER,
-    "scheduling/gathering": HAND_OVER,
+    "scheduling/measured": HAND_OVER,
     "scheduling/lane": HAND_OVER,
     "scheduling/queue": HAND_OVER,
     "scheduling/threads": HAND_OVER,

@@ -1,8 +1,8 @@
 """Writes files and folders so that other processes see them whole or not at all.
 
 Both are made under another name beside their own, and get their name by one rename, so readers need no lock and a
-finished cache can be mounted read-only. Checkpoints, graphs, figures of agreement, exported folders and tuned
-configurations are written through this module.
+finished cache can be mounted read-only. Unpacked wheels, listings of the hub, graphs, figures of agreement, exported
+folders and tuned configurations are written through this module.
 
     write_whole   a small text file.
     draft_beside  a folder that any process may make; who renames it first wins.

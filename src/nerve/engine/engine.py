@@ -23,7 +23,7 @@ from nerve.scheduling.batching import Job
 from nerve.scheduling.lane import Lane
 from nerve.scheduling.queue import Queue
 from nerve.scheduling.threads import EngineThread
-from nerve.text.aggregation import decode_texts
+from nerve.text.aggregation import decode_texts, needs_logits
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 
 if TYPE_CHECKING:
@@ -314,7 +314,7 @@ def make_job(tokenized: list[TokenizedText], options: PredictOptions, deadline: 
     windows = [window for text in tokenized for window in text.windows]
     if not windows:
         raise InvalidRequest("inputs: no text; send at least one")
-    return Job(windows, options.needs_logits, deadline)
+    return Job(windows, needs_logits(options), deadline)
 
 
 def make_prediction(

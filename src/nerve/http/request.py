@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from nerve.observability.defects import survive
 
@@ -26,8 +27,7 @@ def new_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-@dataclass(slots=True)
-class Response:
+class Response(msgspec.Struct):
     """An answer, ready to be sent.
 
     rejection: the reason of one that is no answer, for the metrics. summary: of the prediction, for traces.

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING
 from nerve.errors import DeadlineExceeded, DeviceFailed, InferenceFailed, Overloaded, Unavailable
 from nerve.scheduling.admission import MOST_WINDOWS_OF_ONE, POOL_WINDOWS, Admission
 from nerve.scheduling.batching import Batch, fair_order, fills_batch, take
-from nerve.scheduling.gathering import Gathering
-from nerve.scheduling.rates import Rates
-from nerve.scheduling.spreading import Spreading
+from nerve.scheduling.measured import Gathering, Rates, Spreading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +53,7 @@ class Queue:
     max_seconds: longest wait, by the measured rate, with which a job is still admitted in an overload (`admission`).
     n_threads: threads that run batches.
     may_spread: a batch can use the cores of all these threads.
-    gathers: a batch may wait a moment for clients that were just answered (`gathering`).
+    gathers: a batch may wait a moment for clients that were just answered (`measured.Gathering`).
     """
 
     def __init__(

@@ -58,6 +58,11 @@ class Vocabulary:
     special_tokens: Mapping[int, str]
 
 
+def needs_logits(options: PredictOptions) -> bool:
+    """Tell whether the best label of each token and its score are not enough to answer."""
+    return options.raw_scores or options.aggregation_strategy is AggregationStrategy.AVERAGE
+
+
 def decode(
     tokens: TokenizedText,
     scores: TokenScores,
@@ -67,7 +72,7 @@ def decode(
 ) -> list[Row]:
     """Give the rows of one text, in its order.
 
-    `scores` covers the T tokens of `tokens`. Its `logits` are read only when `options.needs_logits`.
+    `scores` covers the T tokens of `tokens`. Its `logits` are read only where `needs_logits` says so.
     """
     if options.aggregation_strategy is AggregationStrategy.NONE:
         return _token_rows(tokens, scores, labels, vocabulary, options)
