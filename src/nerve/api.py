@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import msgspec
 
 from nerve.checkpoint import fetch_checkpoint
-from nerve.config import cache_dir_of, find_config, load_config, parse_config
+from nerve.config import cache_dir_of, expand_home, find_config, load_config, parse_config
 from nerve.engine.engine import Engine
 from nerve.engine.in_process import collect, predict, submit
 from nerve.errors import ConfigError, InvalidRequest, ModelError
@@ -240,7 +240,7 @@ class TokenClassifier:
 
 def resolve_config(checkpoint: str | Path | None, revision: str | None = None) -> Config:
     """Return the configuration that `load` uses for a config file, folder, hub repository or nothing."""
-    path = Path(checkpoint).expanduser() if checkpoint is not None else None
+    path = expand_home(str(checkpoint), "the model") if checkpoint is not None else None
     if path is None or (path.suffix in (".yaml", ".yml") and not path.is_dir()):
         if revision is not None:
             raise ConfigError("revision is for a hub repository; a config file names its own")

@@ -146,9 +146,20 @@ def _is_override(name: str) -> bool:
 
 
 def default_cache_dir() -> Path:
-    """Return the folder for checkpoints and graphs when `model.cache_dir` is null."""
+    """Return the folder for checkpoints and graphs when `model.cache_dir` is null. Raises `ConfigError`."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "nerve"
+    return (Path(base) if base else expand_home("~/.cache", "model.cache_dir")) / "nerve"
+
+
+def expand_home(path: str, origin: str) -> Path:
+    """Return a path with `~` resolved. Raises `ConfigError`, which names `origin`, for a user without a home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{origin}: there is no home folder for {Path(path).parts[0]}; name a folder with its whole path "
+            f"(model.cache_dir or NERVE_MODEL__CACHE_DIR for the cache), or set HOME"
+        ) from error
 
 
 def cache_dir_of(config: Config) -> Path:
@@ -294,9 +305,9 @@ def _section_in(declared: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401 -
 def _anchor_paths(config: Config, folder: Path) -> Config:
     """Make the paths of the file absolute, so that nothing depends on the working directory."""
 
-    def anchor(section: SectionT, *names: str) -> SectionT:
+    def anchor(section: SectionT, origin: str, *names: str) -> SectionT:
         changed = {
-            name: str(folder / Path(value).expanduser())
+            name: str(folder / expand_home(value, f"{origin}.{name}"))
             for name in names
             if (value := getattr(section, name))
         }
@@ -304,10 +315,11 @@ def _anchor_paths(config: Config, folder: Path) -> Config:
 
     checkpoint = config.model.checkpoint_repository
     if checkpoint.source is CheckpointSource.LOCAL:
-        checkpoint = anchor(checkpoint, "path")
-    server = anchor(config.server, "uds", "api_key_file")
+        checkpoint = anchor(checkpoint, "model.checkpoint_repository", "path")
+    server = anchor(config.server, "server", "uds", "api_key_file")
     if server.tls is not None:
-        tls = anchor(server.tls, "certificate", "key", "client_ca", "key_password_file")
+        tls = anchor(server.tls, "server.tls", "certificate", "key", "client_ca", "key_password_file")
         server = msgspec.structs.replace(server, tls=tls)
-    model = msgspec.structs.replace(anchor(config.model, "cache_dir"), checkpoint_repository=checkpoint)
+    model = anchor(config.model, "model", "cache_dir")
+    model = msgspec.structs.replace(model, checkpoint_repository=checkpoint)
     return msgspec.structs.replace(config, model=model, server=server)
