@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes, SSLProtocols
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
@@ -42,7 +42,7 @@ from nerve.server.listening import (
 )
 from nerve.server.rsgi_worker import serve_rsgi
 from nerve.server.signals import QUIT, held_back, note
-from nerve.server.tls import prove_tls
+from nerve.server.tls import open_tls
 from nerve.server.worker import Shared, create_worker_application
 
 if TYPE_CHECKING:
@@ -259,8 +259,7 @@ def _metrics_dir(n_workers: int) -> Iterator[Path | None]:
 
 
 def _create_server(server: ServerConfig) -> _DrainingServer:
-    tls = server.tls
-    return _DrainingServer(
+    made = _DrainingServer(
         "nerve",
         address=server.host,
         port=server.port,
@@ -281,15 +280,12 @@ def _create_server(server: ServerConfig) -> _DrainingServer:
         ),
         log_level=LogLevels(server.log_level.value),
         log_dictconfig=logging_settings(server),
-        ssl_cert=Path(tls.certificate) if tls else None,
-        ssl_key=Path(tls.key) if tls else None,
-        ssl_key_password=prove_tls(tls) if tls else None,
-        ssl_protocol_min=SSLProtocols(f"tls{tls.minimum_version if tls else '1.2'}"),
-        ssl_ca=Path(tls.client_ca) if tls and tls.client_ca else None,
-        ssl_client_verify=bool(tls and tls.client_ca),
         respawn_interval=0.1,
         workers_kill_timeout=math.ceil(server.drain_timeout_ms / 1000),
     )
+    if server.tls is not None:
+        made.ssl_ctx = open_tls(server.tls)
+    return made
 
 
 def _allow_connections(wanted: int) -> int:
