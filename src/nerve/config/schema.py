@@ -182,7 +182,7 @@ class TlsConfig(_Section, frozen=True):
 class ServerConfig(_Section, frozen=True):
     """The HTTP server."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - a server in a container listens on every address
+    host: str | None = None
     port: Port = 8000
     uds: str | None = None
     uds_permissions: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "660"

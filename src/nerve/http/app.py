@@ -39,8 +39,15 @@ _MAX_REQUEST_ID_LENGTH = 128
 _AUTH_SCHEMES = ("bearer", "api-key")
 _UNKNOWN = "unknown"
 _GET_ROUTES = ("/", "/health", "/health/live", "/health/ready", "/info", "/metrics", "/openapi.json")
-# Routes that answer without an API key: probes and scrapes have none.
-_OPEN_ROUTES = frozenset({"/", "/health", "/health/live", "/health/ready", "/metrics"})
+# Routes that answer without an API key, and who asks there without one. All else wants it, be it a route or not; so
+# does whatever is posted.
+OPEN_ROUTES = {
+    "/": "probes",
+    "/health": "probes",
+    "/health/live": "probes",
+    "/health/ready": "probes",
+    "/metrics": "scrapes",
+}
 
 
 def routes_of(endpoints: Mapping[str, Endpoint]) -> list[str]:
@@ -155,16 +162,13 @@ class App:
         try:
             if endpoint is not None:
                 headers.append(("cache-control", "no-store"))  # it holds what the client's text holds
+            if endpoint is not None or path not in OPEN_ROUTES:
                 self._authorize(request)
+            if endpoint is not None:
                 self._predict(endpoint, request, request_id, headers, started)
                 return
             get = self._gets.get(path) if method in ("GET", "HEAD") else None
-            if get is None:
-                response = self._no_route(path, headers)
-            else:
-                if path not in _OPEN_ROUTES:
-                    self._authorize(request)
-                response = get(headers)
+            response = get(headers) if get is not None else self._no_route(path, headers)
         except Exception as error:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
             response = error_response(error, headers, request_id)
         self._answer(request, response)
@@ -213,9 +217,14 @@ class App:
         if self._api_key is None:
             return
         scheme, _, given = (request.header("authorization") or "").partition(" ")
-        is_right = hmac.compare_digest(given.strip().encode(), self._api_key)
-        if not is_right or scheme.lower() not in _AUTH_SCHEMES:
-            raise Unauthorized("the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
+        is_right = hmac.compare_digest(given.strip().encode(), self._api_key) & (
+            scheme.lower() in _AUTH_SCHEMES
+        )
+        given = request.header("x-api-key") or ""
+        if not is_right | hmac.compare_digest(given.strip().encode(), self._api_key):
+            raise Unauthorized(
+                "the API key is missing or wrong; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+            )
 
     def _no_route(self, path: str, headers: Headers) -> Response:
         allowed = [

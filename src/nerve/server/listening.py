@@ -1,4 +1,4 @@
-"""Where the server listens: a TCP port that is free, or a Unix socket.
+"""Where the server listens: an address and a TCP port that is free, or a Unix socket.
 
 A server that was killed leaves its Unix socket behind, and the next one removes it. Nothing but a socket is ever
 removed: what else stands at `server.uds` is somebody's file.
@@ -6,13 +6,19 @@ removed: what else stands at `server.uds` is somebody's file.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import stat
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nerve.errors import StartupError
+
+if TYPE_CHECKING:
+    from nerve.config import ServerConfig
+
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - what the function below is about
 
 _KINDS = {
     stat.S_IFREG: "a regular file",
@@ -30,6 +36,19 @@ class SocketFile(NamedTuple):
     path: Path
     device: int
     inode: int
+
+
+def listening_host(server: ServerConfig, *, has_key: bool) -> str:
+    """Return the address to listen on: without a key nobody else is let in, unless the configuration says so."""
+    return server.host or (EVERY_ADDRESS if has_key else "127.0.0.1")
+
+
+def is_local(server: ServerConfig, host: str) -> bool:
+    """Tell whether only this machine can connect."""
+    try:
+        return server.uds is not None or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def check_port(host: str, port: int) -> None:

@@ -6,7 +6,6 @@ forked: a forked copy of a process that has downloaded with threads, or touched 
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
 import multiprocessing
@@ -36,6 +35,8 @@ from nerve.observability.logs import configure_logging, logging_settings
 from nerve.server.listening import (
     check_port,
     identify_socket,
+    is_local,
+    listening_host,
     remove_socket,
     remove_stale_socket,
     resolve_socket_path,
@@ -214,9 +215,13 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
         config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=show_progress
     )
     multiprocessing.set_start_method("spawn", force=True)
-    if api_key is None and not _is_loopback(config.server):
-        log.warning("listening on a public address without an API key; set NERVE_API_KEY to require one")
-    server = _create_server(config.server)
+    host = listening_host(config.server, has_key=api_key is not None)
+    if not is_local(config.server, host):
+        if api_key is None:
+            log.warning("listening on a public address without an API key; set NERVE_API_KEY to require one")
+    elif config.server.uds is None and config.server.host is None:
+        log.info("listening for this machine only; for others set an API key (NERVE_API_KEY), or server.host")
+    server = _create_server(config.server, host)
     server.ready_pipe, ready = multiprocessing.Pipe(duplex=False)
     server.ready_pids = set()
     server.drain_delay_seconds = config.server.drain_delay_ms / 1000
@@ -258,10 +263,10 @@ def _metrics_dir(n_workers: int) -> Iterator[Path | None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _create_server(server: ServerConfig) -> _DrainingServer:
+def _create_server(server: ServerConfig, host: str) -> _DrainingServer:
     made = _DrainingServer(
         "nerve",
-        address=server.host,
+        address=host,
         port=server.port,
         uds=resolve_socket_path(server.uds) if server.uds else None,
         uds_permissions=int(server.uds_permissions, 8),
@@ -302,10 +307,3 @@ def _allow_connections(wanted: int) -> int:
         "server.max_connections is %d, but the limit of open files leaves room for %d", wanted, allowed
     )
     return allowed
-
-
-def _is_loopback(server: ServerConfig) -> bool:
-    try:
-        return server.uds is not None or ipaddress.ip_address(server.host).is_loopback
-    except ValueError:  # a name
-        return server.host == "localhost"
