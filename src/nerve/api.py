@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import msgspec
 
 from nerve.checkpoint import fetch_checkpoint
-from nerve.config import cache_dir_of, find_config, load_config, parse_config
+from nerve.config import cache_dir_of, expand_home, find_config, load_config, parse_config
 from nerve.engine.engine import Engine
 from nerve.engine.in_process import collect, predict, submit
-from nerve.errors import ConfigError, InvalidRequest
+from nerve.errors import ConfigError, InvalidRequest, ModelError
 from nerve.graph import is_buildable
 from nerve.models.loader import load_model
 from nerve.text.options import member_of
@@ -240,7 +240,7 @@ class TokenClassifier:
 
 def resolve_config(checkpoint: str | Path | None, revision: str | None = None) -> Config:
     """Return the configuration that `load` uses for a config file, folder, hub repository or nothing."""
-    path = Path(checkpoint).expanduser() if checkpoint is not None else None
+    path = expand_home(str(checkpoint), "the model") if checkpoint is not None else None
     if path is None or (path.suffix in (".yaml", ".yml") and not path.is_dir()):
         if revision is not None:
             raise ConfigError("revision is for a hub repository; a config file names its own")
@@ -278,7 +278,13 @@ def load_classifier(config: Config, *, show_progress: bool = False) -> TokenClas
     config = override(config, {"server": {"workers": 1}})  # all cores are for this process
     cache_dir = cache_dir_of(config)
     folder = fetch_checkpoint(config.model, cache_dir, is_buildable=is_buildable, show_progress=show_progress)
-    return TokenClassifier(config, load_model(config, folder, cache_dir))
+    model = load_model(config, folder, cache_dir)
+    try:
+        return TokenClassifier(config, model)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the engine cannot start: {error}; raise the limit of threads (ulimit -u)"
+        ) from error
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:

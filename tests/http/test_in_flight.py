@@ -88,7 +88,7 @@ def test_a_defect_of_one_costs_no_other_its_deadline(caplog: pytest.LogCaptureFi
     in_flight.add(broken)
     in_flight.add(other)
     assert other.has_expired.wait(PATIENCE)
-    assert "a defect while deadlines" in caplog.text
+    assert "a defect in the watch over requests" in caplog.text
     assert "secret" not in caplog.text
     third = Waiting(in_flight)
     in_flight.add(third)

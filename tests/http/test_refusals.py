@@ -48,7 +48,7 @@ def test_a_defect_of_one_costs_no_other_its_answer(caplog: pytest.LogCaptureFixt
     refusals.send(fail)
     refusals.send(done.set)
     assert done.wait(20)
-    assert "a defect while a refusal" in caplog.text
+    assert "a defect in an answer that refuses" in caplog.text
     assert "secret" not in caplog.text
 
 

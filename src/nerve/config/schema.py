@@ -175,12 +175,14 @@ class TlsConfig(_Section, frozen=True):
     certificate: str
     key: str
     client_ca: str | None = None
+    key_password_file: str | None = None
+    minimum_version: Annotated[str, Meta(pattern=r"^1\.[23]$")] = "1.2"
 
 
 class ServerConfig(_Section, frozen=True):
     """The HTTP server."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - a server in a container listens on every address
+    host: str | None = None
     port: Port = 8000
     uds: str | None = None
     uds_permissions: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "660"

@@ -24,10 +24,14 @@ _MOST_WAITING = 64
 
 
 class Pool:
-    """Runs work on threads of its own; any thread may call its methods."""
+    """Runs work on threads of its own; any thread may call its methods.
+
+    Raises `RuntimeError` when the threads cannot be started: later, that would look like a pool that is closed.
+    """
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="nerve-pool")
+        _start_all(self._executor)
         self._lock = threading.Lock()
         self._n_waiting = 0
         self._last_seconds = 1.0  # of the work that ended last
@@ -57,8 +61,15 @@ class Pool:
             except Exception as error:  # noqa: BLE001 - whoever waits gets it
                 fail(error)
                 return
+            except BaseException:  # a panic in a Rust library is one
+                fail(RuntimeError("the work broke off"))
+                raise
             self._last_seconds = time.monotonic() - started
-            then(result)
+            try:
+                then(result)
+            except BaseException:
+                fail(RuntimeError("what follows the work broke off"))  # does nothing where it was answered
+                raise
 
         try:
             future = self._executor.submit(run)
@@ -79,3 +90,15 @@ class Pool:
             self._n_waiting -= 1
         if not future.cancelled() and (error := future.exception()) is not None:
             log.error("a defect on the thread pool: %s", stack_of(error))
+
+
+def _start_all(executor: ThreadPoolExecutor) -> None:
+    """Start every thread of an executor, which would start each when it is needed."""
+    together = threading.Barrier(_THREADS + 1)
+    try:
+        for _ in range(_THREADS):
+            executor.submit(together.wait)
+        together.wait()
+    except BaseException:
+        together.abort()
+        raise

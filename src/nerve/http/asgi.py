@@ -6,11 +6,15 @@ It only moves bytes in and out. ASGI: https://asgi.readthedocs.io/en/stable/spec
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import MalformedRequest
-from nerve.http.request import CUT_SHORT, OnBody
+from nerve.http.request import CUT_SHORT, OnBody, new_id
+from nerve.http.responses import defect_response
+from nerve.observability.defects import log_defect
 
 if TYPE_CHECKING:
     from nerve.http.request import Request, Response
@@ -48,6 +52,13 @@ class AsgiRequest:
             self._tasks.append(self._loop.create_task(self._read(limit, then)))
 
     async def _read(self, limit: int, then: OnBody) -> None:
+        try:
+            await self._read_all(limit, then)
+        except Exception as error:  # noqa: BLE001 - nobody looks at what a task raises
+            log_defect(error, "a body that arrives")
+            then(None, error)
+
+    async def _read_all(self, limit: int, then: OnBody) -> None:
         body = bytearray()
         more = True
         while more:
@@ -75,7 +86,8 @@ class AsgiRequest:
 
     def respond(self, response: Response) -> None:
         """Hand the answer to the coroutine that waits for it."""
-        self._loop.call_soon_threadsafe(self._settle, response)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._settle, response)
 
     def _settle(self, response: Response) -> None:
         if not self.answer.done():
@@ -120,8 +132,12 @@ class Application:
         request = AsgiRequest(scope, receive)
         self.handle(request)
         response = await request.answer
-        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
-        headers.append((b"content-length", str(len(response.body)).encode()))
+        try:
+            headers = _encode_headers(response)
+        except Exception as error:  # noqa: BLE001 - a header that is no text, say: the client must hear of it
+            log_defect(error, "an answer that cannot be sent")
+            response = defect_response([("content-type", JSON_TYPE), ("x-request-id", new_id())])
+            headers = _encode_headers(response)
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": response.body})
 
@@ -132,3 +148,8 @@ class Application:
         await receive()  # lifespan.shutdown
         await asyncio.get_running_loop().run_in_executor(None, self._close)
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _encode_headers(response: Response) -> list[tuple[bytes, bytes]]:
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    return [*headers, (b"content-length", str(len(response.body)).encode())]

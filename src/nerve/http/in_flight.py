@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from nerve.errors import stack_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-log = logging.getLogger(__name__)
+from nerve.observability.defects import log_defect, survive
 
 # Seconds between two looks: how late a deadline may be noticed.
 _TICK_SECONDS = 0.01
@@ -29,6 +23,7 @@ _WATCH_AFTER_SECONDS = 0.02
 _IDLE_SECONDS = 1.0
 # Entries of exchanges that were answered, which may lie in the heap beside as many that were not.
 _MOST_STALE = 1_000
+_NAME = "the watch over requests"
 
 
 class Pending(Protocol):
@@ -85,12 +80,12 @@ class InFlight:
         while self._deadlines and self._deadlines[0][0] <= now:
             exchange = heapq.heappop(self._deadlines)[2]
             if exchange in self._open:
-                _attempt(exchange.expire)
+                survive(exchange.expire, _NAME)
         for _ in range(len(self._unwatched)):
             if self._unwatched[0][0] > now:
                 break
             exchange = self._unwatched.popleft()[1]
-            if exchange in self._open and _attempt(exchange.watch_client) is False:
+            if exchange in self._open and not _watches(exchange):
                 self._unwatched.append((now + _WATCH_AFTER_SECONDS, exchange))
         if (
             len(self._deadlines) > 2 * len(self._open) + _MOST_STALE
@@ -100,10 +95,16 @@ class InFlight:
 
     def _run(self) -> None:
         while True:
+            if not survive(self._watch, _NAME):
+                time.sleep(_TICK_SECONDS)
+
+    def _watch(self) -> None:
+        """Sleep until there is an exchange, and look until there is none."""
+        if not self._is_awake:  # else it was interrupted
             self._wake.wait()
             self._wake.clear()
             self._is_awake = True
-            self._look_until_idle()
+        self._look_until_idle()
 
     def _look_until_idle(self) -> None:
         seen = time.monotonic()
@@ -112,7 +113,7 @@ class InFlight:
             now = time.monotonic()
             if self._open:
                 seen = now
-            _attempt(self._tick, now)
+            self._tick(now)
             if not self._open and now - seen > _IDLE_SECONDS:
                 self._is_awake = False
                 if not self._open:  # else it came between
@@ -121,10 +122,10 @@ class InFlight:
                 self._is_awake = True
 
 
-def _attempt(call: Callable[..., object], *arguments: object) -> object:
-    """Call, and log what it raises: without this thread no deadline would be kept any more."""
+def _watches(exchange: Pending) -> bool:
+    """Watch the client of an exchange; False while it is too early for that."""
     try:
-        return call(*arguments)
-    except Exception as error:  # noqa: BLE001 - see above
-        log.error("a defect while deadlines were looked at: %s", stack_of(error))
-        return None
+        return exchange.watch_client()
+    except BaseException as error:  # noqa: BLE001 - the others have deadlines, too
+        log_defect(error, _NAME)
+        return True

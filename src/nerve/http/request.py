@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+
+from nerve.observability.defects import survive
 
 if TYPE_CHECKING:
     from nerve.types import Summary
@@ -16,6 +20,11 @@ OnBody = Callable[[Body | None, Exception | None], None]
 
 # Of the `MalformedRequest` when the client stopped sending before the end.
 CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
+
+
+def new_id() -> str:
+    """Return an id for a request that has none."""
+    return f"{random.getrandbits(128):032x}"
 
 
 class Response(msgspec.Struct):
@@ -60,14 +69,14 @@ class Request(Protocol):
         """Call `gone` when the client leaves before it is answered."""
 
     def respond(self, response: Response) -> None:
-        """Send the answer, once; ends what was begun for this request."""
+        """Send the answer, once; ends what was begun for this request. Never raises; a second answer is dropped."""
 
 
 Handler = Callable[[Request], None]
 
 
 class ForwardedRequest:
-    """A request that passes everything on: a base for what looks on."""
+    """A request that passes everything on: a base for what looks on, and must not cost anybody an answer."""
 
     __slots__ = ("_request", "method", "path")
 
@@ -91,3 +100,7 @@ class ForwardedRequest:
     def respond(self, response: Response) -> None:
         """See `Request`."""
         self._request.respond(response)
+        survive(partial(self.answered, response), type(self).__name__)
+
+    def answered(self, response: Response) -> None:
+        """Note an answer that was sent."""

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined] # it exports them
 
+from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import MalformedRequest
-from nerve.http.request import CUT_SHORT, OnBody
+from nerve.http.request import CUT_SHORT, OnBody, new_id
+from nerve.http.responses import defect_response
+from nerve.observability.defects import log_defect, survive
 
 if TYPE_CHECKING:
     from granian._granian import RSGIHTTPProtocol
@@ -92,8 +95,22 @@ class RsgiRequest:
 
     def respond(self, response: Response) -> None:
         """Send the answer; a body that was refused unread is thrown away for a short while."""
+        if self._is_answered:
+            return
         self._is_answered = True
-        self._proto.response_bytes(response.status, response.headers, response.body)
+        self._send(response)
+        survive(self._let_go, "what follows an answer")
+
+    def _send(self, response: Response) -> None:
+        try:
+            self._proto.response_bytes(response.status, response.headers, response.body)
+        except BaseException as error:  # noqa: BLE001 - a header that is no text, say: the client must hear of it
+            log_defect(error, "an answer that cannot be sent")
+            fallback = defect_response([("content-type", JSON_TYPE), ("x-request-id", new_id())])
+            self._proto.response_bytes(fallback.status, fallback.headers, fallback.body)
+
+    def _let_go(self) -> None:
+        """End what was begun for this request."""
         gone, self._gone = self._gone, None
         if gone is not None:
             gone.cancel()  # else Granian holds it for as long as the connection lives
@@ -156,6 +173,13 @@ class _Chunks:
         awaitable.add_done_callback(self._on_chunk)
 
     def _on_chunk(self, awaitable: Any) -> None:
+        try:
+            self._take(awaitable)
+        except Exception as error:  # noqa: BLE001 - whoever waits for the body would wait for its deadline
+            log_defect(error, "a body that arrives")
+            self._end(None, error)
+
+    def _take(self, awaitable: Any) -> None:
         self._awaitable = None  # a cycle through Granian's objects is never collected
         if self._is_over or awaitable.cancelled():
             return
@@ -203,10 +227,12 @@ class _Linger:
 
     def _run(self) -> None:
         while True:
-            until, body = self._bodies.get()
-            time.sleep(max(0.0, until - time.monotonic()))
-            body.stop()
-            del body  # what it holds is not kept until the next one comes
+            survive(self._stop_next, "the reading of refused bodies")
+
+    def _stop_next(self) -> None:
+        until, body = self._bodies.get()
+        time.sleep(max(0.0, until - time.monotonic()))
+        body.stop()
 
 
 _linger = _Linger()
@@ -214,6 +240,9 @@ _linger = _Linger()
 
 class AtOnce(threading.local):
     """Stands in for the event loop in Granian's eyes: what is posted is called by the thread that posts it.
+
+    What a callback raises is logged, as an event loop would: Granian would drop it unseen, and with it the callbacks
+    that were posted meanwhile.
 
     A callback that posts another one does not call it within itself, so that a body of a million chunks does
     not make a stack of a million frames.
@@ -232,20 +261,33 @@ class AtOnce(threading.local):
         posted: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
         self._posted = posted
         try:
-            callback(*args)
+            _call(callback, args)
             while posted:
-                callback, args = posted.popleft()
-                callback(*args)
+                _call(*posted.popleft())
         finally:
             self._posted = None
 
     call_soon = call_soon_threadsafe
 
 
+def _call(callback: Callable[..., object], args: tuple[object, ...]) -> None:
+    try:
+        callback(*args)
+    except BaseException as error:  # noqa: BLE001 - see `AtOnce`
+        log_defect(error, "a callback of a request")
+
+
 def receive_with(handle: Handler) -> Callable[[Any], None]:
-    """Return what Granian calls for each request, with the two objects that it has of one."""
+    """Return what Granian calls for each request, with the two objects that it has of one.
+
+    handle: never raises. Nor does what is returned: an exception that Granian does not look for stays set on its
+    thread, and every later call there fails. A request that could not even be made is answered by Granian.
+    """
 
     def receive(watcher: Any) -> None:
-        handle(RsgiRequest(watcher.scope, watcher.proto))
+        try:
+            handle(RsgiRequest(watcher.scope, watcher.proto))
+        except BaseException as error:  # noqa: BLE001 - see above
+            log_defect(error, "a request that arrives")
 
     return receive

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 
+# After a defect of the lane itself, which may come again at once.
+_PAUSE_SECONDS = 0.1
+
 
 class Lane:
     """Serves a queue with threads of its own.
@@ -143,10 +146,21 @@ class Lane:
             self._parked.pop().put(None)
 
     def _work(self) -> None:
-        """Serve until told to end and nothing waits."""
+        """Serve until told to end and nothing waits; a defect breaks off a turn, not the thread."""
         if self._niceness and sys.platform == "linux":  # elsewhere niceness belongs to whole processes
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
+            with contextlib.suppress(OSError):  # a sandbox may forbid it
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         own: queue.SimpleQueue[None] = queue.SimpleQueue()
+        while True:
+            try:
+                self._serve(own)
+                return
+            except BaseException as error:  # noqa: BLE001 - without this thread no later job would run
+                log.error("a defect on an engine thread: %s", stack_of(error))
+                time.sleep(_PAUSE_SECONDS)
+
+    def _serve(self, own: queue.SimpleQueue[None]) -> None:
+        """Run batches, and park on `own` while there are none."""
         since = time.monotonic()
         while True:
             while (batch := self._take_batch()) is not None:
