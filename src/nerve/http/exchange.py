@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from nerve.engine.cancel import Cancel
 from nerve.engine.engine import INLINE_TOKENS
 from nerve.errors import ClientGone, DeadlineExceeded, PayloadTooLarge
 from nerve.http.request import Body, Headers, Response
@@ -92,7 +93,7 @@ class Exchange:
         self._query: Query | None = None
         self._is_read = False
         self._is_watched = False
-        self._cancel: Callable[[], object] | None = None  # drops what waits
+        self._cancel = Cancel()
 
     def begin(self) -> None:
         """Read the body; all else follows."""
@@ -108,11 +109,7 @@ class Exchange:
             if now >= self._deadline:
                 what = "the answer was ready" if self._is_read else "the whole body had arrived"
                 self._drop(DeadlineExceeded(f"the deadline passed before {what}"))
-            elif (
-                self._cancel is not None
-                and not self._is_watched
-                and now - self._started > _WATCH_AFTER_SECONDS
-            ):
+            elif self._is_read and not self._is_watched and now - self._started > _WATCH_AFTER_SECONDS:
                 self._is_watched = True
                 self._request.watch(partial(self._drop, ClientGone("the client left")))
         except Exception as error:  # noqa: BLE001 - `InFlight` must go on, and the client be answered
@@ -120,19 +117,19 @@ class Exchange:
 
     def _on_body(self, body: Body | None, error: Exception | None) -> None:
         self._is_read = True
-        service = self._service
         if error is not None:
             self._fail(error)
             return
         try:
             if body is None:
-                limit = service.limits.max_body_bytes
+                limit = self._service.limits.max_body_bytes
                 raise PayloadTooLarge(
                     f"the body is above limits.max_body_bytes = {limit}; send several requests"
                 )
             self._query = query = self._codec.decode(body)
-            call = service.engine.start(query.texts, query.options, self._deadline, self._on_outcome)
-            self._cancel = call.cancel
+            self._service.engine.start(
+                query.texts, query.options, self._deadline, self._on_outcome, self._cancel
+            )
         except Exception as failure:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
             self._fail(failure)
 
@@ -145,7 +142,8 @@ class Exchange:
         try:
             if outcome.n_tokens > INLINE_TOKENS:
                 work = partial(self._codec.encode, query, outcome.rows)
-                self._service.engine.pool.run(work, partial(self._on_encoded, outcome), self._fail)
+                then = partial(self._on_encoded, outcome)
+                self._service.engine.pool.run(work, then, self._fail, self._cancel)
                 return
             encoded = self._codec.encode(query, outcome.rows)
         except Exception as error:  # noqa: BLE001 - see `_on_body`
@@ -161,7 +159,7 @@ class Exchange:
         service = self._service
         if not service.in_flight.remove(self):
             return
-        self._cancel = None
+        self._cancel.end()
         headers = self._headers
         try:
             seconds = now - self._started
@@ -175,15 +173,13 @@ class Exchange:
         self._answer(Response(200, headers, encoded, summary=summary))
 
     def _drop(self, error: Exception) -> None:
-        """Give up work that nobody waits for any more."""
-        cancel = self._cancel
-        if cancel is not None:
-            cancel()
+        """Give up work that nobody waits for any more, whatever step it is at."""
+        self._cancel.set()
         self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         if self._service.in_flight.remove(self):
-            self._cancel = None
+            self._cancel.end()
             self._answer(error_response(error, self._headers, self._request_id))
 
 
