@@ -77,7 +77,7 @@ class Unauthorized(PredictError):
 
 
 class Overloaded(PredictError):
-    """The queue is full.
+    """There is no room for the request now.
 
     `retry_after_seconds` is the time the queue needs to drain, at the measured rate. `reason` names the limit:
     `queue_tokens`, `queue_wait` or `pool`.

@@ -21,7 +21,7 @@ _PREDICT_ERRORS = {
     "413": "The body is above limits.max_body_bytes",
     "415": "The content type is neither JSON nor MessagePack",
     "422": "Wrong types, unknown fields, or a limit is exceeded",
-    "429": "The queue is full; retry-after says when to try again",
+    "429": "Too much waits, and the error says what; retry-after says when to try again",
     "500": "A defect of the server",
     "503": "The server is starting or shutting down, or its device failed",
     "504": "The deadline passed before the answer was ready",

@@ -136,8 +136,9 @@ class Queue:
     def _overloaded(self, *, is_full: bool) -> Overloaded:
         """Return a refusal; `is_full`: the tokens that wait are the reason, and not the time they take."""
         seconds = self.rates.seconds_for(self.tokens)
+        which = f"batching.max_queue_tokens = {self._max_tokens}" if is_full else "batching.max_queue_ms"
         return Overloaded(
-            f"the queue is full: {self.tokens} tokens wait, {seconds:.2f} s of work at the present rate; "
+            f"{self.tokens} tokens wait, {seconds:.2f} s of work at the present rate, and {which} allows no more; "
             "send the request again later",
             retry_after_seconds=min(seconds, _MAX_RETRY_AFTER_SECONDS) if self.rates.is_measured else 1.0,
             reason="queue_tokens" if is_full else "queue_wait",
