@@ -133,6 +133,7 @@ class Engine:
         deadline: float,
         done: Callable[[Outcome], None],
         cancel: Cancel | None = None,
+        on_pool: bool = False,
     ) -> Call:
         """Begin to answer one request.
 
@@ -141,9 +142,10 @@ class Engine:
         done: called once with the prediction, or with the error (a `PredictError`, or a defect), by whichever
             thread has it, which may be this one before `start` returns. It must not raise, nor take long.
         cancel: drops the request; None for one of its own, see `Call.cancel`.
+        on_pool: this is a thread of the pool, which has taken the request: a large one need not wait for it again.
         """
         call = Call(self, texts, options, deadline, done, cancel or Cancel())
-        call.begin()
+        call.begin(on_pool=on_pool)
         return call
 
     def cancel(self, job: Job) -> None:
@@ -238,14 +240,16 @@ class Call:
         self._tokenized: list[TokenizedText] = []
         self._tokenize_seconds = 0.0
 
-    def begin(self) -> None:
-        """Tokenize, here or on the pool."""
+    def begin(self, *, on_pool: bool) -> None:
+        """Tokenize, here or on the pool; on_pool: they are the same."""
         engine = self._engine
         try:
             n_characters = sum(map(len, self._texts))
             engine.check_room(n_characters, len(self._texts))
             if n_characters <= _INLINE_CHARACTERS:
                 self._queue(engine.tokenize(self._texts, self._options, beside_others=False))
+            elif on_pool:
+                self._queue(engine.tokenize(self._texts, self._options))
             else:
                 engine.pool.check()
                 work = partial(engine.tokenize, self._texts, self._options)

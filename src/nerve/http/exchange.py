@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from nerve.engine.cancel import Cancel
 from nerve.engine.engine import INLINE_TOKENS
 from nerve.errors import ClientGone, DeadlineExceeded, PayloadTooLarge
+from nerve.http.gzip import INLINE_BYTES, gunzip, is_gzip
 from nerve.http.request import Body, Headers, Response
 from nerve.http.responses import error_response
 from nerve.types import Summary
@@ -62,6 +63,7 @@ class Exchange:
         "_codec",
         "_deadline",
         "_headers",
+        "_is_gzip",
         "_is_read",
         "_is_watched",
         "_query",
@@ -91,6 +93,7 @@ class Exchange:
         self._started = started
         self._deadline = deadline
         self._query: Query | None = None
+        self._is_gzip = False
         self._is_read = False
         self._is_watched = False
         self._cancel = Cancel()
@@ -99,6 +102,8 @@ class Exchange:
         """Read the body; all else follows."""
         self._service.in_flight.add(self)
         try:
+            encoding = self._request.header("content-encoding")
+            self._is_gzip = encoding is not None and is_gzip(encoding)
             self._request.read(self._service.limits.max_body_bytes, self._on_body)
         except Exception as error:  # noqa: BLE001 - what is in flight must be answered by whoever removes it
             self._fail(error)
@@ -126,11 +131,27 @@ class Exchange:
                 raise PayloadTooLarge(
                     f"the body is above limits.max_body_bytes = {limit}; send several requests"
                 )
+            if self._is_gzip:
+                limit = self._service.limits.max_body_bytes
+                if len(body) > INLINE_BYTES:
+                    pool = self._service.engine.pool
+                    pool.check()
+                    then = partial(self._on_plain_body, on_pool=True)
+                    pool.run(partial(gunzip, body, limit), then, self._fail, self._cancel)
+                    return
+                body = gunzip(body, limit)
+        except Exception as failure:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
+            self._fail(failure)
+            return
+        self._on_plain_body(body)
+
+    def _on_plain_body(self, body: Body, on_pool: bool = False) -> None:
+        try:
             self._query = query = self._codec.decode(body)
             self._service.engine.start(
-                query.texts, query.options, self._deadline, self._on_outcome, self._cancel
+                query.texts, query.options, self._deadline, self._on_outcome, self._cancel, on_pool
             )
-        except Exception as failure:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
+        except Exception as failure:  # noqa: BLE001 - see `_on_body`
             self._fail(failure)
 
     def _on_outcome(self, outcome: Outcome) -> None:

@@ -20,9 +20,11 @@ from nerve.errors import (
     PredictError,
     Unauthorized,
     Unavailable,
+    UnsupportedEncoding,
     UnsupportedMediaType,
     stack_of,
 )
+from nerve.http.gzip import ACCEPTED
 from nerve.http.request import Headers, Response
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
     Unauthorized: (401, "Unauthorized"),
     PayloadTooLarge: (413, "PayloadTooLarge"),
     UnsupportedMediaType: (415, "UnsupportedMediaType"),
+    UnsupportedEncoding: (415, "UnsupportedMediaType"),
     InvalidRequest: (422, "Validation"),
     Overloaded: (429, "Overloaded"),
     ClientGone: (499, "ClientGone"),  # nobody reads it; Nginx's number, for the metrics
@@ -71,6 +74,8 @@ def error_response(error: Exception, headers: Headers, request_id: str) -> Respo
     status, kind = ERROR_TABLE[type(error)]
     if isinstance(error, Overloaded):
         headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
+    elif isinstance(error, UnsupportedEncoding):
+        headers.append(("accept-encoding", ACCEPTED))
     response = error_body(status, kind, str(error), headers)
     response.rejection = error.reason
     return response
