@@ -504,6 +504,24 @@ def test_truss_config_for_something_else_is_refused(tmp_path: Path, old: str, ne
         load_config(write(tmp_path, TRUSS.replace(old, new)))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("webserver_default_route: /predict_tokens", "max_num_tokens: 16384", "max_batch_size: 64"),
+        *("source: HF", "revision: main", "base_model: encoder_bert"),
+    ],
+)
+def test_truss_keys_that_are_null_count_as_absent(
+    tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Truss itself writes null for what was not set."""
+    name = line.partition(":")[0]
+    without = load_config(write(tmp_path, TRUSS.replace(f"{line}\n", "\n")))
+    caplog.clear()
+    assert load_config(write(tmp_path, TRUSS.replace(line, f"{name}: null"))) == without
+    assert not re.search(rf"\.{name}\b", caplog.text)  # it is not said to be ignored
+
+
 def test_empty_truss_section_is_refused(tmp_path: Path) -> None:
     """`trt_llm` with nothing in it lacks the checkpoint."""
     with pytest.raises(ConfigError, match="model: required, but missing"):

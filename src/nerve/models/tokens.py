@@ -1,4 +1,4 @@
-"""What is noticed of a tokenizer at start: where transformers may give other tokens, and which the model does not know."""
+"""What is noticed of a tokenizer at start: other tokens than transformers may give, and such as the model lacks."""
 
 from __future__ import annotations
 
