@@ -345,4 +345,4 @@ def test_description_names_limits_and_values() -> None:
     assert names == set(found.schemas)
     fields = found.schemas["PredictRequest"]["properties"]
     assert fields["inputs"]["anyOf"][1]["maxItems"] == 7
-    assert fields["aggregation_strategy"] == {"enum": ["none", "simple", "first", "average", "max"]}
+    assert fields["aggregation_strategy"]["enum"] == ["none", "simple", "first", "average", "max", None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -20,11 +19,6 @@ OnBody = Callable[[Body | None, Exception | None], None]
 
 # Of the `MalformedRequest` when the client stopped sending before the end.
 CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
-
-
-def new_id() -> str:
-    """Return an id for a request that has none."""
-    return f"{random.getrandbits(128):032x}"
 
 
 class Response(msgspec.Struct):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defi
 
 from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import MalformedRequest
-from nerve.http.request import CUT_SHORT, OnBody, new_id
+from nerve.http.request import CUT_SHORT, OnBody
 from nerve.http.responses import defect_response
 from nerve.observability.defects import log_defect, survive
 
@@ -99,14 +100,17 @@ class RsgiRequest:
             return
         self._is_answered = True
         self._send(response)
-        survive(self._let_go, "what follows an answer")
+        try:
+            self._let_go()
+        except BaseException as error:  # noqa: BLE001 - it is answered
+            log_defect(error, "what follows an answer")
 
     def _send(self, response: Response) -> None:
         try:
             self._proto.response_bytes(response.status, response.headers, response.body)
         except BaseException as error:  # noqa: BLE001 - a header that is no text, say: the client must hear of it
             log_defect(error, "an answer that cannot be sent")
-            fallback = defect_response([("content-type", JSON_TYPE), ("x-request-id", new_id())])
+            fallback = defect_response([("content-type", JSON_TYPE), ("x-request-id", uuid.uuid4().hex)])
             self._proto.response_bytes(fallback.status, fallback.headers, fallback.body)
 
     def _let_go(self) -> None:
