@@ -115,5 +115,12 @@ def _find_installed(device: str) -> Provider:
     if device not in found:
         known = ", ".join([Device.AUTO.value, *BUILT_IN, *sorted(found)])
         raise ModelError(f"model.device: unknown device {device}; known here: {known}")
-    provider: Provider = found[device].load()
+    point = found[device]
+    try:
+        provider: Provider = point.load()
+    except Exception as error:
+        raise ModelError(
+            f"model.device is {device}, of another package ({point.value}), which cannot be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     return provider

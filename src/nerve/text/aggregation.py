@@ -369,7 +369,7 @@ def shortest_floats(values: FloatArray) -> list[float]:
     """Give the shortest decimals of a float32 array (N,), contiguous, as Python floats in its order.
 
     A float32 widened to a Python float prints with 17 digits. What is wanted is the float64 nearest to the shortest
-    decimal that reads back as the same float32, since encoders print it as that decimal: `float(str(numpy.float32(x)))`.
+    decimal that reads back as the same float32, since encoders print it as that: `float(str(numpy.float32(x)))`.
     orjson prints float32 arrays by their shortest decimals (Ryu, https://doi.org/10.1145/3192366.3192369) and reads
     decimals back as the nearest float64, both in a small part of the time that the loop takes.
     """
