@@ -97,7 +97,10 @@ def test_model_that_proves_itself(folder: Path) -> None:
         (edit(max_position_embeddings=6), "set window_stride below"),
         (replace_table(40, np.nan), "not finite in float32; its weights are damaged"),
         (replace_table(40, np.inf), "not finite in float32"),
-        (replace_table(1, 0.0), "the model fails on a batch of"),
+        (
+            replace_table(1, 0.0),
+            "the model has rows for 1 tokens, but tokenizer.json has '[UNK]' (1), '[CLS]' (2)",
+        ),
         (edit(pad_token_id=1000), "the model fails on a batch of 4 and 2 tokens"),
         (edit(pad_token_id="[PAD]"), "pad_token_id must be a whole number, not '[PAD]'"),
         (remove("config.json"), "has no config.json"),

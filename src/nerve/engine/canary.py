@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from nerve.engine.in_process import collect, submit
-from nerve.errors import NerveError, Overloaded
+from nerve.errors import InvalidRequest, NerveError, Overloaded
 from nerve.types import PredictOptions
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class Canary:
             submitted = submit(self._engine, [TEXT], _OPTIONS)
         except Overloaded:
             return self._sees_progress(n_calls, threading.Event())
+        except InvalidRequest:
+            return True  # the model does not know the tokens of this text, so it cannot be asked
         except NerveError as error:
             return self._fails(f"refused: {error}")
         if not self._sees_progress(n_calls, submitted.done):

@@ -37,6 +37,15 @@ _INT8_OPERATORS = frozenset(
 )
 # They take one scale for all that they are given, the other rows of the batch included.
 _ROW_MIXERS = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
+# What leaves ids, or the rows of a table, as they are; and what looks ids up: (input of the table, input of the ids).
+_SAME_IDS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
+_SAME_ROWS = frozenset({"Cast", "Identity", "DequantizeLinear"})
+_LOOKUPS = {
+    "Gather": (0, 1),
+    "GatherBlockQuantized": (0, 1),
+    "EmbedLayerNormalization": (2, 0),
+    "QEmbedLayerNormalization": (2, 0),
+}
 
 
 def find_onnx(folder: Path, precision: Precision) -> list[Path]:
@@ -51,10 +60,12 @@ class ReadyFacts:
     """What is known of a ready graph.
 
     precision: what it computes in. mixes_rows: an operator in it whose result for one row depends on the others.
+    n_words: rows of the table that token ids are looked up in; None where it is not found.
     """
 
     precision: Precision
     mixes_rows: str | None
+    n_words: int | None
 
 
 def check_ready(file: Path) -> ReadyFacts:
@@ -87,7 +98,29 @@ def check_ready(file: Path) -> ReadyFacts:
         )
     nodes = list(_all_nodes([*graph.node, *(node for function in model.functions for node in function.node)]))
     mixing = sorted({node.op_type for node in nodes} & _ROW_MIXERS)
-    return ReadyFacts(_precision(graph, nodes), mixing[0] if mixing else None)
+    return ReadyFacts(_precision(graph, nodes), mixing[0] if mixing else None, _count_words(graph))
+
+
+def _count_words(graph: onnx.GraphProto) -> int | None:
+    """Follow `input_ids` to the tables that they are looked up in, and return the rows of the smallest."""
+    rows: dict[str, int] = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
+    for node in graph.node:
+        value = next((a.t for a in node.attribute if a.name == "value"), None)
+        if node.op_type == "Constant" and value is not None and value.dims:
+            rows[node.output[0]] = value.dims[0]
+    ids = {"input_ids"}
+    found = []
+    for node in graph.node:  # in an order in which whatever is used was made before
+        table, index = _LOOKUPS.get(node.op_type, (None, None))
+        if node.op_type in _SAME_IDS and node.input[0] in ids:
+            ids.add(node.output[0])
+        elif node.op_type in _SAME_ROWS and node.input[0] in rows:
+            rows[node.output[0]] = rows[node.input[0]]
+        elif table is not None and index is not None and len(node.input) > max(table, index):
+            axis = next((a.i for a in node.attribute if a.name in ("axis", "gather_axis")), 0)
+            if node.input[index] in ids and node.input[table] in rows and axis == 0:
+                found.append(rows[node.input[table]])
+    return min(found, default=None)
 
 
 def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

@@ -27,26 +27,19 @@ from nerve.models.agreement import Judge, check_agreement
 from nerve.models.limits import find_max_length, make_policy
 from nerve.models.model import Model
 from nerve.models.samples import calibration_texts
+from nerve.models.tokens import limit_ids, warn_of_tokenizer
 from nerve.models.vocabulary import read_vocabulary
-from nerve.models.warm_up import find_batching, warm_up
+from nerve.models.warm_up import prove
 from nerve.runtime.backend import GraphKind, OpenOptions
 from nerve.runtime.cores import usable_cores
 from nerve.runtime.devices import choose_provider
 from nerve.scheduling.threads import EngineThread
 from nerve.text.labels import parse_labels
-from nerve.text.tokenizer import (
-    TextTokenizer,
-    contradictions,
-    follows_its_file,
-    load_tokenizer,
-    missing_special_tokens,
-)
+from nerve.text.tokenizer import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from tokenizers import Tokenizer
 
     from nerve.checkpoint import ModelFolder
     from nerve.config import Config
@@ -54,8 +47,6 @@ if TYPE_CHECKING:
     from nerve.runtime.backend import Backend
 
 log = logging.getLogger(__name__)
-
-_WRITE_ANEW = "write both anew with AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(FOLDER)"
 
 
 def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
@@ -70,7 +61,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         log.warning("%s: labels are called LABEL_0 to %s; add id2label for names", reason, labels.names[-1])
     raw_tokenizer = load_tokenizer(folder.path)
     tokenizer_settings = read_tokenizer_settings(folder.path)
-    _warn_of_tokenizer(raw_tokenizer, tokenizer_settings)
+    warn_of_tokenizer(raw_tokenizer, tokenizer_settings)
     provider = choose_provider(config.model.device, config.model.device_id)
     calibration: list[list[int]] = []
     if config.model.precision is Precision.INT8:
@@ -82,6 +73,8 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     tokenizer = TextTokenizer(
         raw_tokenizer, max_length, config.runtime.window_stride, config.limits.max_input_tokens
     )
+    vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
+    limit_ids(tokenizer, vocabulary, graph.n_words)
     policy = make_policy(config.batching, provider, max_length)
     if graph.mixes_rows is not None:
         log.warning(
@@ -113,7 +106,6 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         backend = open_backend(graph)
         if backend.n_labels not in (None, len(labels.names)):
             raise ModelError(_wrong_number_of_labels(settings, len(labels.names), backend.n_labels))
-        vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
         if graph.entry is not None and graph.precision is Precision.INT8:
             check_agreement(
                 Judge(tokenizer, labels, vocabulary),
@@ -134,13 +126,13 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
             precision=graph.precision,
             policy=backend.policy,
             max_length=max_length,
+            n_words=graph.n_words,
             n_threads=backend.n_threads,
             shares_cores=provider.shares_cores,
             can_spread=backend.can_spread,
             thread=thread,
         )
-        warm_up(model)
-        return find_batching(model) if graph.kind is GraphKind.READY else model
+        return prove(model, is_ready=graph.kind is GraphKind.READY)
 
     model = _open_on_engine_thread(open_model) if graph.kind in provider.owned else open_model(None)
     log.info(
@@ -153,25 +145,6 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         model.backend.provider,
     )
     return model
-
-
-def _warn_of_tokenizer(tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
-    """Say where transformers may give other tokens than tokenizer.json, which is used as it is."""
-    if contradicted := contradictions(tokenizer, settings):
-        log.warning(
-            "tokenizer_config.json contradicts tokenizer.json in %s; tokenizer.json is used, where transformers may "
-            "follow the other: %s",
-            *(" and ".join(contradicted), _WRITE_ANEW),
-        )
-    if missing := missing_special_tokens(tokenizer, settings):
-        log.warning(
-            "tokenizer.json puts no %s around a text, though the tokenizer has these special tokens; it is used as it "
-            "is, %s",
-            " and no ".join(missing),
-            "and so it is in transformers: see that the model was trained without them"
-            if follows_its_file(settings)
-            else f"where transformers' own class adds them: {_WRITE_ANEW}",
-        )
 
 
 def _wrong_number_of_labels(settings: dict[str, Any], n_named: int, n_given: int | None) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nerve.config import Precision
-from nerve.errors import ModelError
+from nerve.errors import DeviceFailed, InvalidRequest, ModelError
 from nerve.models.samples import sample_texts
+from nerve.models.tokens import limit_ids
 from nerve.types import Window
 
 if TYPE_CHECKING:
@@ -29,9 +30,23 @@ _ROUNDING = {Precision.FLOAT32: 1e-3}
 _COARSE_ROUNDING = 0.02
 
 
+def prove(model: Model, *, is_ready: bool) -> Model:
+    """Run a loaded model, and return it with what was found out; raises `ModelError` when it is not to be served.
+
+    is_ready: its graph was made by others, so that more has to be found out.
+    """
+    warm_up(model)
+    if not is_ready:
+        return model
+    if model.n_words is None:
+        model = dataclasses.replace(model, n_words=find_words(model))
+        limit_ids(model.tokenizer, model.vocabulary, model.n_words)
+    return find_batching(model)
+
+
 def warm_up(model: Model) -> None:
     """Run a short window, a full one and a padded batch; check that finite scores of the right shape come back."""
-    short = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids or model.tokenizer.some_ids
+    short = _short_row(model)
     full = (short * (1 + model.max_length // len(short)))[: model.max_length]
     batches = [[short], [full]]
     if model.policy.max_batch_size > 1:
@@ -63,6 +78,40 @@ def _check_scores(model: Model, scores: TokenScores, n_tokens: int) -> None:
         raise ModelError(f"the model gives values that are not finite in {model.precision.value}; {remedy}")
 
 
+def _short_row(model: Model) -> list[int]:
+    ids = [token for token in model.tokenizer.some_ids if token not in model.tokenizer.foreign_tokens]
+    return ids[: model.max_length]
+
+
+def find_words(model: Model) -> int | None:
+    """Return the number of tokens that the model has rows for, where it fails on others; None where it knows all.
+
+    For a graph in which the table of tokens was not found: tokens are tried, a dozen in all.
+    """
+    row = _short_row(model)
+    known, unknown = max(row), len(model.vocabulary.token_lengths) - 1
+    if known >= unknown or _runs_on(model, row, unknown):
+        return None
+    while unknown - known > 1:
+        middle = (known + unknown) // 2
+        if _runs_on(model, row, middle):
+            known = middle
+        else:
+            unknown = middle
+    return unknown
+
+
+def _runs_on(model: Model, row: list[int], token: int) -> bool:
+    """Tell whether the model runs on a window with this token."""
+    try:
+        model.backend.run([Window([token, *row[1:]], 0)], needs_logits=False)
+    except DeviceFailed:
+        raise
+    except Exception:  # noqa: BLE001 - onnxruntime raises its own classes, all plain `Exception`s
+        return False
+    return True
+
+
 def find_batching(model: Model) -> Model:
     """Return the model with a batch policy under which a text is answered alike alone and in any batch.
 
@@ -91,9 +140,19 @@ def find_batching(model: Model) -> Model:
 def _sample_rows(model: Model) -> list[list[int]]:
     """Return token ids of a few texts, all of one length."""
     texts = sample_texts()[:-1]  # the last one is long
-    found = [text.windows[0].ids for text in model.tokenizer.tokenize(texts[:: len(texts) // _N_SAMPLES])]
+    found = [ids for text in texts[:: len(texts) // _N_SAMPLES] if (ids := _ids_of(model, text))]
+    if not found:
+        return []
     length = min(_MOST_SAMPLE_TOKENS, *(len(ids) for ids in found))
     return [ids[:length] for ids in found] if length > 1 else []
+
+
+def _ids_of(model: Model, text: str) -> list[int]:
+    """Return the ids of a text; none where the model does not know all of them."""
+    try:
+        return model.tokenizer.tokenize([text])[0].windows[0].ids
+    except InvalidRequest:
+        return []
 
 
 def _cut_unevenly(rows: Sequence[list[int]]) -> list[list[int]]:

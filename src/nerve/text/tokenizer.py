@@ -42,7 +42,7 @@ _NAMED_IF = {"bos_token": "add_bos_token", "eos_token": "add_eos_token"}
 # Those of classes whose files name none at all.
 _USUAL_PAIRS = (("[CLS]", "[SEP]"), ("<s>", "</s>"))
 # Texts of one token at least, for most tokenizers; after them tokens of the vocabulary are tried.
-_PROBES = ("a", "A", "1", ".", "中", "가")
+_PROBES = ("warm up", "a", "A", "1", ".", "中", "가")
 _MOST_PROBES = 1000
 
 
@@ -53,10 +53,15 @@ class TextTokenizer:
     stride: tokens that neighbouring windows share; None for 128, or half a window where that is less.
     max_input_tokens: most tokens of a text that is not truncated.
     some_ids: the ids of some short text, special tokens included; at least one.
+    foreign_tokens: those that the model has no row for, as `limit_ids` was told: id -> token.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, max_length: int, stride: int | None, max_input_tokens: int
+        self,
+        tokenizer: Tokenizer,
+        max_length: int,
+        stride: int | None,
+        max_input_tokens: int,
     ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -66,6 +71,7 @@ class TextTokenizer:
         self._words = WordCache(tokenizer, self._prefix, self._suffix) if separate else None
         self._capacity = max_length - len(self._prefix) - len(self._suffix)
         self._max_input_tokens = max_input_tokens
+        self.foreign_tokens: dict[int, str] = {}
         if self._capacity < 1:
             raise ModelError(
                 f"the max length of {max_length} tokens leaves no room between the special tokens; raise "
@@ -79,6 +85,11 @@ class TextTokenizer:
                 f"runtime.window_stride is {stride}, but a window holds {self._capacity} tokens besides "
                 f"special ones (max length {max_length}); set window_stride below that"
             )
+
+    def limit_ids(self, n_words: int) -> None:
+        """Refuse texts with a token whose id is `n_words` or above from now on: the model has no row for it."""
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.foreign_tokens = {number: token for token, number in vocabulary.items() if number >= n_words}
 
     @property
     def special_tokens(self) -> dict[int, str]:
@@ -96,8 +107,8 @@ class TextTokenizer:
         """Tokenize texts; any thread may call this.
 
         beside_others: let other Python threads go on meanwhile, and use several cores for several texts.
-        Raises `InvalidRequest` for a text above `max_input_tokens` that is not truncated, and for one
-        that holds a lone surrogate (impossible over HTTP, possible from Python).
+        Raises `InvalidRequest` for a text above `max_input_tokens` that is not truncated, for one with a token that
+        the model has no row for, and for one that holds a lone surrogate (impossible over HTTP, possible from Python).
         """
         try:
             if not beside_others:
@@ -138,6 +149,14 @@ class TextTokenizer:
                 "send it in parts, or with truncate: true"
             )
 
+    def _check_ids(self, index: int, ids: list[int]) -> None:
+        found = self.foreign_tokens.keys() & set(ids)
+        if found:
+            raise InvalidRequest(
+                f"inputs[{index}]: it has a token that the tokenizer knows and the model does not (id {min(found)}); "
+                "leave it out of the text"
+            )
+
     def _cut(
         self,
         index: int,
@@ -153,6 +172,8 @@ class TextTokenizer:
             self._check_size(index, n_tokens)
         n_prefix, n_suffix = len(self._prefix), len(self._suffix)
         n_real = n_tokens - n_prefix - n_suffix
+        if self.foreign_tokens and (n_real <= self._capacity or not truncate):
+            self._check_ids(index, ids)
         if n_real <= self._capacity:
             return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=False)
         if truncate:
@@ -162,6 +183,8 @@ class TextTokenizer:
             else:
                 kept = slice(n_prefix + excess, n_prefix + n_real)
             ids = self._prefix + ids[kept] + self._suffix
+            if self.foreign_tokens:
+                self._check_ids(index, ids)
             offsets = [(0, 0)] * n_prefix + offsets[kept] + [(0, 0)] * n_suffix
             return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=True)
         real = ids[n_prefix : n_prefix + n_real]
