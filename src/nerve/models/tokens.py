@@ -1,4 +1,4 @@
-"""What is noticed of a tokenizer at start: other tokens than transformers may give, and such as the model lacks."""
+"""What is said of a tokenizer at start: where transformers may give other tokens, and which ones the model lacks."""
 
 from __future__ import annotations
 
