@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from nerve.errors import MalformedRequest
 from nerve.observability.defects import survive
 
 if TYPE_CHECKING:
@@ -18,8 +20,23 @@ Headers = list[tuple[str, str]]
 Body = bytes | bytearray
 OnBody = Callable[[Body | None, Exception | None], None]
 
+_MOST_DIGITS = 18
 # Of the `MalformedRequest` when the client stopped sending before the end.
 CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
+
+
+def stated_length(value: str | None) -> int | None:
+    """Return how many bytes a `content-length` states, None where there is none. Raises `MalformedRequest`.
+
+    Several values must be the same one (RFC 9110, 8.6).
+    """
+    if value is None:
+        return None
+    values = {part.strip() for part in value.split(",")}
+    length = values.pop()
+    if values or not length.isascii() or not length.isdigit():
+        raise MalformedRequest("content-length must be one whole number of bytes")
+    return int(length) if len(length) <= _MOST_DIGITS else sys.maxsize
 
 
 def new_id() -> str:
