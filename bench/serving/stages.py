@@ -66,7 +66,6 @@ MODULES = {
     "http/asgi": HTTP,
     "text/tokenizer": TOKENIZE,
     "text/word_cache": TOKENIZE,
-    "scheduling/admission": HAND_OVER,
     "scheduling/batching": HAND_OVER,
     "scheduling/measured": HAND_OVER,
     "scheduling/lane": HAND_OVER,

@@ -77,10 +77,10 @@ class Unauthorized(PredictError):
 
 
 class Overloaded(PredictError):
-    """The queue is full.
+    """There is no room for the request now.
 
     `retry_after_seconds` is the time the queue needs to drain, at the measured rate. `reason` names the limit:
-    `queue_tokens`, `queue_wait` or `pool`.
+    one of `queue_tokens`, `queue_wait`, `queue_deadline` and `pool`.
     """
 
     def __init__(self, message: str, retry_after_seconds: float, reason: str) -> None:
@@ -122,6 +122,6 @@ class ClientGone(PredictError):
 # Every `PredictError.reason`, and "internal_error" for what is none.
 REASONS = (
     *("malformed", "invalid", "media_type", "body_size", "unauthorized"),
-    *("queue_tokens", "queue_wait", "pool", "deadline", "client_gone"),
+    *("queue_tokens", "queue_wait", "queue_deadline", "pool", "deadline", "client_gone"),
     *("unavailable", "device_failed", "inference_failed", "internal_error"),
 )

@@ -110,7 +110,7 @@ def test_every_key_has_a_comment() -> None:
         ({"limits": {"max_inputs": 0}}, "limits.max_inputs: expected `int` >= 1"),
         ({"batching": {"max_padding": 1.5}}, "batching.max_padding: expected `float` <= 1"),
         ({"runtime": {"aggregation_strategy": "MAX"}}, "runtime.aggregation_strategy: invalid enum value"),
-        ({"runtime": {"webserver_default_route": "/rerank"}}, "runtime.webserver_default_route: expected"),
+        ({"runtime": {"webserver_default_route": "rerank"}}, "runtime.webserver_default_route: expected"),
         ({"runtime": {"window_stride": -1}}, "runtime.window_stride: expected `int` >= 0"),
         ({"model": {}}, "model.checkpoint_repository: required, but missing"),
         ({"model": None}, "model: required, but missing"),
@@ -224,7 +224,7 @@ def test_environment_overrides_the_file() -> None:
     assert (config.limits.max_inputs, config.runtime.truncate) == (3, True)
     assert config.runtime.aggregation_strategy is AggregationStrategy.MAX
     assert config.runtime.raw_scores_as is RawScoresAs.LOGITS
-    assert config.model.device is Device.CPU
+    assert config.model.device == Device.CPU
     assert config.model.checkpoint_repository.source is CheckpointSource.HF
     assert config.model.checkpoint_repository.repo == "dslim/bert-base-NER"
     assert config.batching.max_padding == 0.5
@@ -434,7 +434,7 @@ def test_truss_config_is_overridden_by_our_variables(tmp_path: Path, monkeypatch
     ("old", "new", "message"),
     [
         ("encoder_bert", "encoder", "model.base_model: expected"),
-        ("/predict_tokens", "/v1/embeddings", "runtime.webserver_default_route: expected"),
+        ("/predict_tokens", "embeddings", "runtime.webserver_default_route: expected"),
         ("source: HF", "source: S3", "model.checkpoint_repository.source: invalid enum value"),
     ],
 )

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nerve.config import Device, Precision
+from nerve.config import Precision
 from nerve.errors import ModelError
 from nerve.graph import is_buildable, load_graph
 from nerve.graph.architectures import FAMILIES, NotBuildable
 from nerve.graph.architectures.bert import BERT
 from nerve.graph.architectures.encoder import Encoder
 from nerve.graph.architectures.reading import Tensors
+from nerve.runtime.backend import Provider
+from nerve.runtime.devices import CPU, CUDA
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 LAYER = "bert.encoder.layer.0."
@@ -61,10 +63,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("device", "precision"),
-    [(Device.CPU, Precision.FLOAT32), (Device.CPU, Precision.INT8), (Device.CUDA, Precision.FLOAT16)],
+    ("provider", "precision"),
+    [(CPU, Precision.FLOAT32), (CPU, Precision.INT8), (CUDA, Precision.FLOAT16)],
 )
-def test_every_form_of_graph_is_built_of_it(folder: Path, device: Device, precision: Precision) -> None:
+def test_every_form_of_graph_is_built_of_it(folder: Path, provider: Provider, precision: Precision) -> None:
     """Byte for byte the graph of the BERT whose layers are copies of that one."""
     bert = tiny.write_checkpoint(folder.parent / "bert")
     tensors = tiny.make_tensors("bert")
@@ -72,7 +74,7 @@ def test_every_form_of_graph_is_built_of_it(folder: Path, device: Device, precis
         for index in (1, 2):
             tensors[name.replace(LAYER, f"bert.encoder.layer.{index}.")] = tensors[name]
     save_file(tensors, bert / "model.safetensors")
-    found, expected = (load_graph(one, precision, folder.parent, device=device) for one in (folder, bert))
+    found, expected = (load_graph(one, precision, folder.parent, provider=provider) for one in (folder, bert))
     assert found.source == expected.source
     assert found.n_positions == tiny.N_POSITIONS
 

@@ -15,6 +15,7 @@ from nerve.errors import InvalidRequest, PredictError
 from nerve.http.access_log import with_access_log
 from nerve.http.app import answer_defects
 from nerve.http.in_flight import InFlight
+from nerve.http.refusals import Refusals
 from nerve.http.request import Response
 from nerve.http.responses import error_response
 from nerve.http.rsgi import AtOnce, RsgiRequest, receive_with
@@ -150,55 +151,69 @@ def test_every_error_has_an_answer(error: Exception, status: int) -> None:
 
 
 class Pending:
-    """An exchange whose deadline has passed; the first look at it raises."""
+    """An exchange whose deadline has passed; the first attempts to end it raise."""
 
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-        self.seen = threading.Event()
+    def __init__(self, watch: InFlight, *errors: BaseException) -> None:
+        self.deadline = time.monotonic()
+        self.errors = list(errors)
+        self.ended = threading.Event()
+        self._watch = watch
 
-    def look(self, _: float) -> None:
-        """Raise, or note the look."""
-        if self.error is not None:
-            raise self.error
-        self.seen.set()
+    def expire(self) -> None:
+        """Raise, or end."""
+        if self.errors:
+            raise self.errors.pop()
+        self._watch.remove(self)
+        self.ended.set()
+
+    def watch_client(self) -> bool:
+        """Raise."""
+        raise MemoryError
 
 
 @pytest.mark.parametrize("error", [RuntimeError(), MemoryError(), SystemExit(1)])
 def test_watch_survives_an_exchange_that_raises(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The others are looked at in the same turn, and in the next one."""
+    """The others are ended at their time, and that one is tried again."""
     watch = InFlight()
-    bad, good = Pending(error), Pending(None)
+    bad, good = Pending(watch, error), Pending(watch)
     with caplog.at_level(logging.ERROR):
         watch.add(bad)
         watch.add(good)
-        for _ in range(2):
-            good.seen.clear()
-            assert good.seen.wait(5)
+        assert good.ended.wait(5)
+        assert bad.ended.wait(5)
     assert type(error).__name__ in caplog.text
-    watch.remove(bad)
-    watch.remove(good)
 
 
 def test_watch_survives_its_own_defects(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Want of memory in the loop itself: deadlines are kept afterwards."""
-    real: Callable[..., None] = InFlight._look
+    real: Callable[..., None] = InFlight._tick
     raised: list[float] = []
 
-    def look(self: InFlight, now: float) -> None:
+    def tick(self: InFlight, now: float) -> None:
         if len(raised) < 3:
             raised.append(now)
             raise MemoryError
         real(self, now)
 
-    monkeypatch.setattr(InFlight, "_look", look)
-    watch, pending = InFlight(), Pending(None)
+    monkeypatch.setattr(InFlight, "_tick", tick)
+    watch = InFlight()
+    pending = Pending(watch)
     watch.add(pending)
-    assert pending.seen.wait(5)
+    assert pending.ended.wait(5)
     assert len(raised) == 3
     assert "MemoryError" in caplog.text
-    watch.remove(pending)
-    time.sleep(0.05)
+
+
+def test_refusals_go_on_after_one_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """Those that are kept back are sent by one thread."""
+    refusals, sent = Refusals(), threading.Event()
+    for _ in range(60):
+        refusals.send(lambda: None)
+    refusals.send(fail)
+    refusals.send(sent.set)
+    assert sent.wait(5)
+    assert SECRET not in caplog.text

@@ -31,4 +31,4 @@ def test_call_that_raises_does_not_cost_the_next_one(caplog: pytest.LogCaptureFi
     timer.call_after(0.0, lambda: 1 / 0)
     timer.call_after(0.05, lambda: called.put("next"))
     assert called.get(timeout=5) == "next"
-    assert "nerve-test: ZeroDivisionError" in caplog.text
+    assert "a defect on nerve-test: ZeroDivisionError" in caplog.text

@@ -66,10 +66,11 @@ def read_shards(index: Path, origin: str | None = None) -> set[str]:
     """Return the names of the files that an index of sharded weights lists, relative to it."""
     origin = origin or str(index.parent)
     by_tensor = _read_object(index, origin).get("weight_map")
-    names = list(by_tensor.values()) if isinstance(by_tensor, dict) else [None]
-    if not all(isinstance(name, str) for name in names):
+    listed = list(by_tensor.values()) if isinstance(by_tensor, dict) else [None]
+    names = {name for name in listed if isinstance(name, str)}
+    if not all(isinstance(name, str) for name in listed):
         raise CheckpointError(f"{index.name} of {origin} is not a safetensors index; fetch it again")
-    return set(names)
+    return names
 
 
 def missing_file(name: str, origin: str) -> CheckpointError:

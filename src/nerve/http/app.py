@@ -21,6 +21,7 @@ from nerve.errors import DeadlineExceeded, InvalidRequest, Unauthorized, Unavail
 from nerve.http.exchange import Exchange, Service
 from nerve.http.in_flight import InFlight
 from nerve.http.openapi import build_openapi
+from nerve.http.refusals import Refusals
 from nerve.http.request import Headers, Request, Response, new_id
 from nerve.http.responses import encode_json, error_body, error_response
 from nerve.observability.defects import log_defect, survive
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _MAX_REQUEST_ID_LENGTH = 128
 _AUTH_SCHEMES = ("bearer", "api-key")
 _UNKNOWN = "unknown"
+_OVERLOADED = 429
 _GET_ROUTES = ("/", "/health", "/health/live", "/health/ready", "/info", "/metrics", "/openapi.json")
 # Routes that answer without an API key, and who asks there without one. All else wants it, be it a route or not; so
 # does whatever is posted.
@@ -70,6 +72,7 @@ class App:
         self._api_key = api_key.encode() if api_key else None
         self._metrics = metrics
         self._in_flight = InFlight()
+        self._refusals = Refusals()
         self._service: Service | None = None
         self._unready_reason = "starting: the model is loading"
         self._has_failed = False  # the device, for good
@@ -108,7 +111,7 @@ class App:
 
         def fail() -> None:
             self._has_failed = True
-            survive(partial(self._metrics.set_ready, ready=False), "the metrics")
+            survive(partial(self._metrics.set_ready, ready=False), "in the metrics")
             end()
 
         limit = self._batching.max_queue_ms
@@ -141,6 +144,7 @@ class App:
         if self._canary is not None:
             self._canary.stop()
         self._metrics.set_ready(ready=False)
+        self._refusals.close()
         if self._service is not None:
             self._service.engine.close()
             self._service = None
@@ -185,8 +189,11 @@ class App:
             ):  # an unready probe is no rejection
                 self._metrics.record_rejection(response.rejection)
         except Exception as error:  # noqa: BLE001 - what cannot be counted is answered all the same
-            log_defect(error, "the metrics")
-        request.respond(response)
+            log_defect(error, "in the metrics")
+        if response.status == _OVERLOADED:
+            self._refusals.send(partial(request.respond, response))
+        else:
+            request.respond(response)
 
     def _predict(
         self, endpoint: Endpoint, request: Request, request_id: str, headers: Headers, started: float

@@ -66,7 +66,7 @@ class AsgiRequest:
         try:
             await self._read_all(limit, stated, then)
         except Exception as error:  # noqa: BLE001 - nobody looks at what a task raises
-            log_defect(error, "a body that arrives")
+            log_defect(error, "in a body that arrives")
             then(None, error)
 
     async def _read_all(self, limit: int, stated: int, then: OnBody) -> None:
@@ -152,7 +152,7 @@ class Application:
         try:
             headers = _encode_headers(response)
         except Exception as error:  # noqa: BLE001 - a header that is no text, say: the client must hear of it
-            log_defect(error, "an answer that cannot be sent")
+            log_defect(error, "in an answer that cannot be sent")
             response = defect_response([("content-type", JSON_TYPE), ("x-request-id", new_id())])
             headers = _encode_headers(response)
         await send({"type": "http.response.start", "status": response.status, "headers": headers})

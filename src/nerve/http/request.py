@@ -117,7 +117,7 @@ class ForwardedRequest:
     def respond(self, response: Response) -> None:
         """See `Request`."""
         self._request.respond(response)
-        survive(partial(self.answered, response), type(self).__name__)
+        survive(partial(self.answered, response), f"in {type(self).__name__}")
 
     def answered(self, response: Response) -> None:
         """Note an answer that was sent."""

@@ -103,9 +103,9 @@ class RsgiRequest:
         if self._is_answered:
             return
         self._is_answered = True
-        if not survive(partial(self._send_and_discard, response), "a body that is thrown away"):
-            survive(partial(self._send, response), "an answer")
-        survive(self._watch_no_more, "what follows an answer")
+        if not survive(partial(self._send_and_discard, response), "in a body that is thrown away"):
+            survive(partial(self._send, response), "in an answer")
+        survive(self._watch_no_more, "in what follows an answer")
 
     def _send_and_discard(self, response: Response) -> None:
         rest = self._unread()
@@ -151,7 +151,7 @@ class RsgiRequest:
         try:
             self._proto.response_bytes(response.status, response.headers, response.body)
         except BaseException as error:  # noqa: BLE001 - a header that is no text, say: the client must hear of it
-            log_defect(error, "an answer that cannot be sent")
+            log_defect(error, "in an answer that cannot be sent")
             fallback = defect_response([("content-type", JSON_TYPE), ("x-request-id", new_id())])
             self._proto.response_bytes(fallback.status, fallback.headers, fallback.body)
 
@@ -202,7 +202,7 @@ class _Chunks:
             self._settle(is_whole=True)
         elif patience <= 0:
             self._lose_patience()
-        elif not survive(partial(timer.call_after, patience, self._lose_patience), timer.name):
+        elif not survive(partial(timer.call_after, patience, self._lose_patience), "in a timer"):
             self._settle(is_whole=False)
         if not was_waiting and not self.is_over:
             self._next()
@@ -240,7 +240,7 @@ class _Chunks:
         try:
             self._take(awaitable)
         except Exception as error:  # noqa: BLE001 - whoever waits for the body would wait for its deadline
-            log_defect(error, "a body that arrives")
+            log_defect(error, "in a body that arrives")
             self._end(None, error)
 
     def _take(self, awaitable: Any) -> None:
@@ -319,7 +319,7 @@ def _call(callback: Callable[..., object], args: tuple[object, ...]) -> None:
     try:
         callback(*args)
     except BaseException as error:  # noqa: BLE001 - see `AtOnce`
-        log_defect(error, "a callback of a request")
+        log_defect(error, "in a callback of a request")
 
 
 def receive_with(handle: Handler) -> Callable[[Any], None]:
@@ -334,6 +334,6 @@ def receive_with(handle: Handler) -> Callable[[Any], None]:
         try:
             handle(RsgiRequest(watcher.scope, watcher.proto))
         except BaseException as error:  # noqa: BLE001 - see above
-            log_defect(error, "a request that arrives")
+            log_defect(error, "in a request that arrives")
 
     return receive

@@ -42,7 +42,7 @@ class Timer:
 
     def _run(self) -> None:
         while True:
-            survive(self._call_next, self.name)
+            survive(self._call_next, f"on {self.name}")
 
     def _call_next(self) -> None:
         """Wait for the next one and call it; what it holds is not kept until the one after it comes."""
