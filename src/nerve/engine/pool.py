@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -68,7 +69,10 @@ class Pool:
             try:
                 then(result)
             except BaseException:
-                fail(RuntimeError("what follows the work broke off"))  # does nothing where it was answered
+                with contextlib.suppress(BaseException):
+                    fail(
+                        RuntimeError("what follows the work broke off")
+                    )  # does nothing where it was answered
                 raise
 
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import math
+import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +23,7 @@ from nerve.http.exchange import Exchange, Service
 from nerve.http.in_flight import InFlight
 from nerve.http.openapi import build_openapi
 from nerve.http.refusals import Refusals
-from nerve.http.request import Headers, Request, Response, new_id
+from nerve.http.request import Headers, Request, Response
 from nerve.http.responses import encode_json, error_body, error_response
 from nerve.observability.defects import log_defect, survive
 from nerve.observability.metrics import CONTENT_TYPE as METRICS_TYPE
@@ -288,7 +289,7 @@ def answer_defects(handle: Handler) -> Handler:
         try:
             handle(request)
         except BaseException as error:  # noqa: BLE001 - see above
-            request_id = new_id()
+            request_id = _new_id()
             headers: Headers = [("content-type", JSON_TYPE), ("x-request-id", request_id)]
             request.respond(error_response(error, headers, request_id))
 
@@ -328,7 +329,11 @@ def _request_id(request: Request) -> str:
     given = request.header("x-request-id") or request.header("x-baseten-customer-request-id")
     if given and len(given) <= _MAX_REQUEST_ID_LENGTH and given.isascii() and given.isprintable():
         return given
-    return new_id()
+    return _new_id()
+
+
+def _new_id() -> str:
+    return f"{random.getrandbits(128):032x}"
 
 
 def _milliseconds(name: str, text: str) -> float:

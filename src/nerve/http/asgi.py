@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import MalformedRequest
-from nerve.http.request import CUT_SHORT, OnBody, new_id, stated_length
+from nerve.http.request import CUT_SHORT, OnBody, stated_length
 from nerve.http.responses import defect_response
 from nerve.observability.defects import log_defect
 
@@ -153,7 +153,7 @@ class Application:
             headers = _encode_headers(response)
         except Exception as error:  # noqa: BLE001 - a header that is no text, say: the client must hear of it
             log_defect(error, "in an answer that cannot be sent")
-            response = defect_response([("content-type", JSON_TYPE), ("x-request-id", new_id())])
+            response = defect_response([("content-type", JSON_TYPE), ("x-request-id", response.request_id)])
             headers = _encode_headers(response)
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": response.body})

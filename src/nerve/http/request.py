@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -37,11 +36,6 @@ def stated_length(value: str | None) -> int | None:
     if values or not length.isascii() or not length.isdigit():
         raise MalformedRequest("content-length must be one whole number of bytes")
     return int(length) if len(length) <= _MOST_DIGITS else sys.maxsize
-
-
-def new_id() -> str:
-    """Return an id for a request that has none."""
-    return f"{random.getrandbits(128):032x}"
 
 
 class Response(msgspec.Struct):

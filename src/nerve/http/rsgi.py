@@ -5,6 +5,7 @@ It only moves bytes in and out. RSGI: https://github.com/emmett-framework/grania
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
@@ -16,7 +17,7 @@ from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defi
 
 from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import MalformedRequest
-from nerve.http.request import CUT_SHORT, OnBody, new_id, stated_length
+from nerve.http.request import CUT_SHORT, OnBody, stated_length
 from nerve.http.responses import defect_response
 from nerve.http.timer import Timer
 from nerve.observability.defects import log_defect, survive
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 # Seconds for which the rest of a refused body is read and thrown away. Without it the connection is reset
 # while the client still sends, and many a client then never reads why (RFC 9112, 9.6).
 _LINGER_SECONDS = 2.0
+# A usual `content-length`; `stated_length` looks at any other.
+_PLAIN = re.compile("[0-9]{1,18}")
 # Seconds after the head of a request for which a refusal waits for the rest of the body.
 _MOMENT_SECONDS = 0.05
 
@@ -70,7 +73,8 @@ class RsgiRequest:
 
     def read(self, limit: int, then: OnBody) -> None:
         """Read the body and give it to `then`; None as soon as it is known to be above `limit` bytes."""
-        n_bytes = stated_length(self._headers.get("content-length"))
+        stated = self._headers.get("content-length")
+        n_bytes = int(stated) if stated is not None and _PLAIN.fullmatch(stated) else stated_length(stated)
         if n_bytes is not None and n_bytes > limit:
             then(None, None)
             return
@@ -103,19 +107,20 @@ class RsgiRequest:
         if self._is_answered:
             return
         self._is_answered = True
-        if not survive(partial(self._send_and_discard, response), "in a body that is thrown away"):
-            survive(partial(self._send, response), "in an answer")
-        survive(self._watch_no_more, "in what follows an answer")
-
-    def _send_and_discard(self, response: Response) -> None:
-        rest = self._unread()
-        if rest is None:
-            self._send(response)
-        elif self._is_http1:
-            rest.discard(partial(self._send_beside, response), self._patience())
-        else:
-            self._send(response)
-            rest.discard()
+        try:
+            rest = self._unread()
+            if rest is None:
+                self._send(response)
+            elif self._is_http1:
+                rest.discard(partial(self._send_beside, response), self._patience())
+            else:
+                self._send(response)
+                rest.discard()
+            if self._gone is not None:
+                self._watch_no_more()
+        except BaseException as error:  # noqa: BLE001 - whoever answers has more to do
+            log_defect(error, "in what follows an answer")
+            survive(partial(self._send, response), "in an answer")  # does nothing where it was sent
 
     def _unread(self) -> _Chunks | None:
         """Return what is left of the body; None where nothing is."""
@@ -152,7 +157,7 @@ class RsgiRequest:
             self._proto.response_bytes(response.status, response.headers, response.body)
         except BaseException as error:  # noqa: BLE001 - a header that is no text, say: the client must hear of it
             log_defect(error, "in an answer that cannot be sent")
-            fallback = defect_response([("content-type", JSON_TYPE), ("x-request-id", new_id())])
+            fallback = defect_response([("content-type", JSON_TYPE), ("x-request-id", response.request_id)])
             self._proto.response_bytes(fallback.status, fallback.headers, fallback.body)
 
     def _watch_no_more(self) -> None:
