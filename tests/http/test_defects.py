@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -15,6 +16,7 @@ from nerve.errors import InvalidRequest, PredictError
 from nerve.http.access_log import with_access_log
 from nerve.http.app import answer_defects
 from nerve.http.in_flight import InFlight
+from nerve.http.refusals import Refusals
 from nerve.http.request import Response
 from nerve.http.responses import error_response
 from nerve.http.rsgi import AtOnce, RsgiRequest, receive_with
@@ -86,10 +88,10 @@ def test_request_that_cannot_be_made_does_not_reach_granian(caplog: pytest.LogCa
 def test_answer_that_cannot_be_sent_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
     """A header that is no text, say; the client is not left waiting."""
     request, protocol = make_request()
-    request.respond(Response(200, [("x-some", None)], b"[]"))  # type: ignore[list-item]
+    request.respond(Response(200, [("x-request-id", "an-id"), ("x-some", None)], b"[]"))  # type: ignore[list-item]
     ((status, headers, body),) = protocol.answers
     assert (status, body) == (500, BODY)
-    assert headers["x-request-id"]
+    assert headers["x-request-id"] == "an-id"
     assert "cannot be sent" in caplog.text
 
 
@@ -129,61 +131,57 @@ def test_looking_on_costs_nobody_an_answer(
     assert "_LoggedRequest: RuntimeError" in caplog.text
 
 
-class OddError(InvalidRequest):
-    """What an endpoint of another package may raise."""
+def test_every_error_has_an_answer() -> None:
+    """Classes that another package has made of the table's, one without a row, one that cannot even be told."""
 
+    class OddError(InvalidRequest):
+        pass
 
-class MuteError(PredictError):
-    """An error that fails when it is told."""
+    class MuteError(InvalidRequest):
+        def __str__(self) -> str:
+            raise RuntimeError
 
-    def __str__(self) -> str:
-        raise RuntimeError
-
-
-@pytest.mark.parametrize(
-    ("error", "status"), [(OddError("x"), 422), (MuteError(), 500), (PredictError("x"), 500)]
-)
-def test_every_error_has_an_answer(error: Exception, status: int) -> None:
-    """Subclasses of the table's rows, those without a row, and one that cannot even be told."""
-    response = error_response(error, [("content-type", "x"), ("x-request-id", "y")], "y")
-    assert response.status == status
+    for error, status in ((OddError("x"), 422), (MuteError(), 500), (PredictError("x"), 500)):
+        response = error_response(error, [("content-type", "x"), ("x-request-id", "y")], "y")
+        assert response.status == status
+    del OddError, MuteError, error
+    gc.collect()  # other tests look at all classes of errors that there are
 
 
 class Pending:
-    """An exchange whose deadline passes in a moment; what it does then may raise."""
+    """An exchange whose deadline has passed; the first attempts to end it raise."""
 
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-        self.deadline = time.monotonic() + 0.02
-        self.seen = threading.Event()
+    def __init__(self, watch: InFlight, *errors: BaseException) -> None:
+        self.deadline = time.monotonic()
+        self.errors = list(errors)
+        self.ended = threading.Event()
+        self._watch = watch
 
     def expire(self) -> None:
-        """Raise, or take note."""
-        if self.error is not None:
-            raise self.error
-        self.seen.set()
+        """Raise, or end."""
+        if self.errors:
+            raise self.errors.pop()
+        self._watch.remove(self)
+        self.ended.set()
 
     def watch_client(self) -> bool:
-        """Raise, or do nothing."""
-        if self.error is not None:
-            raise self.error
-        return True
+        """Raise."""
+        raise MemoryError
 
 
 @pytest.mark.parametrize("error", [RuntimeError(), MemoryError(), SystemExit(1)])
 def test_watch_survives_an_exchange_that_raises(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The deadlines of the others are kept, in the same turn and later."""
+    """The others are ended at their time, and that one is tried again."""
     watch = InFlight()
+    bad, good = Pending(watch, error), Pending(watch)
     with caplog.at_level(logging.ERROR):
-        for _ in range(2):
-            bad, good = Pending(error), Pending(None)
-            watch.add(bad)
-            watch.add(good)
-            assert good.seen.wait(5)
-            watch.remove(bad)
-            watch.remove(good)
+        watch.add(bad)
+        watch.add(good)
+        assert good.ended.wait(5)
+        assert bad.ended.wait(5)
+    assert type(error).__name__ in caplog.text
 
 
 def test_watch_survives_its_own_defects(
@@ -200,8 +198,20 @@ def test_watch_survives_its_own_defects(
         real(self, now)
 
     monkeypatch.setattr(InFlight, "_tick", tick)
-    watch, pending = InFlight(), Pending(None)
+    watch = InFlight()
+    pending = Pending(watch)
     watch.add(pending)
-    assert pending.seen.wait(5)
+    assert pending.ended.wait(5)
     assert len(raised) == 3
-    watch.remove(pending)
+    assert "MemoryError" in caplog.text
+
+
+def test_refusals_go_on_after_one_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """Those that are kept back are sent by one thread."""
+    refusals, sent = Refusals(), threading.Event()
+    for _ in range(60):
+        refusals.send(lambda: None)
+    refusals.send(fail)
+    refusals.send(sent.set)
+    assert sent.wait(5)
+    assert SECRET not in caplog.text

@@ -116,7 +116,7 @@ def test_defect_of_one_costs_no_other_its_deadline(
         in_flight.add(one)
     other = add(in_flight, 0.55)
     assert other.has_expired.wait(PATIENCE)
-    assert caplog.text.count("a defect in the watch over requests: RuntimeError") == 1
+    assert caplog.text.count("a defect while deadlines were looked at: RuntimeError") == 1
     assert "secret" not in caplog.text
 
 

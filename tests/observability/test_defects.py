@@ -29,26 +29,26 @@ def test_step_that_raises_is_logged_without_its_message(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever it raises; the log names the step, the class and the place."""
-    assert not survive(lambda: fail(error), "a step")
+    assert not survive(lambda: fail(error), "in a step")
     (record,) = caplog.records
     assert f"a defect in a step: {type(error).__name__}" in record.getMessage()
     assert "in fail" in record.getMessage()
     assert SECRET not in caplog.text
-    assert survive(lambda: None, "a step")
+    assert survive(lambda: None, "in a step")
 
 
 def test_step_that_fails_again_and_again_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """One line in some seconds for each kind of step."""
     for _ in range(1000):
-        survive(lambda: fail(RuntimeError()), "a step")
-        survive(lambda: fail(RuntimeError()), "another step")
+        survive(lambda: fail(RuntimeError()), "in a step")
+        survive(lambda: fail(RuntimeError()), "in another step")
     assert len(caplog.records) == 2
 
 
 def test_want_of_memory_while_it_is_told_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step goes on even where the defect cannot be logged."""
     monkeypatch.setattr(defects, "stack_of", lambda _: fail(MemoryError()))
-    log_defect(RuntimeError(), "a step")
+    log_defect(RuntimeError(), "in a step")
 
 
 def test_end_of_a_thread_is_logged(

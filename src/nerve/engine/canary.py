@@ -58,7 +58,7 @@ class Canary:
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._interval):
-            survive(self._look, "the canary")
+            survive(self._look, "in the canary")
 
     def _look(self) -> None:
         """Ask the model if nothing has shown since the last look that it computes."""
@@ -104,7 +104,7 @@ class Canary:
         except NerveError as error:
             return self._fails(f"refused: {error}")
         except Exception as error:  # noqa: BLE001 - for want of memory, say: requests fare no better
-            log_defect(error, "the canary")
+            log_defect(error, "in the canary")
             return self._fails("it could not be asked")
         if not self._sees_progress(n_calls, submitted.done):
             self._engine.cancel(submitted.job)
@@ -117,7 +117,7 @@ class Canary:
         except NerveError as error:
             return self._engine.n_calls != n_calls or self._fails(str(error))
         except Exception as error:  # noqa: BLE001 - see above
-            log_defect(error, "the canary")
+            log_defect(error, "in the canary")
             return self._fails("its answer could not be read")
         if all(math.isfinite(score) for row in rows for score in row.results.values()):
             return True

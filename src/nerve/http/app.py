@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hmac
 import math
+import random
 import time
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -112,7 +112,7 @@ class App:
 
         def fail() -> None:
             self._has_failed = True
-            survive(partial(self._metrics.set_ready, ready=False), "the metrics")
+            survive(partial(self._metrics.set_ready, ready=False), "in the metrics")
             end()
 
         limit = self._batching.max_queue_ms
@@ -190,7 +190,7 @@ class App:
             ):  # an unready probe is no rejection
                 self._metrics.record_rejection(response.rejection)
         except Exception as error:  # noqa: BLE001 - what cannot be counted is answered all the same
-            log_defect(error, "the metrics")
+            log_defect(error, "in the metrics")
         if response.status == _OVERLOADED:
             self._refusals.send(partial(request.respond, response))
         else:
@@ -289,7 +289,7 @@ def answer_defects(handle: Handler) -> Handler:
         try:
             handle(request)
         except BaseException as error:  # noqa: BLE001 - see above
-            request_id = uuid.uuid4().hex
+            request_id = _new_id()
             headers: Headers = [("content-type", JSON_TYPE), ("x-request-id", request_id)]
             request.respond(error_response(error, headers, request_id))
 
@@ -329,7 +329,11 @@ def _request_id(request: Request) -> str:
     given = request.header("x-request-id") or request.header("x-baseten-customer-request-id")
     if given and len(given) <= _MAX_REQUEST_ID_LENGTH and given.isascii() and given.isprintable():
         return given
-    return uuid.uuid4().hex
+    return _new_id()
+
+
+def _new_id() -> str:
+    return f"{random.getrandbits(128):032x}"
 
 
 def _milliseconds(name: str, text: str) -> float:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import MalformedRequest
-from nerve.http.request import CUT_SHORT, OnBody
+from nerve.http.request import CUT_SHORT, OnBody, stated_length
 from nerve.http.responses import defect_response
 from nerve.observability.defects import log_defect
 
@@ -34,6 +33,11 @@ class AsgiRequest:
         self._headers = {
             name.decode("latin-1"): value.decode() for name, value in scope["headers"] if value.isascii()
         }
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        if lengths:
+            self._headers["content-length"] = b",".join(lengths).decode("latin-1")
+        self._is_http1 = scope.get("http_version", "1.1").startswith("1")
+        self._is_read = False
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []  # what reads from the client
         self.answer: asyncio.Future[Response] = self._loop.create_future()
@@ -46,20 +50,26 @@ class AsgiRequest:
 
     def read(self, limit: int, then: OnBody) -> None:
         """Read the body and give it to `then`; None as soon as it is known to be above `limit` bytes."""
-        stated = self._headers.get("content-length")
-        if stated is not None and int(stated) > limit:
+        stated = stated_length(self._headers.get("content-length"))
+        if stated is not None and stated > limit:
             then(None, None)
         else:
-            self._tasks.append(self._loop.create_task(self._read(limit, then)))
+            self._tasks.append(self._loop.create_task(self._read(limit, stated or 0, then)))
 
-    async def _read(self, limit: int, then: OnBody) -> None:
+    @property
+    def leaves_body(self) -> bool:
+        """Whether a part of the body was left unread, so that an HTTP/1 connection cannot go on."""
+        has_body = self._headers.get("content-length", "0") != "0" or "transfer-encoding" in self._headers
+        return self._is_http1 and has_body and not self._is_read
+
+    async def _read(self, limit: int, stated: int, then: OnBody) -> None:
         try:
-            await self._read_all(limit, then)
+            await self._read_all(limit, stated, then)
         except Exception as error:  # noqa: BLE001 - nobody looks at what a task raises
-            log_defect(error, "a body that arrives")
+            log_defect(error, "in a body that arrives")
             then(None, error)
 
-    async def _read_all(self, limit: int, then: OnBody) -> None:
+    async def _read_all(self, limit: int, stated: int, then: OnBody) -> None:
         body = bytearray()
         more = True
         while more:
@@ -72,7 +82,11 @@ class AsgiRequest:
             if len(body) > limit:
                 then(None, None)
                 return
-        then(body, None)
+        self._is_read = True
+        if len(body) < stated:
+            then(None, MalformedRequest(CUT_SHORT))
+        else:
+            then(body, None)
 
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when the client leaves before it is answered."""
@@ -133,11 +147,13 @@ class Application:
         request = AsgiRequest(scope, receive)
         self.handle(request)
         response = await request.answer
+        if request.leaves_body:
+            response.headers.append(("connection", "close"))
         try:
             headers = _encode_headers(response)
         except Exception as error:  # noqa: BLE001 - a header that is no text, say: the client must hear of it
-            log_defect(error, "an answer that cannot be sent")
-            response = defect_response([("content-type", JSON_TYPE), ("x-request-id", uuid.uuid4().hex)])
+            log_defect(error, "in an answer that cannot be sent")
+            response = defect_response([("content-type", JSON_TYPE), ("x-request-id", response.request_id)])
             headers = _encode_headers(response)
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": response.body})

@@ -23,7 +23,9 @@ _WATCH_AFTER_SECONDS = 0.02
 _IDLE_SECONDS = 1.0
 # Entries of exchanges that were answered, which may lie in the heap beside as many that were not.
 _MOST_STALE = 1_000
-_NAME = "the watch over requests"
+# Seconds after which an exchange that a defect kept from being ended is tried again.
+_AGAIN_SECONDS = 1.0
+_NAME = "while deadlines were looked at"
 
 
 class Pending(Protocol):
@@ -87,9 +89,11 @@ class InFlight:
                 heapq.heappush(self._deadlines, entry)
                 self._unwatched.append((now + _WATCH_AFTER_SECONDS, entry))
         while self._deadlines and self._deadlines[0][0] <= now:
-            exchange = heapq.heappop(self._deadlines)[2]
-            if exchange is not None:
-                survive(exchange.expire, _NAME)
+            entry = heapq.heappop(self._deadlines)
+            exchange = entry[2]
+            if exchange is not None and not survive(exchange.expire, _NAME) and entry[2] is not None:
+                entry[0] = now + _AGAIN_SECONDS
+                heapq.heappush(self._deadlines, entry)
         for _ in range(len(self._unwatched)):
             if self._unwatched[0][0] > now:
                 break
@@ -103,18 +107,15 @@ class InFlight:
 
     def _run(self) -> None:
         while True:
-            if not survive(self._watch, _NAME):
+            if not survive(self._look_until_idle, _NAME):
                 time.sleep(_TICK_SECONDS)
 
-    def _watch(self) -> None:
-        """Sleep until there is an exchange, and look until there is none."""
-        if not self._is_awake:  # else it was interrupted
+    def _look_until_idle(self) -> None:
+        """Wait for an exchange, and look until there is none."""
+        if not self._is_awake:  # else a defect broke it off
             self._wake.wait()
             self._wake.clear()
             self._is_awake = True
-        self._look_until_idle()
-
-    def _look_until_idle(self) -> None:
         seen = time.monotonic()
         while True:
             time.sleep(_TICK_SECONDS)

@@ -31,8 +31,8 @@ class Refusals:
         self._n_kept = 0
         self._allowance = _BURST
         self._seen = time.monotonic()
-        self._thread: threading.Thread | None = None
         self._is_closed = False
+        threading.Thread(target=self._run, name="nerve-refusals", daemon=True).start()
 
     def send(self, respond: Callable[[], None]) -> None:
         """Call `respond`, now or when it is its turn."""
@@ -44,9 +44,6 @@ class Refusals:
             else:
                 self._n_kept += 1
                 self._kept.put(respond)
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="nerve-refusals", daemon=True)
-                    self._thread.start()
                 return
         respond()
 
@@ -64,7 +61,7 @@ class Refusals:
             respond = self._kept.get()
             if not self._is_closed:
                 time.sleep(1 / _RATE)
-            survive(respond, "an answer that refuses")
+            survive(respond, "in an answer that refuses")
             del respond  # what it holds is not kept until the next one comes
             with self._lock:
                 self._n_kept -= 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from nerve.errors import MalformedRequest
 from nerve.observability.defects import survive
 
 if TYPE_CHECKING:
@@ -17,8 +19,23 @@ Headers = list[tuple[str, str]]
 Body = bytes | bytearray
 OnBody = Callable[[Body | None, Exception | None], None]
 
+_MOST_DIGITS = 18
 # Of the `MalformedRequest` when the client stopped sending before the end.
 CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
+
+
+def stated_length(value: str | None) -> int | None:
+    """Return how many bytes a `content-length` states, None where there is none. Raises `MalformedRequest`.
+
+    Several values must be the same one (RFC 9110, 8.6).
+    """
+    if value is None:
+        return None
+    values = {part.strip() for part in value.split(",")}
+    length = values.pop()
+    if values or not length.isascii() or not length.isdigit():
+        raise MalformedRequest("content-length must be one whole number of bytes")
+    return int(length) if len(length) <= _MOST_DIGITS else sys.maxsize
 
 
 class Response(msgspec.Struct):
@@ -94,7 +111,7 @@ class ForwardedRequest:
     def respond(self, response: Response) -> None:
         """See `Request`."""
         self._request.respond(response)
-        survive(partial(self.answered, response), type(self).__name__)
+        survive(partial(self.answered, response), f"in {type(self).__name__}")
 
     def answered(self, response: Response) -> None:
         """Note an answer that was sent."""

@@ -70,7 +70,7 @@ def error_response(error: BaseException, headers: Headers, request_id: str) -> R
             return _refusal(error, headers, request_id)
         log.error("defect while answering a request: %s", stack_of(error), extra={"request_id": request_id})
     except Exception as defect:  # noqa: BLE001 - an error that cannot be told is a defect, too
-        log_defect(defect, "an answer that says no")
+        log_defect(defect, "in an answer that says no")
     return defect_response(headers)
 
 

@@ -28,7 +28,7 @@ _logged_at: dict[str, float] = {}
 def survive(step: Callable[[], object], what: str) -> bool:
     """Do a step, whatever it raises; returns whether it was done.
 
-    what: what the step is for; the log names it.
+    what: where the defect was, for the log: "in the canary".
     """
     try:
         step()
@@ -39,12 +39,12 @@ def survive(step: Callable[[], object], what: str) -> bool:
 
 
 def log_defect(error: BaseException, what: str) -> None:
-    """Write where a defect happened. Never raises, not even for want of memory."""
+    """Write where a defect happened; see `survive`. Never raises, not even for want of memory."""
     try:
         now = time.monotonic()
         if now - _logged_at.get(what, -_QUIET_SECONDS) >= _QUIET_SECONDS:
             _logged_at[what] = now
-            log.error("a defect in %s: %s", what, stack_of(error))
+            log.error("a defect %s: %s", what, stack_of(error))
     except BaseException:  # noqa: BLE001, S110 - there is nowhere left to say it
         pass
 
@@ -55,12 +55,12 @@ def log_what_escapes() -> None:
     def escaped_thread(found: threading.ExceptHookArgs) -> None:
         if found.exc_value is not None and not isinstance(found.exc_value, SystemExit):
             log_defect(
-                found.exc_value, f"thread {found.thread.name if found.thread else '?'}, which has ended"
+                found.exc_value, f"in thread {found.thread.name if found.thread else '?'}, which has ended"
             )
 
     def escaped(found: sys.UnraisableHookArgs) -> None:
         if found.exc_value is not None:
-            log_defect(found.exc_value, "what nobody waits for")
+            log_defect(found.exc_value, "that nobody waits for")
 
     threading.excepthook = escaped_thread
     sys.unraisablehook = escaped

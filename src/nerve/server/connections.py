@@ -76,7 +76,7 @@ def watch_connections(idle_seconds: float, stall_seconds: float) -> None:
                 log.info("closed %d connections whose clients had stopped", n_closed)
 
         while not pause.wait(min(_SCAN_SECONDS, stall_seconds / 4)):
-            survive(look, "the watch over connections")
+            survive(look, "in the watch over connections")
 
     threading.Thread(target=watch, name="nerve-connections", daemon=True).start()
 

@@ -289,7 +289,7 @@ def _create_server(server: ServerConfig, host: str) -> _DrainingServer:
         workers_kill_timeout=math.ceil(server.drain_timeout_ms / 1000),
     )
     if server.tls is not None:
-        made.ssl_ctx = open_tls(server.tls)  # type: ignore[assignment] # Granian has no better type for it
+        made.ssl_ctx = open_tls(server.tls)  # type: ignore[assignment] # of one that speaks none
     return made
 
 
