@@ -97,6 +97,11 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - what is in flight must be answered by whoever removes it
             self._fail(error)
 
+    @property
+    def client_port(self) -> int:
+        """See `Pending`."""
+        return self._request.client_port
+
     def expire(self) -> None:
         """See `Pending`."""
         what = "the answer was ready" if self._is_read else "the whole body had arrived"

@@ -32,6 +32,7 @@ from nerve.errors import StartupError
 from nerve.graph import is_buildable
 from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging, logging_settings
+from nerve.server.connections import keep_alive_seconds
 from nerve.server.listening import (
     check_port,
     identify_socket,
@@ -283,7 +284,7 @@ def _create_server(server: ServerConfig, host: str) -> _DrainingServer:
         backlog=server.backlog,
         backpressure=_allow_connections(server.max_connections),
         http1_settings=HTTP1Settings(
-            header_read_timeout=server.client_timeout_ms, max_buffer_size=_HEAD_BYTES
+            header_read_timeout=round(keep_alive_seconds(server) * 1000), max_buffer_size=_HEAD_BYTES
         ),
         http2_settings=HTTP2Settings(max_headers_size=_HEAD_BYTES, max_concurrent_streams=_MOST_STREAMS),
         log_level=LogLevels(server.log_level.value),
