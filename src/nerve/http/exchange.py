@@ -19,6 +19,7 @@ from nerve.engine.engine import INLINE_TOKENS
 from nerve.errors import ClientGone, DeadlineExceeded, PayloadTooLarge
 from nerve.http.request import Body, Headers, Response
 from nerve.http.responses import error_response
+from nerve.observability.defects import survive
 from nerve.types import Summary
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class Exchange:
         """Give up work that nobody waits for any more."""
         cancel = self._cancel
         if cancel is not None:
-            cancel()
+            survive(cancel, "in work that is given up")
         self._fail(error)
 
     def _fail(self, error: Exception) -> None:
