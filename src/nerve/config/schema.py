@@ -193,6 +193,7 @@ class ServerConfig(_Section, frozen=True):
     backlog: Annotated[int, Meta(ge=128)] = 1024
     max_connections: PositiveInt = 4096
     client_timeout_ms: PositiveInt = 30_000
+    keep_alive_ms: PositiveInt = 75_000
     log_format: LogFormat = LogFormat.AUTO
     log_level: LogLevel = LogLevel.INFO
     access_log: bool = False

@@ -178,6 +178,10 @@ class App:
             response = error_response(error, headers, request_id)
         self._answer(request, response)
 
+    def busy_ports(self) -> set[int]:
+        """Return the ports of the clients whose requests are under way."""
+        return self._in_flight.client_ports()
+
     def route_of(self, path: str) -> str:
         """Return the route of a path, `unknown` for any that is none: a path is the client's, and may hold anything."""
         return path if path in self._gets or path in self._endpoints else _UNKNOWN

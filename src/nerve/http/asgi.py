@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import MalformedRequest
-from nerve.http.request import CUT_SHORT, OnBody, stated_length
+from nerve.http.request import CUT_SHORT, OnBody, multiplexed_ports, stated_length
 from nerve.http.responses import defect_response
 from nerve.observability.defects import log_defect
 
@@ -37,6 +37,9 @@ class AsgiRequest:
         if lengths:
             self._headers["content-length"] = b",".join(lengths).decode("latin-1")
         self._is_http1 = scope.get("http_version", "1.1").startswith("1")
+        self.client_port: int = (scope.get("client") or (None, 0))[1]
+        if not self._is_http1:
+            multiplexed_ports.add(self.client_port)
         self._is_read = False
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []  # what reads from the client

@@ -21,6 +21,7 @@ from nerve.errors import ClientGone, DeadlineExceeded, PayloadTooLarge
 from nerve.http.gzip import INLINE_BYTES, gunzip, is_gzip
 from nerve.http.request import Body, Headers, Response
 from nerve.http.responses import error_response
+from nerve.observability.defects import survive
 from nerve.types import Summary
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ class Exchange:
             self._request.read(self._service.limits.max_body_bytes, self._on_body)
         except Exception as error:  # noqa: BLE001 - what is in flight must be answered by whoever removes it
             self._fail(error)
+
+    @property
+    def client_port(self) -> int:
+        """See `Pending`."""
+        return self._request.client_port
 
     def expire(self) -> None:
         """See `Pending`."""
@@ -195,7 +201,7 @@ class Exchange:
 
     def _drop(self, error: Exception) -> None:
         """Give up work that nobody waits for any more, whatever step it is at."""
-        self._cancel.set()
+        survive(self._cancel.set, "in work that is given up")
         self._fail(error)
 
     def _fail(self, error: Exception) -> None:

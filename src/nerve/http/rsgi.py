@@ -17,7 +17,7 @@ from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defi
 
 from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import MalformedRequest
-from nerve.http.request import CUT_SHORT, OnBody, stated_length
+from nerve.http.request import CUT_SHORT, OnBody, multiplexed_ports, stated_length
 from nerve.http.responses import defect_response
 from nerve.http.timer import Timer
 from nerve.observability.defects import log_defect, survive
@@ -48,23 +48,31 @@ class RsgiRequest:
         "_gone",
         "_headers",
         "_is_answered",
-        "_is_http1",
         "_proto",
         "_reading",
+        "_scope",
+        "is_http1",
         "method",
         "path",
     )
 
     def __init__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
         self._proto = proto
+        self._scope = scope
         self._headers = scope.headers
         self._is_answered = False
         self._began = time.monotonic()
-        self._is_http1 = scope.http_version[0] == "1"
+        self.is_http1 = scope.http_version[0] == "1"
         self._reading: _Chunks | None = None
         self._gone: Any = None  # the awaitable of the client's leaving
         self.method = scope.method
         self.path = scope.path
+
+    @property
+    def client_port(self) -> int:
+        """Port that the client connects from; 0 for a Unix socket."""
+        port = self._scope.client.rpartition(":")[2]
+        return int(port) if port.isdecimal() else 0
 
     def header(self, name: str) -> str | None:
         """Return the value of a header by its lower-case name."""
@@ -111,7 +119,7 @@ class RsgiRequest:
             rest = self._unread()
             if rest is None:
                 self._send(response)
-            elif self._is_http1:
+            elif self.is_http1:
                 rest.discard(partial(self._send_beside, response), self._patience())
             else:
                 self._send(response)
@@ -131,7 +139,7 @@ class RsgiRequest:
         except MalformedRequest:
             n_bytes = None
         if n_bytes is None and (
-            "transfer-encoding" not in self._headers if self._is_http1 else self.method in ("GET", "HEAD")
+            "transfer-encoding" not in self._headers if self.is_http1 else self.method in ("GET", "HEAD")
         ):
             return None
         return None if n_bytes == 0 else self._chunks(n_bytes)
@@ -139,7 +147,7 @@ class RsgiRequest:
     def _chunks(self, n_bytes: int | None) -> _Chunks:
         # Over HTTP/2 the end of a body is a message of the client's own, and the stream is reset where it is
         # answered before that.
-        return _Chunks(self._proto, n_bytes, reads_end=not self._is_http1)
+        return _Chunks(self._proto, n_bytes, reads_end=not self.is_http1)
 
     def _patience(self) -> float:
         """Return the seconds for which an answer waits for the rest of the body."""
@@ -337,7 +345,10 @@ def receive_with(handle: Handler) -> Callable[[Any], None]:
 
     def receive(watcher: Any) -> None:
         try:
-            handle(RsgiRequest(watcher.scope, watcher.proto))
+            request = RsgiRequest(watcher.scope, watcher.proto)
+            if not request.is_http1:
+                multiplexed_ports.add(request.client_port)
+            handle(request)
         except BaseException as error:  # noqa: BLE001 - see above
             log_defect(error, "in a request that arrives")
 
