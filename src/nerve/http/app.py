@@ -315,6 +315,7 @@ def describe(model: Model, config: Config) -> dict[str, object]:
         "id2label": {str(index): name for index, name in enumerate(model.labels.names)},
         "label_scheme": model.labels.scheme.value,
         "max_length": model.max_length,
+        "max_length_from": model.max_length_from,
         "limits": {
             "max_inputs": config.limits.max_inputs,
             "max_input_tokens": config.limits.max_input_tokens,
