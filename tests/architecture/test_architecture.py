@@ -74,7 +74,8 @@ def test_error_table_has_a_row_for_every_failure_of_a_request() -> None:
 def test_every_failure_has_a_reason_that_is_counted() -> None:
     """A reason that the metrics do not know would make a defect of a refusal; no two failures share one."""
     reasons = [error.reason for error in subclasses(PredictError) if error is not Overloaded]
-    assert sorted([*reasons, "queue_tokens", "queue_wait", "pool", PredictError.reason]) == sorted(REASONS)
+    refusals = ("queue_tokens", "queue_wait", "pool", "pending_bytes")
+    assert sorted([*reasons, *refusals, PredictError.reason]) == sorted(REASONS)
 
 
 def test_errors_are_of_two_families() -> None:

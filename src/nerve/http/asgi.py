@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from nerve.errors import MalformedRequest
+from nerve.http.pending import UNBOUNDED, UNCOUNTED_BYTES, PendingBytes, Share
 from nerve.http.request import CUT_SHORT, OnBody
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 class AsgiRequest:
     """A request as an ASGI server hands it over; `answer` is set to the response."""
 
-    def __init__(self, scope: AsgiScope, receive: Receive) -> None:
+    def __init__(self, scope: AsgiScope, receive: Receive, pending: PendingBytes = UNBOUNDED) -> None:
         self._receive = receive
+        self._pending = pending
+        self._share: Share | None = None
         # A value that is not ASCII counts as absent, as it does with Granian's RSGI.
         self._headers = {
             name.decode("latin-1"): value.decode() for name, value in scope["headers"] if value.isascii()
@@ -45,9 +48,10 @@ class AsgiRequest:
         if stated is not None and int(stated) > limit:
             then(None, None)
         else:
-            self._tasks.append(self._loop.create_task(self._read(limit, then)))
+            n_bytes = int(stated) if stated is not None else None
+            self._tasks.append(self._loop.create_task(self._read(limit, n_bytes, then)))
 
-    async def _read(self, limit: int, then: OnBody) -> None:
+    async def _read(self, limit: int, n_bytes: int | None, then: OnBody) -> None:
         body = bytearray()
         more = True
         while more:
@@ -60,7 +64,13 @@ class AsgiRequest:
             if len(body) > limit:
                 then(None, None)
                 return
-        then(body, None)
+            if more and len(body) > UNCOUNTED_BYTES:
+                if self._share is None:
+                    self._share = self._pending.open(lambda error: then(None, error), n_bytes)
+                if not self._share.grow(len(body)):  # it was refused
+                    return
+        if self._share is None or self._share.keep(len(body)):
+            then(body, None)
 
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when the client leaves before it is answered."""
@@ -78,6 +88,8 @@ class AsgiRequest:
         self._loop.call_soon_threadsafe(self._settle, response)
 
     def _settle(self, response: Response) -> None:
+        if self._share is not None:
+            self._share.close()
         if not self.answer.done():
             self.answer.set_result(response)
         for task in self._tasks:
@@ -90,6 +102,7 @@ class Application:
     handle: answers one request.
     start: begins to load the model; given the worker's event loop.
     close: finishes what was admitted; blocks.
+    pending: bounds the bodies that arrive.
     """
 
     def __init__(
@@ -97,8 +110,10 @@ class Application:
         handle: Callable[[Request], None],
         start: Callable[[asyncio.AbstractEventLoop], None],
         close: Callable[[], None],
+        pending: PendingBytes = UNBOUNDED,
     ) -> None:
         self.handle = handle
+        self.pending = pending
         self._start = start
         self._close = close
 
@@ -117,7 +132,7 @@ class Application:
             return
         if scope["type"] != "http":
             raise ValueError(f"nerve answers HTTP only, not {scope['type']}")
-        request = AsgiRequest(scope, receive)
+        request = AsgiRequest(scope, receive, self.pending)
         self.handle(request)
         response = await request.answer
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]

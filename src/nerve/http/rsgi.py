@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined] # it exports them
 
-from nerve.errors import MalformedRequest
+from nerve.errors import MalformedRequest, Overloaded
+from nerve.http.pending import UNBOUNDED, UNCOUNTED_BYTES, PendingBytes, Share
 from nerve.http.request import CUT_SHORT, OnBody
 
 if TYPE_CHECKING:
@@ -40,14 +41,16 @@ class RsgiRequest:
         "_headers",
         "_is_answered",
         "_is_http1",
+        "_pending",
         "_proto",
         "_reading",
         "method",
         "path",
     )
 
-    def __init__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
+    def __init__(self, scope: RsgiScope, proto: RSGIHTTPProtocol, pending: PendingBytes = UNBOUNDED) -> None:
         self._proto = proto
+        self._pending = pending
         self._headers = scope.headers
         self._is_answered = False
         self._has_unread_body = scope.method == "POST"
@@ -70,7 +73,7 @@ class RsgiRequest:
             then(None, None)
             return
         self._has_unread_body = False
-        self._reading = chunks = _Chunks(self._proto)
+        self._reading = chunks = _Chunks(self._proto, self._pending)
         chunks.read(limit, n_bytes, then, reads_end=not self._is_http1)
 
     def watch(self, gone: Callable[[], None]) -> None:
@@ -100,13 +103,15 @@ class RsgiRequest:
         if self._reading is not None:
             self._reading.discard()
         elif self._has_unread_body:
-            _Chunks(self._proto).discard()
+            _Chunks(self._proto, self._pending).discard()
 
 
 class _Chunks:
     """Reads a body piece by piece."""
 
-    def __init__(self, proto: RSGIHTTPProtocol) -> None:
+    def __init__(self, proto: RSGIHTTPProtocol, pending: PendingBytes) -> None:
+        self._pending = pending
+        self._share: Share | None = None
         self._iterator: Any = aiter(proto)  # may be called only once
         self._awaitable: Any = None
         self._body = bytearray()
@@ -131,9 +136,11 @@ class _Chunks:
     def discard(self) -> None:
         """Throw the rest away, for a short while."""
         was_waiting = self._then is not None  # read before the other: `_end` writes them the other way round
+        self._then = None
+        if self._share is not None:
+            self._share.close()
         if self._is_over:
             return
-        self._then = None
         self._body = bytearray()
         _linger.add(self)
         if not was_waiting:
@@ -169,17 +176,38 @@ class _Chunks:
                 self._end(chunk, None)
                 return
             self._body += chunk
-            if len(self._body) > self._limit:
+            n_bytes = len(self._body)
+            if n_bytes > self._limit:
                 self._end(None, None)
                 return
-            if len(self._body) == self._ends_at:
+            if n_bytes == self._ends_at:
                 self._end(self._body, None)
                 return
+            if n_bytes > UNCOUNTED_BYTES and not self._count(n_bytes):
+                self._body = bytearray()  # it was refused: what comes yet is thrown away
         self._next()
+
+    def _count(self, n_bytes: int) -> bool:
+        """Count what has arrived; False when the body was refused, on this thread or another one."""
+        share = self._share
+        if share is None:
+            self._share = share = self._pending.open(self._refuse, self._n_bytes)
+        has_room = share.grow(n_bytes)
+        if self._then is None:  # answered meanwhile, by somebody who may not have seen the share
+            share.close()
+        return has_room
+
+    def _refuse(self, error: Overloaded) -> None:
+        """Refuse the body, of which more may come: the answer begins to throw it away."""
+        then = self._then
+        if then is not None:
+            then(None, error)
 
     def _end(self, body: bytes | bytearray | None, error: Exception | None) -> None:
         self._is_over = body is not None or error is not None
         self._body = bytearray()  # else it is held until the request is answered
+        if body is not None and self._share is not None and not self._share.keep(len(body)):
+            return
         then, self._then = self._then, None
         if then is not None:
             then(body, error)
@@ -242,10 +270,10 @@ class AtOnce(threading.local):
     call_soon = call_soon_threadsafe
 
 
-def receive_with(handle: Handler) -> Callable[[Any], None]:
+def receive_with(handle: Handler, pending: PendingBytes = UNBOUNDED) -> Callable[[Any], None]:
     """Return what Granian calls for each request, with the two objects that it has of one."""
 
     def receive(watcher: Any) -> None:
-        handle(RsgiRequest(watcher.scope, watcher.proto))
+        handle(RsgiRequest(watcher.scope, watcher.proto, pending))
 
     return receive

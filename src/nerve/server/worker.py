@@ -228,4 +228,4 @@ def _application(worker: Worker, config: Config) -> Application:
 
         close = close_both
 
-    return Application(handle, worker.start, close)
+    return Application(handle, worker.start, close, worker.app.pending)
