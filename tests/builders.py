@@ -27,10 +27,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from nerve.checkpoint import ModelFolder
 from nerve.config import Config, default_cache_dir, parse_config
 from nerve.engine.engine import Engine
+from nerve.engine.in_process import collect, submit
 from nerve.models.loader import load_model
 from nerve.models.model import Model
-from nerve.runtime.padded import Session
-from nerve.types import TokenScores, Window
+from nerve.runtime.backend import Backend
+from nerve.types import Prediction, PredictOptions, TokenScores, Window
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 # Word -> label id; every other token is "O". Expected entities can be worked out by hand.
@@ -250,10 +251,10 @@ def workers_of(server: ServerProcess) -> list[int]:
     return workers
 
 
-class HeldSession:
+class HeldSession(Backend):
     """A real session behind a gate. `entered` counts the calls that have come to it."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Backend) -> None:
         self._session = session
         self.provider = session.provider
         self.gate = threading.Event()
@@ -270,14 +271,19 @@ class HeldSession:
 
 def hold(model: Model) -> tuple[Model, HeldSession]:
     """Put a gate before the session of a model, for one engine thread."""
-    session = HeldSession(model.session)  # type: ignore[arg-type]
-    return dataclasses.replace(model, session=session, n_threads=1), session  # type: ignore[arg-type]
+    session = HeldSession(model.backend)
+    return dataclasses.replace(model, backend=session, n_threads=1), session
 
 
 def open_engine(model_folder: Path, **sections: dict[str, Any]) -> Engine:
     """Load a model folder and return an engine over it; `sections` are merged into the configuration."""
     model, config = open_model(model_folder, **sections)
     return Engine(model, config.batching.max_queue_tokens)
+
+
+def predict_blocking(engine: Engine, texts: Sequence[str], options: PredictOptions) -> Prediction:
+    """Answer one request on the calling thread."""
+    return collect(engine, submit(engine, texts, options))
 
 
 def open_model(model_folder: Path, **sections: dict[str, Any]) -> tuple[Model, Config]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests, checks and measures the GPU path; needs an NVIDIA GPU, and wheels in a folder. No network.
 #
-#   bench/gpu/gpu.sh WHEELS [OPTIONS]       wheels from the folder WHEELS (docs/gpu.md says how to fill it); what
+#   bench/gpu/gpu.sh WHEELS [OPTIONS]       wheels from the folder WHEELS (docs/guide/gpu.md says how to fill it); what
 #                                           this python3 has installed already need not be among them
 #   bench/gpu/gpu.sh --installed [OPTIONS]  this python3 has everything already
 #

@@ -4,7 +4,7 @@ Ways to the same model, in every round one after the other in rotated order: dir
 shipped configuration over a Unix socket and over TCP, over TCP with Nginx's defaults, and with nginx-h2c.conf
 where its module is installed (serving/peers/nginx.py).
 Writes bench/results/proxy.json; figures of scenarios that were not run now stay. --docs renders them into
-docs/deploy.md. Needs nginx and wrk (Debian: nginx-light, wrk).
+docs/benchmarks/nginx.md. Needs nginx and wrk (Debian: nginx-light, wrk).
 
 usage: python -m bench.robustness.proxy [SCENARIO ...] [--rounds 7] [--seconds 4] [--docs]
 """
@@ -29,7 +29,7 @@ from bench.serving.scenarios import Scenario, to_plain
 from bench.serving.servers import ServerSpec
 
 FILE = RESULTS / "proxy.json"
-PAGE = REPOSITORY / "docs" / "deploy.md"
+PAGE = REPOSITORY / "docs" / "benchmarks" / "nginx.md"
 BEGIN = "<!-- results: made by bench/robustness/proxy.py -->"
 
 DIRECT, SHIPPED = "direct/TCP", "nginx/Unix socket"
@@ -174,7 +174,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7, help="0: measure nothing, only render")
     parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--docs", action="store_true", help="render the result file into docs/deploy.md")
+    parser.add_argument(
+        "--docs", action="store_true", help="render the result file into docs/benchmarks/nginx.md"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.scenarios) - set(SCENARIOS)
     if unknown:

@@ -166,7 +166,7 @@ def rss_by_kind(pid: int) -> Counter[str]:
 
     def add(process: int, depth: int) -> None:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-        found[("server", "workers", "annexes")[min(depth, 2)]] += pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        found[("server", "workers")[min(depth, 1)]] += pages * os.sysconf("SC_PAGE_SIZE") / 1e6
         for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
             add(int(child), depth + 1)
 

@@ -1,7 +1,7 @@
 """Render result files of run.py and of stages.py: Markdown tables, and plots with --docs.
 
 usage: python -m bench.serving.render RESULT.json ...               prints the tables
-       python -m bench.serving.render --docs RESULT.json ...        writes them and the plots into docs/
+       python -m bench.serving.render --docs RESULT.json ...        writes them and the plots into docs/benchmarks/
        python -m bench.serving.render --page PAGE RESULT.json ...   writes the tables between the marks of another page
 
 A scenario that is in several files is taken from the last. The stages are those of bench/results/stages.json, or of
@@ -17,7 +17,7 @@ from bench.paths import REPOSITORY, RESULTS
 from bench.serving.goals import read_goals
 from bench.serving.results import Result, read_results
 
-DOCS = REPOSITORY / "docs"
+DOCS = REPOSITORY / "docs" / "benchmarks"
 STAGES_FILE = RESULTS / "stages.json"
 BEGIN, END = "<!-- results: made by bench/serving/render.py -->", "<!-- end of results -->"
 MODEL = "model"
@@ -278,7 +278,9 @@ def main() -> None:
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("--stages", type=Path, help="file of stages.py")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--docs", action="store_true", help="write docs/benchmarks.md and docs/img/")
+    where.add_argument(
+        "--docs", action="store_true", help="write docs/benchmarks/results.md and docs/benchmarks/img/"
+    )
     where.add_argument("--page", type=Path, help="write the tables into this page")
     arguments = parser.parse_args()
     results, contents = read_results(arguments.results)
@@ -287,7 +289,7 @@ def main() -> None:
     tables = render_tables(results, contents, stages)
     if arguments.docs:
         plots = "\n\n".join(draw(results, stages, DOCS / "img"))
-        fill(DOCS / "benchmarks.md", f"{tables}\n## Plots\n\n{plots}\n")
+        fill(DOCS / "results.md", f"{tables}\n## Plots\n\n{plots}\n")
     elif arguments.page is not None:
         fill(arguments.page, tables)
     else:

@@ -185,7 +185,7 @@ def choose_length(rng: random.Random, workload: Workload) -> int:
 
 
 def are_products_clipped() -> bool:
-    """Tell whether int8 is not exact by itself on this CPU (docs/graphs.md). Our graph, so without us there is none."""
+    """Tell whether int8 is not exact by itself here (docs/decisions/0020). Our graph, so without us there is none."""
     if importlib.util.find_spec("nerve") is None:
         return False
     from nerve.runtime import sessions  # noqa: PLC0415  the bench starts without our package as well

@@ -15,7 +15,7 @@ from nerve.config import ServerConfig, find_config, load_config
 from nerve.errors import NerveError
 
 TIMEOUT_SECONDS = 4
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+_ANY_ADDRESS = {None: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
 def connect(server: ServerConfig) -> socket.socket:
@@ -25,7 +25,7 @@ def connect(server: ServerConfig) -> socket.socket:
         connection.settimeout(TIMEOUT_SECONDS)
         connection.connect(server.uds)
     else:
-        address = (_ANY_ADDRESS.get(server.host, server.host), server.port)
+        address = (_ANY_ADDRESS.get(server.host) or server.host, server.port)
         connection = socket.create_connection(address, TIMEOUT_SECONDS)
     if server.tls is None:
         return connection

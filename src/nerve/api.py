@@ -13,17 +13,18 @@ import re
 import sys
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import msgspec
 
 from nerve.checkpoint import fetch_checkpoint
-from nerve.config import cache_dir_of, find_config, load_config, parse_config
+from nerve.config import cache_dir_of, expand_home, find_config, load_config, parse_config
 from nerve.engine.engine import Engine
 from nerve.engine.in_process import collect, predict, submit
-from nerve.errors import ConfigError, InvalidRequest
+from nerve.errors import ConfigError, InvalidRequest, ModelError
 from nerve.graph import is_buildable
 from nerve.models.loader import load_model
+from nerve.text.options import member_of
 from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, Row, TruncationDirection
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ _CHUNK_CHARACTERS = 16_000
 # to find windows of equal length that can share a call; it costs memory.
 _CALLS_AHEAD = 8
 _HUB_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-EnumT = TypeVar("EnumT", AggregationStrategy, OffsetUnit, TruncationDirection)
 
 
 class Options(TypedDict, total=False):
@@ -191,12 +190,12 @@ class TokenClassifier:
         if self._is_closed:
             raise RuntimeError("this TokenClassifier is closed")
         return PredictOptions(
-            aggregation_strategy=_member(AggregationStrategy, strategy, "aggregation_strategy"),
+            aggregation_strategy=member_of(AggregationStrategy, strategy, "aggregation_strategy"),
             truncate=truncate,
-            truncation_direction=_member(TruncationDirection, truncation_direction, "truncation_direction"),
+            truncation_direction=member_of(TruncationDirection, truncation_direction, "truncation_direction"),
             raw_scores=raw_scores,
             raw_scores_as=self._raw_scores_as,
-            offset_unit=_member(OffsetUnit, offset_unit, "offset_unit"),
+            offset_unit=member_of(OffsetUnit, offset_unit, "offset_unit"),
         )
 
     def _stream(self, texts: Iterable[str], options: PredictOptions) -> Iterator[list[Row]]:
@@ -241,7 +240,7 @@ class TokenClassifier:
 
 def resolve_config(checkpoint: str | Path | None, revision: str | None = None) -> Config:
     """Return the configuration that `load` uses for a config file, folder, hub repository or nothing."""
-    path = Path(checkpoint).expanduser() if checkpoint is not None else None
+    path = expand_home(str(checkpoint), "the model") if checkpoint is not None else None
     if path is None or (path.suffix in (".yaml", ".yml") and not path.is_dir()):
         if revision is not None:
             raise ConfigError("revision is for a hub repository; a config file names its own")
@@ -279,7 +278,13 @@ def load_classifier(config: Config, *, show_progress: bool = False) -> TokenClas
     config = override(config, {"server": {"workers": 1}})  # all cores are for this process
     cache_dir = cache_dir_of(config)
     folder = fetch_checkpoint(config.model, cache_dir, is_buildable=is_buildable, show_progress=show_progress)
-    return TokenClassifier(config, load_model(config, folder, cache_dir))
+    model = load_model(config, folder, cache_dir)
+    try:
+        return TokenClassifier(config, model)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the engine cannot start: {error}; raise the limit of threads (ulimit -u)"
+        ) from error
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -315,11 +320,3 @@ def _check_text(index: int, text: object) -> str:
     if not isinstance(text, str):
         raise InvalidRequest(f"texts[{index}]: a text must be a str, not {type(text).__name__}")
     return text
-
-
-def _member(enumeration: type[EnumT], value: str, name: str) -> EnumT:
-    try:
-        return enumeration(value)
-    except ValueError:
-        known = ", ".join(member.value for member in enumeration)
-        raise InvalidRequest(f"{name}: unknown value; known values: {known}") from None

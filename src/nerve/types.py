@@ -68,11 +68,6 @@ class PredictOptions(msgspec.Struct, frozen=True):
     offset_unit: OffsetUnit = OffsetUnit.CODE_POINT
     to_encode: bool = False
 
-    @property
-    def needs_logits(self) -> bool:
-        """True when the label and score of the best label are not enough to answer."""
-        return self.raw_scores or self.aggregation_strategy is AggregationStrategy.AVERAGE
-
 
 class Window(msgspec.Struct, frozen=True):
     """One model-sized slice of a text, with its own special tokens: one row of a batch.

@@ -211,7 +211,7 @@ def test_results_and_pages_do_not_make_the_commit_dirty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A result being written is not a change of what is measured; a changed source is."""
-    for name in ("bench/results/a.json", "docs/benchmarks.md", "src/a.py"):
+    for name in ("bench/results/a.json", "docs/benchmarks/results.md", "src/a.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     monkeypatch.setattr(machine, "__file__", str(tmp_path / "bench" / "machine.py"))
@@ -226,14 +226,14 @@ def test_results_and_pages_do_not_make_the_commit_dirty(
     assert len(commit) == 12
     (tmp_path / "bench/results/a.json").write_text("2")
     (tmp_path / "bench/results/new.json").write_text("2")
-    (tmp_path / "docs/benchmarks.md").write_text("2")
+    (tmp_path / "docs/benchmarks/results.md").write_text("2")
     assert machine.find_commit() == commit
     (tmp_path / "src/a.py").write_text("2")
     assert machine.find_commit() == f"{commit}-dirty"
 
 
 def test_published_results_can_be_rendered() -> None:
-    """The tables of docs/benchmarks.md can be made again from what is in the repository."""
+    """The tables of docs/benchmarks/results.md can be made again from what is in the repository."""
     files = [file for file in RESULTS.glob("*.json") if "scenarios" in json.loads(file.read_text())]
     assert files
     done = subprocess.run(

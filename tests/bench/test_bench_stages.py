@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -99,7 +100,7 @@ def test_cpu_time_is_divided_and_none_is_lost() -> None:
 
 def test_calls_of_the_model_are_counted(tmp_path: Path) -> None:
     """What onnxruntime computes for a thread is counted for it, whichever of its functions is called."""
-    onnx.save(zero_model.make_graph(50, 3, 0), tmp_path / "zero.onnx")
+    onnx.save(zero_model.make_graph(np.zeros((50, 3), np.float32)), tmp_path / "zero.onnx")
     calls = tmp_path / "calls"
     calls.mkdir()
     code = (

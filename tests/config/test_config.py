@@ -4,6 +4,7 @@ import enum
 import logging
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_every_key_has_a_comment() -> None:
         ({"limits": {"max_inputs": 0}}, "limits.max_inputs: expected `int` >= 1"),
         ({"batching": {"max_padding": 1.5}}, "batching.max_padding: expected `float` <= 1"),
         ({"runtime": {"aggregation_strategy": "MAX"}}, "runtime.aggregation_strategy: invalid enum value"),
-        ({"runtime": {"webserver_default_route": "/rerank"}}, "runtime.webserver_default_route: expected"),
+        ({"runtime": {"webserver_default_route": "rerank"}}, "runtime.webserver_default_route: expected"),
         ({"runtime": {"window_stride": -1}}, "runtime.window_stride: expected `int` >= 0"),
         ({"model": {}}, "model.checkpoint_repository: required, but missing"),
         ({"model": None}, "model: required, but missing"),
@@ -198,6 +199,40 @@ def test_empty_sections_are_the_defaults() -> None:
     assert parse({"server": None, "runtime": {}}) == parse()
 
 
+def without_meaning_of_null(section: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield every key below a section for which null is no value."""
+    for field in msgspec.structs.fields(section):
+        value = getattr(section, field.name)
+        if isinstance(value, msgspec.Struct) and field.name != "checkpoint_repository":
+            yield from without_meaning_of_null(value, (*path, field.name))
+        elif type(None) not in getattr(field.type, "__args__", ()) and path:
+            yield (*path, field.name)
+
+
+@pytest.mark.parametrize("path", list(without_meaning_of_null(parse())), ids=".".join)
+def test_null_counts_as_left_out(path: tuple[str, ...]) -> None:
+    """Of a key with a default; one that must be there is missing then."""
+    section, key = path
+    document = {"model": {**LOCAL["model"]}}
+    document.setdefault(section, {})[key] = None  # type: ignore[typeddict-item]
+    if key == "checkpoint_repository":
+        with pytest.raises(ConfigError, match=r"model\.checkpoint_repository: required, but missing"):
+            parse(document)
+    else:
+        assert parse(document) == parse()
+
+
+def test_null_that_means_something_is_kept() -> None:
+    """Where a comment of config.yaml says what null does, and the default is another."""
+    config = parse({"server": {"canary_interval_ms": None}})
+    assert config.server.canary_interval_ms is None
+    assert parse().server.canary_interval_ms is not None
+    with pytest.raises(ConfigError, match=r"model\.checkpoint_repository\.source: required, but missing"):
+        parse({"model": {"checkpoint_repository": {"source": None, "path": "m"}}})
+    with pytest.raises(ConfigError, match=r"server\.prot: unknown key"):
+        parse({"server": {"prot": None}})
+
+
 # --- environment ------------------------------------------------------------------------------------
 
 
@@ -224,7 +259,7 @@ def test_environment_overrides_the_file() -> None:
     assert (config.limits.max_inputs, config.runtime.truncate) == (3, True)
     assert config.runtime.aggregation_strategy is AggregationStrategy.MAX
     assert config.runtime.raw_scores_as is RawScoresAs.LOGITS
-    assert config.model.device is Device.CPU
+    assert config.model.device == Device.CPU
     assert config.model.checkpoint_repository.source is CheckpointSource.HF
     assert config.model.checkpoint_repository.repo == "dslim/bert-base-NER"
     assert config.batching.max_padding == 0.5
@@ -249,10 +284,6 @@ def test_environment_overrides_the_file() -> None:
 )
 def test_text_in_the_environment_needs_no_quotes(name: str, text: str, expected: str | None) -> None:
     """A key that holds text takes the variable as it stands, though YAML would read a number or a date."""
-    if name == "NERVE_SERVER__HOST" and expected is None:
-        with pytest.raises(ConfigError, match=r"server\.host: expected `str`, got `null`"):
-            parse(**{name: text})
-        return
     hub = {"model": {"checkpoint_repository": {"source": "HF", "repo": "dslim/bert-base-NER"}}}
     found: Any = parse(hub, **{name: text})
     for part in name.removeprefix("NERVE_").lower().split("__"):
@@ -428,6 +459,31 @@ def test_truss_source_is_the_hub_by_default(tmp_path: Path) -> None:
     assert config.model.checkpoint_repository.source is CheckpointSource.HF
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("base_model", "revision", "source", "max_num_tokens", "max_batch_size", "webserver_default_route"),
+        *("quantization_type", "inference_stack", "python_version"),
+    ],
+)
+def test_null_in_a_truss_config_counts_as_left_out(
+    tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also of the keys that mean nothing here: no warning names them."""
+    line = re.compile(rf"(?m)^( *{key}:).*\n")
+    with caplog.at_level(logging.WARNING, "nerve"):
+        nulled = load_config(write(tmp_path, line.sub(r"\1 null\n", TRUSS)))
+        assert nulled == load_config(write(tmp_path, line.sub("", TRUSS)))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == second
+
+
+def test_null_section_of_a_truss_config_counts_as_left_out(tmp_path: Path) -> None:
+    """`runtime:` with nothing under it is the default route."""
+    text = TRUSS.replace("    webserver_default_route: /predict_tokens\n", "")
+    assert load_config(write(tmp_path, text)).runtime.webserver_default_route == "/predict_tokens"
+
+
 def test_truss_config_is_overridden_by_our_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`NERVE_...` names our keys, whatever the file was written for."""
     monkeypatch.setenv("NERVE_SERVER__PORT", "9000")
@@ -438,7 +494,7 @@ def test_truss_config_is_overridden_by_our_variables(tmp_path: Path, monkeypatch
     ("old", "new", "message"),
     [
         ("encoder_bert", "encoder", "model.base_model: expected"),
-        ("/predict_tokens", "/v1/embeddings", "runtime.webserver_default_route: expected"),
+        ("/predict_tokens", "embeddings", "runtime.webserver_default_route: expected"),
         ("source: HF", "source: S3", "model.checkpoint_repository.source: invalid enum value"),
     ],
 )

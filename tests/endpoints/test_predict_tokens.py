@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,9 @@ def test_options_left_out_take_the_configured_default() -> None:
 @pytest.mark.parametrize("msgpack", [False, True])
 def test_options_that_are_null_count_as_absent(msgpack: bool) -> None:
     """Clients that send every field of a class send null for those that were not set."""
-    optional = {field.name: None for field in msgspec.structs.fields(wire.PredictRequest) if not field.required}
+    optional = {
+        field.name: None for field in msgspec.structs.fields(wire.PredictRequest) if not field.required
+    }
     assert sorted(optional) == [
         *("aggregation_strategy", "offset_unit", "raw_scores", "truncate", "truncation_direction")
     ]
@@ -286,10 +289,60 @@ def test_rows_are_the_same_in_both_encodings() -> None:
     assert wire.encode_rows(rows, msgpack=False) == msgspec.json.encode(expected)
 
 
-@pytest.mark.parametrize("n_rows", [0, 1, 15, 16, 64, 65, 70_000])
+@pytest.mark.parametrize("n_rows", [0, 1, 15, 16, 64, 65, 999, 1000, 1001, 70_000])
 def test_many_rows_are_encoded_as_few_are(n_rows: int) -> None:
     """Encoding in parts gives the bytes of one call in JSON, and the same value in MessagePack."""
     rows = [[Row(f"é{k}", k, k, k + 1, {"B-PER": 0.25}) for k in range(n_rows)], []]
-    assert wire.encode_many_rows(rows, msgpack=False) == wire.encode_rows(rows, msgpack=False)
-    decoded = msgspec.msgpack.decode(wire.encode_many_rows(rows, msgpack=True))
-    assert decoded == msgspec.msgpack.decode(wire.encode_rows(rows, msgpack=True))
+    assert wire.encode_rows(rows, msgpack=False) == msgspec.json.encode(rows)
+    decoded = msgspec.msgpack.decode(wire.encode_rows(rows, msgpack=True))
+    assert decoded == msgspec.to_builtins(rows)
+
+
+def test_many_texts_are_encoded_as_few_are() -> None:
+    """Many rows in all, few in each text: parts of another kind, and the same answer."""
+    rows = [[Row(f"é{k}", k, k, k + 1, {"B-PER": 0.25})] * (k % 80) for k in range(200)]
+    assert wire.encode_rows(rows, msgpack=False) == msgspec.json.encode(rows)
+    decoded = msgspec.msgpack.decode(wire.encode_rows(rows, msgpack=True))
+    assert decoded == msgspec.to_builtins(rows)
+
+
+# --- the endpoint -------------------------------------------------------------------------------------
+
+
+def make_endpoint(**limits: int) -> wire.PredictTokens:
+    """Make the endpoint of a configuration with its defaults."""
+    model = {"checkpoint_repository": {"source": "LOCAL", "path": "."}}
+    return wire.PredictTokens(parse_config({"model": model, "limits": limits}, {}, Path("/")))
+
+
+@pytest.mark.parametrize("reads", [None, "application/msgpack"])
+@pytest.mark.parametrize("writes", [None, "application/msgpack"])
+def test_codec_is_chosen_by_the_headers(reads: str | None, writes: str | None) -> None:
+    """The body is read as it says, the answer is written as is asked for; no state is kept of a request."""
+    headers = {"content-type": reads, "accept": writes}
+    endpoint = make_endpoint()
+    codec = endpoint.choose_codec(headers.get)
+    assert codec is endpoint.choose_codec(headers.get)
+    query = codec.decode(encode({"inputs": ["a", "b"], "offset_unit": "byte"}, reads is not None))
+    assert (query.texts, query.options.offset_unit) == (["a", "b"], OffsetUnit.BYTE)
+    rows = [[Row("a", 1, 0, 1, {"B-PER": 0.5})], []]
+    assert codec.media_type == (writes or "application/json")
+    decode = msgspec.json.decode if writes is None else msgspec.msgpack.decode
+    assert decode(codec.encode(query, rows)) == msgspec.to_builtins(rows)
+
+
+def test_body_of_another_kind_has_no_codec() -> None:
+    """It is refused before anything is read."""
+    with pytest.raises(UnsupportedMediaType):
+        make_endpoint().choose_codec({"content-type": "text/plain"}.get)
+
+
+def test_description_names_limits_and_values() -> None:
+    """Schemas are complete: every reference leads to one of them, and the limits are the configured ones."""
+    found = make_endpoint(max_inputs=7).describe()
+    assert found.media_types == ("application/json", "application/msgpack")
+    names = set(re.findall(r"#/components/schemas/(\w+)", repr((found.request, found.answer, found.schemas))))
+    assert names == set(found.schemas)
+    fields = found.schemas["PredictRequest"]["properties"]
+    assert fields["inputs"]["anyOf"][1]["maxItems"] == 7
+    assert fields["aggregation_strategy"]["enum"] == ["none", "simple", "first", "average", "max", None]

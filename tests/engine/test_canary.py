@@ -11,26 +11,27 @@ from pathlib import Path
 
 import pytest
 
-from builders import open_engine
+from builders import open_engine, predict_blocking
 from nerve.engine.canary import Canary
 from nerve.engine.engine import Engine
+from nerve.engine.in_process import collect, submit
 from nerve.errors import DeviceFailed
-from nerve.runtime.padded import Session
+from nerve.runtime.backend import Backend
 from nerve.types import PredictOptions, TokenScores, Window
 
 OPTIONS = PredictOptions()
 PATIENCE = 20.0  # seconds after which a test gives up
 
 
-class TroubledSession:
+class TroubledSession(Backend):
     """A real session that can be told to fail, to hang, or to give no numbers."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Backend) -> None:
         self._session = session
         self.trouble = ""
         self.n_calls = 0
         self.released = threading.Event()
-        self.device, self.provider, self.n_labels = session.device, session.provider, session.n_labels
+        self.provider, self.n_labels = session.provider, session.n_labels
 
     def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
         """Compute, unless told otherwise."""
@@ -51,8 +52,8 @@ class Watched:
     def __init__(self, folder: Path, interval: float, timeout: float) -> None:
         whole = open_engine(folder, runtime={"window_stride": 4})
         whole.close()
-        self.session = TroubledSession(whole.model.session)  # type: ignore[arg-type]
-        model = dataclasses.replace(whole.model, session=self.session, n_threads=1)  # type: ignore[arg-type]
+        self.session = TroubledSession(whole.model.backend)
+        model = dataclasses.replace(whole.model, backend=self.session, n_threads=1)
         self.told: queue.SimpleQueue[bool | str] = queue.SimpleQueue()
         self.engine = Engine(model, 10_000, on_failure=lambda: self.told.put("failed"))
         self.canary = Canary(self.engine, interval, timeout, self.told.put)
@@ -86,16 +87,16 @@ def test_trouble_is_told_and_ends_the_engine(watch: Callable[..., Watched], trou
     watched.session.trouble = trouble
     started = time.monotonic()
     assert watched.next() is False
-    waiting = watched.engine.submit(["Anna"], OPTIONS) if trouble == "hangs" else None
+    waiting = submit(watched.engine, ["Anna"], OPTIONS) if trouble == "hangs" else None
     assert watched.next() == "failed"
     assert time.monotonic() - started >= 0.4  # the grace time
     assert watched.told.empty()
     with pytest.raises(DeviceFailed):
-        watched.engine.submit(["Anna"], OPTIONS)
+        submit(watched.engine, ["Anna"], OPTIONS)
     if waiting is not None:
         assert waiting.done.wait(PATIENCE)
         with pytest.raises(DeviceFailed):
-            watched.engine.collect(waiting)
+            collect(watched.engine, waiting)
 
 
 def test_model_that_recovers_is_told_of(watch: Callable[..., Watched]) -> None:
@@ -105,7 +106,7 @@ def test_model_that_recovers_is_told_of(watch: Callable[..., Watched]) -> None:
     assert watched.next() is False
     watched.session.trouble = ""
     assert watched.next() is True
-    assert watched.engine.predict_blocking(["Anna"], OPTIONS).rows
+    assert predict_blocking(watched.engine, ["Anna"], OPTIONS).rows
 
 
 def test_real_calls_spare_the_canary(watch: Callable[..., Watched]) -> None:
@@ -114,7 +115,7 @@ def test_real_calls_spare_the_canary(watch: Callable[..., Watched]) -> None:
     n_own = 0
     until = time.monotonic() + 1.5
     while time.monotonic() < until:
-        assert watched.engine.predict_blocking(["Anna"], OPTIONS).rows
+        assert predict_blocking(watched.engine, ["Anna"], OPTIONS).rows
         n_own += 1
     assert watched.session.n_calls == n_own
     until = time.monotonic() + PATIENCE

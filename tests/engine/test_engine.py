@@ -18,9 +18,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from builders import LOOKUP, PATIENCE, WORDS, HeldSession, hold, write_lookup_model
+from builders import LOOKUP, PATIENCE, WORDS, HeldSession, hold, predict_blocking, write_lookup_model
 from nerve.checkpoint import ModelFolder
 from nerve.config import Config, parse_config
+from nerve.engine import in_process
 from nerve.engine.engine import Engine
 from nerve.errors import DeadlineExceeded, InvalidRequest, Overloaded, Unavailable
 from nerve.models.loader import load_model
@@ -79,7 +80,7 @@ def engine_of() -> Iterator[Callable[..., Engine]]:
 
     yield create
     for engine in engines:
-        session = engine.model.session
+        session = engine.model.backend
         if isinstance(session, HeldSession):
             session.gate.set()
         engine.close()
@@ -87,7 +88,7 @@ def engine_of() -> Iterator[Callable[..., Engine]]:
 
 def predict(engine: Engine, texts: list[str], options: PredictOptions = SIMPLE) -> list[list[Row]]:
     """Predict on an event loop of its own."""
-    return asyncio.run(engine.predict(texts, options)).rows
+    return asyncio.run(in_process.predict(engine, texts, options)).rows
 
 
 def random_text(rng: random.Random, n_words: int) -> str:
@@ -168,7 +169,7 @@ def test_truncation_keeps_one_end(
     """A cut text has the entities of the end that is kept, and is reported by its index."""
     text = "anna " + "x " * 30 + "paris"
     options = msgspec.structs.replace(SIMPLE, truncate=True, truncation_direction=direction)
-    prediction = engine_of(small).predict_blocking(["x", text], options)
+    prediction = predict_blocking(engine_of(small), ["x", text], options)
     assert [[row.token for row in rows] for rows in prediction.rows] == [[], expected]
     assert prediction.truncated == [1]
     assert prediction.n_tokens == 3 + 16
@@ -177,7 +178,7 @@ def test_truncation_keeps_one_end(
 def test_no_text_is_refused(small: Model, engine_of: Callable[..., Engine]) -> None:
     """An empty list is an invalid request, as over HTTP."""
     with pytest.raises(InvalidRequest):
-        engine_of(small).predict_blocking([], SIMPLE)
+        predict_blocking(engine_of(small), [], SIMPLE)
 
 
 @pytest.mark.parametrize("way", ["loop", "threads"])
@@ -194,15 +195,16 @@ def test_concurrent_requests_get_their_own_answers(
         for _ in range(60)
     ]
     reference = engine_of(large)
-    expected = [reference.predict_blocking(*request).rows for request in requests]
+    expected = [predict_blocking(reference, *request).rows for request in requests]
     engine = engine_of(small)
     if way == "threads":
         with ThreadPoolExecutor(8) as pool:
-            found = [p.rows for p in pool.map(lambda request: engine.predict_blocking(*request), requests)]
+            found = [p.rows for p in pool.map(lambda request: predict_blocking(engine, *request), requests)]
     else:
 
         async def all_at_once() -> list[list[list[Row]]]:
-            return [p.rows for p in await asyncio.gather(*(engine.predict(*request) for request in requests))]
+            calls = [in_process.predict(engine, *request) for request in requests]
+            return [prediction.rows for prediction in await asyncio.gather(*calls)]
 
         found = asyncio.run(all_at_once())
     assert found == expected
@@ -218,13 +220,13 @@ def test_deadline_passes_while_waiting(small: Model, engine_of: Callable[..., En
     engine = engine_of(model)
 
     async def scenario() -> None:
-        first = asyncio.create_task(engine.predict(["anna"], SIMPLE))
+        first = asyncio.create_task(in_process.predict(engine, ["anna"], SIMPLE))
         await asyncio.to_thread(session.entered.acquire)
         with pytest.raises(DeadlineExceeded):
-            await engine.predict(["paris"], SIMPLE, time.monotonic() + 0.02)
+            await in_process.predict(engine, ["paris"], SIMPLE, time.monotonic() + 0.02)
         assert engine.queued_tokens == 0
         with pytest.raises(DeadlineExceeded):
-            await engine.predict(["paris"], SIMPLE, time.monotonic() - 1)
+            await in_process.predict(engine, ["paris"], SIMPLE, time.monotonic() - 1)
         session.gate.set()
         assert (await first).rows[0][0].token == "anna"
 
@@ -252,12 +254,14 @@ def test_deadline_passes_while_a_large_text_is_tokenized(
     engine = engine_of(dataclasses.replace(small, tokenizer=tokenizer))  # type: ignore[arg-type]
 
     async def scenario() -> None:
-        patient = [asyncio.create_task(engine.predict([MANY_CHARACTERS], SIMPLE)) for _ in range(2)]
+        patient = [
+            asyncio.create_task(in_process.predict(engine, [MANY_CHARACTERS], SIMPLE)) for _ in range(2)
+        ]
         for _ in patient:
             await asyncio.to_thread(entered.acquire)
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            await engine.predict([MANY_CHARACTERS], SIMPLE, started + 0.05)
+            await in_process.predict(engine, [MANY_CHARACTERS], SIMPLE, started + 0.05)
         assert time.monotonic() - started < 5
         gate.set()
         assert all(prediction.rows[0] for prediction in await asyncio.gather(*patient))
@@ -278,13 +282,13 @@ def test_loop_that_ends_early_does_not_hurt_the_engine(
     engine = engine_of(model)
 
     async def abandoned() -> None:
-        task = asyncio.create_task(engine.predict(["anna"], SIMPLE))
+        task = asyncio.create_task(in_process.predict(engine, ["anna"], SIMPLE))
         await asyncio.to_thread(session.entered.acquire)
         task.cancel()
 
     asyncio.run(abandoned())
     session.gate.set()
-    assert engine.predict_blocking(["paris"], SIMPLE).rows[0][0].token == "paris"
+    assert predict_blocking(engine, ["paris"], SIMPLE).rows[0][0].token == "paris"
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -349,12 +353,12 @@ def test_full_queue_refuses_before_tokenizing(small: Model, engine_of: Callable[
     engine = engine_of(model, max_queue_tokens=4)
 
     async def scenario() -> None:
-        running = asyncio.create_task(engine.predict(["anna"], SIMPLE))
+        running = asyncio.create_task(in_process.predict(engine, ["anna"], SIMPLE))
         await asyncio.to_thread(session.entered.acquire)
-        waiting = asyncio.create_task(engine.predict(["anna x"], SIMPLE))
+        waiting = asyncio.create_task(in_process.predict(engine, ["anna x"], SIMPLE))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await engine.predict(["\ud800 cannot be tokenized"], SIMPLE)
+            await in_process.predict(engine, ["\ud800 cannot be tokenized"], SIMPLE)
         session.gate.set()
         await asyncio.gather(running, waiting)
 
@@ -367,12 +371,12 @@ def test_request_that_does_not_fit_is_refused_whole(small: Model, engine_of: Cal
     engine = engine_of(model, max_queue_tokens=10)
 
     async def scenario() -> None:
-        running = asyncio.create_task(engine.predict(["anna"], SIMPLE))
+        running = asyncio.create_task(in_process.predict(engine, ["anna"], SIMPLE))
         await asyncio.to_thread(session.entered.acquire)
-        waiting = asyncio.create_task(engine.predict(["paris"], SIMPLE))
+        waiting = asyncio.create_task(in_process.predict(engine, ["paris"], SIMPLE))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await engine.predict(["x x x x x x x x"], SIMPLE)
+            await in_process.predict(engine, ["x x x x x x x x"], SIMPLE)
         assert engine.queued_tokens == 3
         session.gate.set()
         assert (await waiting).rows[0][0].token == "paris"
@@ -391,11 +395,11 @@ def test_busy_pool_refuses_new_large_requests_and_answers_admitted_ones(
 
     async def scenario() -> None:
         for _ in range(64):
-            engine.offload(lambda: gate.wait(PATIENCE), lambda _: None, errors.append)
-        admitted = asyncio.create_task(engine.predict([MANY_TOKENS + "paris"], SIMPLE))
+            engine.pool.run(lambda: gate.wait(PATIENCE), lambda _: None, errors.append)
+        admitted = asyncio.create_task(in_process.predict(engine, [MANY_TOKENS + "paris"], SIMPLE))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await engine.predict([MANY_CHARACTERS], SIMPLE)
+            await in_process.predict(engine, [MANY_CHARACTERS], SIMPLE)
         done, _ = await asyncio.wait({admitted}, timeout=0.2)
         assert not done  # its rows wait for the pool
         gate.set()
@@ -410,17 +414,17 @@ def test_closing_answers_what_was_admitted(small: Model, engine_of: Callable[...
     engine = engine_of(small)
 
     async def scenario() -> None:
-        admitted = asyncio.create_task(engine.predict([MANY_TOKENS + "paris"], SIMPLE))
+        admitted = asyncio.create_task(in_process.predict(engine, [MANY_TOKENS + "paris"], SIMPLE))
         await asyncio.sleep(0)
         engine.close()
         assert [row.token for row in (await admitted).rows[0]] == ["paris"]
         for text in ("anna", MANY_CHARACTERS):
             with pytest.raises(Unavailable):
-                await engine.predict([text], SIMPLE)
+                await in_process.predict(engine, [text], SIMPLE)
 
     asyncio.run(scenario())
     with pytest.raises(Unavailable):
-        engine.predict_blocking(["anna"], SIMPLE)
+        predict_blocking(engine, ["anna"], SIMPLE)
 
 
 def test_large_request_is_not_refused_for_a_full_queue_of_small_ones(
@@ -432,11 +436,11 @@ def test_large_request_is_not_refused_for_a_full_queue_of_small_ones(
     n_windows = 40
 
     async def scenario() -> None:
-        running = asyncio.create_task(engine.predict(["anna"], SIMPLE))
+        running = asyncio.create_task(in_process.predict(engine, ["anna"], SIMPLE))
         await asyncio.to_thread(session.entered.acquire)
-        waiting = asyncio.create_task(engine.predict(["anna x"], SIMPLE))
+        waiting = asyncio.create_task(in_process.predict(engine, ["anna x"], SIMPLE))
         await asyncio.sleep(0)
-        large = asyncio.create_task(engine.predict([" ".join(["x"] * 14)] * n_windows, SIMPLE))
+        large = asyncio.create_task(in_process.predict(engine, [" ".join(["x"] * 14)] * n_windows, SIMPLE))
         await asyncio.to_thread(session.entered.acquire)
         session.gate.set()
         assert len((await large).rows) == n_windows

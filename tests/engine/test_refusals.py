@@ -14,7 +14,7 @@ import pytest
 from builders import PATIENCE, open_model
 from nerve.engine.engine import Engine, Outcome
 from nerve.errors import Overloaded
-from nerve.scheduling.batching import BatchPolicy
+from nerve.scheduling.batching import BatchPolicy, Job
 from nerve.scheduling.queue import Queue
 from nerve.types import PredictOptions, TokenScores, Window
 
@@ -86,11 +86,20 @@ def test_busy_pool_says_so(held: Engine) -> None:
     assert "queue" not in str(caught.value)
 
 
-def test_long_wait_names_its_limit() -> None:
+@pytest.mark.parametrize(
+    ("max_seconds", "deadline", "reason", "words"),
+    [
+        (0.001, math.inf, "queue_wait", "batching.max_queue_ms"),
+        (math.inf, 1.0, "queue_deadline", "after the deadline of the request"),
+    ],
+)
+def test_long_wait_names_its_limit(max_seconds: float, deadline: float, reason: str, words: str) -> None:
     """It is the time that is too long, whatever the tokens are."""
-    waiting = Queue(BatchPolicy(64, 1, 1.0), 1000, 0.001)
-    error = waiting.refuse().error
+    waiting = Queue(BatchPolicy(64, 1, 1.0), 1000, max_seconds)
+    waiting.rates.note_call(1, 1.0, 1)
+    assert waiting.admit(Job([Window([1] * 4, 0)], needs_logits=False), 0.0) is None
+    error = waiting.why_full(0.0, deadline)
     assert isinstance(error, Overloaded)
-    assert error.reason == "queue_wait"
-    assert "batching.max_queue_ms" in str(error)
+    assert error.reason == reason
+    assert words in str(error)
     assert "max_queue_tokens" not in str(error)

@@ -13,11 +13,11 @@ import onnxruntime
 import pytest
 from safetensors.numpy import save_file
 
-from nerve.config import Device, Precision
+from nerve.config import Precision
 from nerve.errors import ModelError
 from nerve.graph import GraphKind, load_graph
 from nerve.graph.architectures import FAMILIES
-from nerve.runtime.devices import CUDA
+from nerve.runtime.devices import CPU, CUDA
 from nerve.runtime.packing import Bucket, PackingRules, StepInputs, split_results
 from nerve.types import TokenScores, Window
 from packed_reference import ReferenceGraph, on_cpu
@@ -140,11 +140,11 @@ def test_precision_and_form_have_their_own_cache_entries(tmp_path: Path) -> None
     """Graphs for CPU and GPU of one checkpoint do not stand in for each other."""
     folder = tiny.write_checkpoint(tmp_path / "model")
     graphs = [
-        load_graph(folder, precision, tmp_path, device=device).source
-        for device, precision in (
-            (Device.CPU, Precision.FLOAT32),
-            (Device.CUDA, Precision.FLOAT32),
-            (Device.CUDA, Precision.FLOAT16),
+        load_graph(folder, precision, tmp_path, provider=provider).source
+        for provider, precision in (
+            (CPU, Precision.FLOAT32),
+            (CUDA, Precision.FLOAT32),
+            (CUDA, Precision.FLOAT16),
         )
     ]
     assert len(set(graphs)) == 3

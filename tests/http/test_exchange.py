@@ -5,9 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import os
 import queue
-import signal
 import threading
 import time
 import weakref
@@ -19,14 +17,15 @@ import pytest
 from builders import PATIENCE, HeldSession, hold, write_config
 from nerve.checkpoint import ModelFolder
 from nerve.config import Config, load_config
+from nerve.endpoints import create_endpoints
 from nerve.errors import REASONS, MalformedRequest
-from nerve.http.app import ROUTES, App
-from nerve.http.responses import Response
+from nerve.http.app import App, routes_of
+from nerve.http.request import Response
 from nerve.models.loader import load_model
 from nerve.observability.metrics import Metrics
 
 BODY = b'{"inputs": "anna lives in paris", "aggregation_strategy": "simple"}'
-# Long enough for the annex, and for many model calls.
+# Long enough for the thread pool, and for many model calls.
 LARGE_BODY = json.dumps({"inputs": "anna lives in paris " * 1_000, "aggregation_strategy": "simple"}).encode()
 
 
@@ -95,11 +94,17 @@ def gated(config: Config, lookup_model: Path, tmp_path: Path) -> Iterator[tuple[
     """Serve the lookup model behind a gate, with one engine thread."""
     model = load_model(config, ModelFolder(lookup_model, "test", ""), tmp_path)
     held, session = hold(model)
-    app = App(config, None, Metrics(ROUTES, REASONS))
+    app = make_app(config)
     app.start(held, config)
     yield app, session
     session.gate.set()
     app.close()
+
+
+def make_app(config: Config) -> App:
+    """Make an application that has no model yet."""
+    endpoints = create_endpoints(config)
+    return App(config, None, Metrics(routes_of(endpoints), REASONS), endpoints)
 
 
 def send(app: App, request: Probe | None = None) -> Probe:
@@ -117,7 +122,7 @@ def tokens(response: Response) -> list[str]:
 
 def test_no_worker_is_ready_before_all_were(config: Config, lookup_model: Path, tmp_path: Path) -> None:
     """The next request may reach the worker that still loads; what was complete once need not stay so."""
-    app = App(config, None, Metrics(ROUTES, REASONS))
+    app = make_app(config)
     answers = [False, True, False]
     model = load_model(config, ModelFolder(lookup_model, "test", ""), tmp_path)
     app.start(model, config, is_complete=lambda: answers.pop(0))
@@ -165,23 +170,26 @@ def test_large_request_of_a_client_that_left_is_dropped(
     assert not [record.message for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_client_that_leaves_while_its_text_is_tokenized(gated: tuple[App, HeldSession]) -> None:
-    """What the annex has begun ends unseen, and its windows never run."""
+def hold_pool(app: App) -> threading.Event:
+    """Keep all threads of the pool busy until the event is set."""
+    assert app._service is not None
+    release = threading.Event()
+    for _ in range(2):
+        app._service.engine.pool.run(lambda: release.wait(PATIENCE), lambda _: None, pytest.fail)
+    return release
+
+
+def test_client_that_leaves_while_its_text_waits_to_be_tokenized(gated: tuple[App, HeldSession]) -> None:
+    """It is not tokenized any more, and its windows never run."""
     app, session = gated
     session.gate.set()
     assert len(tokens(send(app, Probe(LARGE_BODY)).answer())) == 2_000
     n_windows = session.n_windows
-    pid = app._service.annex._process._child.pid  # type: ignore[union-attr]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        left = send(app, Probe(LARGE_BODY))
-        left.leave()
-        assert left.answer().status == 499
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    deadline = time.monotonic() + PATIENCE
-    while app._service.engine._n_offloaded and time.monotonic() < deadline:  # type: ignore[union-attr]
-        threading.Event().wait(0.01)
+    release = hold_pool(app)
+    left = send(app, Probe(LARGE_BODY))
+    left.leave()
+    assert left.answer().status == 499
+    release.set()
     app.close()
     assert session.n_windows == n_windows
 
@@ -189,25 +197,23 @@ def test_client_that_leaves_while_its_text_is_tokenized(gated: tuple[App, HeldSe
 def test_client_that_leaves_before_its_answer_is_made(
     gated: tuple[App, HeldSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scores that nobody wants any more are not sent to the annex."""
+    """Nothing is made of scores that nobody wants any more."""
     app, session = gated
     left = send(app, Probe(LARGE_BODY))
     assert session.entered.acquire(timeout=PATIENCE)
     assert left.is_watched.wait(PATIENCE)
     assert left.gone is not None
     assert app._service is not None
-    engine, release = app._service.engine, threading.Event()
-    monkeypatch.setattr(app._service.annex, "finish", lambda *_, **__: pytest.fail("nobody wants this"))
-    failures: list[Exception] = []
-    for _ in range(2):  # all threads of the pool
-        engine.offload(lambda: release.wait(PATIENCE), lambda _: None, failures.append)
+    pool = app._service.engine.pool
+    monkeypatch.setattr(app._service.engine, "make_rows", lambda *_: pytest.fail("nobody wants this"))
+    release = hold_pool(app)
     session.gate.set()
     deadline = time.monotonic() + PATIENCE
-    while engine._n_offloaded < 3 and time.monotonic() < deadline:
+    while pool._n_waiting < 3 and time.monotonic() < deadline:
         threading.Event().wait(0.01)
     left.gone()
     assert left.answer().status == 499
-    assert engine._n_offloaded == 2
+    assert pool._n_waiting == 2
     release.set()
 
 
@@ -262,13 +268,13 @@ def test_watch_sleeps_and_wakes(gated: tuple[App, HeldSession]) -> None:
     app, session = gated
     session.gate.set()
     assert tokens(send(app).answer()) == ["anna", "paris"]
-    watch = app._watch
+    in_flight = app._in_flight
     deadline = time.monotonic() + PATIENCE
-    while watch._is_awake and time.monotonic() < deadline:
+    while in_flight._is_awake and time.monotonic() < deadline:
         threading.Event().wait(0.05)
-    assert not watch._is_awake
+    assert not in_flight._is_awake
     assert send(app, Probe(body=None, request_timeout_ms="30")).answer().status == 504
-    assert watch._is_awake
+    assert in_flight._is_awake
 
 
 @pytest.mark.parametrize(
@@ -285,9 +291,14 @@ def test_body_that_cannot_be_read(
     assert session.n_windows == 0
 
 
-def test_answered_request_is_let_go_of(gated: tuple[App, HeldSession]) -> None:
-    """No thread that looked at it keeps it, and the connection's objects, until the next one comes."""
+@pytest.mark.parametrize("others_wait", [False, True])
+def test_answered_request_is_let_go_of(gated: tuple[App, HeldSession], others_wait: bool) -> None:
+    """No thread that looked at it keeps it, its text and the connection's objects, until the next one comes.
+
+    On a server that is never idle it is not kept until its deadline either.
+    """
     app, session = gated
+    other = send(app, Probe(body=None)) if others_wait else None
     request = send(app)
     assert request.is_watched.wait(PATIENCE)
     session.gate.set()
@@ -303,6 +314,9 @@ def test_answered_request_is_let_go_of(gated: tuple[App, HeldSession]) -> None:
         assert gone() is None
     finally:
         gc.enable()
+    if other is not None:
+        other.arrive(BODY)
+        assert tokens(other.answer()) == ["anna", "paris"]
 
 
 def test_requests_from_many_threads_get_their_own_answers(gated: tuple[App, HeldSession]) -> None:

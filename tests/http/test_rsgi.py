@@ -1,15 +1,16 @@
-"""The RSGI request leaves nothing behind that Python's collector cannot see through."""
+"""Requests as Granian hands them over: they leave nothing behind, and what is posted is called at once."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from nerve.http.interfaces import RsgiRequest
-from nerve.http.responses import Response
+from nerve.http.request import Request, Response
+from nerve.http.rsgi import AtOnce, RsgiRequest, receive_with
 
 
 class Awaitable:
@@ -174,3 +175,49 @@ def test_watch_that_comes_after_the_answer_is_ended_at_once() -> None:
     request.watch(lambda: told.append("gone"))
     assert protocol.disconnect.is_cancelled
     assert told == []
+
+
+def test_what_granian_gives_becomes_a_request() -> None:
+    """Method, path and headers are those of its scope."""
+    seen: list[Request] = []
+    scope = SimpleNamespace(
+        headers={"x-request-id": "7"}, method="POST", path="/predict_tokens", http_version="1.1"
+    )
+    receive_with(seen.append)(SimpleNamespace(scope=scope, proto=Protocol()))
+    (request,) = seen
+    assert (request.method, request.path) == ("POST", "/predict_tokens")
+    assert (request.header("x-request-id"), request.header("accept")) == ("7", None)
+
+
+def test_a_callback_is_called_by_the_thread_that_posts_it() -> None:
+    """Before the call returns, also while a callback runs on another thread."""
+    at_once = AtOnce()
+    called: list[int] = []
+
+    def first() -> None:
+        thread = threading.Thread(target=at_once.call_soon, args=(lambda: called.append(2),))
+        thread.start()
+        thread.join()
+        assert called == [2]
+        called.append(1)
+
+    at_once.call_soon_threadsafe(first)
+    assert called == [2, 1]
+
+
+def test_a_callback_posted_by_a_callback_is_called_after_it() -> None:
+    """So that a body of a million chunks does not make a stack of a million frames."""
+    at_once = AtOnce()
+    depth = deepest = n_called = 0
+
+    def chunk() -> None:
+        nonlocal depth, deepest, n_called
+        depth += 1
+        deepest = max(deepest, depth)
+        n_called += 1
+        if n_called < 10_000:
+            at_once.call_soon(chunk)
+        depth -= 1
+
+    at_once.call_soon_threadsafe(chunk)
+    assert (n_called, deepest) == (10_000, 1)

@@ -10,5 +10,5 @@ def test_onnxruntime_does_not_report(tmp_path: Path) -> None:
     environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     for switch in ("CI", "GITHUB_ACTIONS", "ORT_RUNNING_UNIT_TESTS"):  # these turn it off, too
         environment.pop(switch, None)
-    subprocess.run([sys.executable, "-c", "import nerve.runtime.padded"], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", "import nerve.runtime.sessions"], env=environment, check=True)
     assert list(tmp_path.rglob("*")) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from builders import start_server, write_config, write_lookup_model
@@ -47,7 +48,9 @@ def test_a_backend_from_outside_answers(tmp_path: Path) -> None:
     config = write_config(
         tmp_path / "config.yaml", write_lookup_model(tmp_path / "model"), model={"device": "toy"}
     )
-    server = start_server(config, {"PYTHONPATH": str(tmp_path)})
+    server = start_server(
+        config, {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    )
     try:
         assert server.client.get("/info").json()["provider"] == "Toy"
         (rows,) = server.predict("anna lives in paris").json()

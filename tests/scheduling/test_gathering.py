@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nerve.scheduling.gathering import Gathering
+from nerve.scheduling.measured import Gathering
 
 CALL_SECONDS = 0.02  # of a call, of which a tenth may be waited
 

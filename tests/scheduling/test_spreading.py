@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from nerve.scheduling.spreading import Spreading
+from nerve.scheduling.measured import Spreading
 
 
 def meet(spreading: Spreading, share: float, n_requests: int = 2000) -> list[bool]:

@@ -1,4 +1,4 @@
-"""Serve the configured model over HTTP until SIGTERM or SIGINT."""
+"""Serve the configured model over HTTP until SIGTERM, SIGINT or SIGQUIT."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve; returns when the server was told to stop."""
+    from nerve.server.signals import handle_signals
+
+    handle_signals()  # until Granian handles its own
     if os.getpid() == 1:
         # A container's first process has no default action for SIGTERM: until Granian handles it, a stop
         # during the imports, the download or the start would be ignored, and end in a kill.

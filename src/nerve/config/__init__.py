@@ -4,11 +4,13 @@ from nerve.config.loading import (
     cache_dir_of,
     default_cache_dir,
     environment_without_overrides,
+    expand_home,
     find_config,
     load_api_key,
     load_config,
     overridden_keys,
     parse_config,
+    read_secret,
 )
 from nerve.config.schema import (
     BatchingConfig,
@@ -25,6 +27,7 @@ from nerve.config.schema import (
     Precision,
     RuntimeConfig,
     ServerConfig,
+    TlsConfig,
 )
 
 __all__ = [
@@ -42,12 +45,15 @@ __all__ = [
     "Precision",
     "RuntimeConfig",
     "ServerConfig",
+    "TlsConfig",
     "cache_dir_of",
     "default_cache_dir",
     "environment_without_overrides",
+    "expand_home",
     "find_config",
     "load_api_key",
     "load_config",
     "overridden_keys",
     "parse_config",
+    "read_secret",
 ]

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 ENV_PREFIX = "NERVE_"
 ENV_CONFIG = "NERVE_CONFIG"
 ENV_API_KEY = "NERVE_API_KEY"
+_API_KEY_FILE = "server.api_key_file"
 _OTLP_PROTOCOL = "http/protobuf"
 DEFAULT_LOCATIONS = (Path("config.yaml"), Path("/etc/nerve/config.yaml"))
 
@@ -80,7 +81,7 @@ def load_config(path: Path) -> Config:
 
 def parse_config(document: dict[str, Any], environment: dict[str, str], folder: Path) -> Config:
     """Check a decoded document; `folder` anchors its relative paths. Raises `ConfigError`."""
-    merged = _with_standard_tracing(_override(document, environment), environment)
+    merged = _with_standard_tracing(_override(_without_nulls(document, Config), environment), environment)
     try:
         config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
@@ -93,17 +94,39 @@ def parse_config(document: dict[str, Any], environment: dict[str, str], folder: 
 def load_api_key(server: ServerConfig) -> str | None:
     """Return the API key that clients must send, or None when none is configured.
 
-    Raises `ConfigError` when the key file cannot be read or is empty.
+    White space around it is not part of it: a file, and a Kubernetes secret, mostly end with a newline. Raises
+    `ConfigError` when the key file cannot be read, and for a key that no client could send.
     """
     key = os.environ.get(ENV_API_KEY)
-    if key is None and server.api_key_file is not None:
-        try:
-            key = Path(server.api_key_file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"server.api_key_file: cannot read {server.api_key_file}: {error}") from error
-    if key is not None and not key:
-        raise ConfigError(f"the API key is empty; remove {ENV_API_KEY} and server.api_key_file, or set one")
+    if key is not None:
+        return _check_api_key(key.strip(), ENV_API_KEY)
+    if server.api_key_file is not None:
+        return _check_api_key(read_secret(Path(server.api_key_file), _API_KEY_FILE).strip(), _API_KEY_FILE)
+    return None
+
+
+def _check_api_key(key: str, origin: str) -> str:
+    """Refuse a key that cannot stand in a header. It is quoted nowhere."""
+    if not key:
+        raise ConfigError(
+            f"{origin}: the API key is empty; remove {ENV_API_KEY} and {_API_KEY_FILE}, or set one"
+        )
+    if not all(" " <= character <= "~" for character in key):
+        raise ConfigError(
+            f"{origin}: the API key holds a line break, a control character or a letter that is not ASCII, which no "
+            "header can carry; choose one of ASCII letters, digits and signs in one line"
+        )
     return key
+
+
+def read_secret(path: Path, origin: str) -> str:
+    """Return the secret in a file, without the line break at its end. Raises `ConfigError`, which names `origin`."""
+    try:
+        return path.read_text(encoding="utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{origin}: {path} is not UTF-8 text") from error
+    except OSError as error:
+        raise ConfigError(f"{origin}: cannot read {path}: {error.strerror}") from error
 
 
 def environment_without_overrides() -> dict[str, str]:
@@ -123,9 +146,23 @@ def _is_override(name: str) -> bool:
 
 
 def default_cache_dir() -> Path:
-    """Return the folder for checkpoints and graphs when `model.cache_dir` is null."""
+    """Return the folder for checkpoints and graphs when `model.cache_dir` is null; the hub's library has its own.
+
+    Raises `ConfigError`.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "nerve"
+    return (Path(base) if base else expand_home("~/.cache", "model.cache_dir")) / "nerve"
+
+
+def expand_home(path: str, origin: str) -> Path:
+    """Return a path with `~` resolved. Raises `ConfigError`, which names `origin`, for a user without a home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{origin}: there is no home folder for {Path(path).parts[0]}; name a folder with its whole path "
+            f"(model.cache_dir or NERVE_MODEL__CACHE_DIR for the cache), or set HOME"
+        ) from error
 
 
 def cache_dir_of(config: Config) -> Path:
@@ -155,6 +192,23 @@ def _parse_yaml(text: str) -> Any:  # noqa: ANN401 - a decoded YAML value can be
         return loader.get_single_data()
     finally:
         loader.dispose()
+
+
+def _without_nulls(document: dict[str, Any], section: type[msgspec.Struct]) -> dict[str, Any]:
+    """Leave out the keys of a section that are null where null is no value of theirs: they count as absent."""
+    declared = {field.name: field.type for field in msgspec.structs.fields(section)}
+    kept = {}
+    for key, value in document.items():
+        below = _section_in(declared.get(key))
+        if isinstance(value, dict) and below is not None:
+            kept[key] = _without_nulls(value, below)
+        elif value is not None or key not in declared or _takes_null(declared[key]):
+            kept[key] = value
+    return kept
+
+
+def _takes_null(declared: Any) -> bool:  # noqa: ANN401 - see `_type_at`
+    return type(None) in getattr(declared, "__args__", ())
 
 
 def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
@@ -271,9 +325,9 @@ def _section_in(declared: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401 -
 def _anchor_paths(config: Config, folder: Path) -> Config:
     """Make the paths of the file absolute, so that nothing depends on the working directory."""
 
-    def anchor(section: SectionT, *names: str) -> SectionT:
+    def anchor(section: SectionT, origin: str, *names: str) -> SectionT:
         changed = {
-            name: str(folder / Path(value).expanduser())
+            name: str(folder / expand_home(value, f"{origin}.{name}"))
             for name in names
             if (value := getattr(section, name))
         }
@@ -281,9 +335,11 @@ def _anchor_paths(config: Config, folder: Path) -> Config:
 
     checkpoint = config.model.checkpoint_repository
     if checkpoint.source is CheckpointSource.LOCAL:
-        checkpoint = anchor(checkpoint, "path")
-    server = anchor(config.server, "uds", "api_key_file")
+        checkpoint = anchor(checkpoint, "model.checkpoint_repository", "path")
+    server = anchor(config.server, "server", "uds", "api_key_file")
     if server.tls is not None:
-        server = msgspec.structs.replace(server, tls=anchor(server.tls, "certificate", "key", "client_ca"))
-    model = msgspec.structs.replace(anchor(config.model, "cache_dir"), checkpoint_repository=checkpoint)
+        tls = anchor(server.tls, "server.tls", "certificate", "key", "client_ca", "key_password_file")
+        server = msgspec.structs.replace(server, tls=tls)
+    model = anchor(config.model, "model", "cache_dir")
+    model = msgspec.structs.replace(model, checkpoint_repository=checkpoint)
     return msgspec.structs.replace(config, model=model, server=server)

@@ -154,7 +154,7 @@ class BatchingConfig(_Section, frozen=True):
     max_batch_tokens: PositiveInt | None = None
     max_batch_size: PositiveInt = 32
     max_queue_tokens: PositiveInt = 131072
-    max_queue_ms: PositiveInt | None = 25
+    max_queue_ms: PositiveInt | None = None
     max_padding: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
@@ -194,12 +194,14 @@ class TlsConfig(_Section, frozen=True):
     certificate: str
     key: str
     client_ca: str | None = None
+    key_password_file: str | None = None
+    minimum_version: Annotated[str, Meta(pattern=r"^1\.[23]$")] = "1.2"
 
 
 class ServerConfig(_Section, frozen=True):
     """The HTTP server."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - a server in a container listens on every address
+    host: str | None = None
     port: Port = 8000
     uds: str | None = None
     uds_permissions: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "660"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from nerve.endpoints.protocol import JSON_TYPE, Description
 from nerve.engine.codec import Query
 from nerve.errors import InvalidRequest, MalformedRequest, UnsupportedMediaType
+from nerve.text.options import member_of
 from nerve.types import (
     AggregationStrategy,
     OffsetUnit,
@@ -221,11 +222,11 @@ def _choices(
 ) -> tuple[AggregationStrategy | None, OffsetUnit | None, TruncationDirection]:
     """Read what a request chooses by name; None for what it leaves to the configuration."""
     return (
-        None if strategy is None else _member(AggregationStrategy, strategy, "aggregation_strategy"),
-        None if unit is None else _member(OffsetUnit, unit, "offset_unit"),
+        None if strategy is None else member_of(AggregationStrategy, strategy, "aggregation_strategy"),
+        None if unit is None else member_of(OffsetUnit, unit, "offset_unit"),
         TruncationDirection.RIGHT
         if direction is None
-        else _member(TruncationDirection, direction.lower(), "truncation_direction"),
+        else member_of(TruncationDirection, direction.lower(), "truncation_direction"),
     )
 
 
@@ -265,17 +266,6 @@ def _flatten(inputs: str | list[str | list[str]]) -> list[str]:
     if texts:
         raise InvalidRequest("inputs: strings and lists are mixed; send a list of strings or a list of lists")
     return [text for item in inputs for text in item]
-
-
-EnumT = TypeVar("EnumT", AggregationStrategy, OffsetUnit, TruncationDirection)
-
-
-def _member(enumeration: type[EnumT], value: str, field: str) -> EnumT:
-    try:
-        return enumeration(value)
-    except ValueError:
-        known = ", ".join(member.value for member in enumeration)
-        raise InvalidRequest(f"{field}: unknown value; known values: {known}") from None
 
 
 def _quality(parameters: list[str]) -> float:

@@ -30,13 +30,15 @@ class Description:
 
 
 class Endpoint(Protocol):
-    """One wire format.
+    """One wire format."""
 
-    name: as in `server.endpoints`. routes: paths that its clients post to.
-    """
+    @property
+    def name(self) -> str:
+        """Its name, as in `server.endpoints`."""
 
-    name: str
-    routes: Sequence[str]
+    @property
+    def routes(self) -> Sequence[str]:
+        """The paths that its clients post to."""
 
     def choose_codec(self, header: Callable[[str], str | None]) -> Codec:
         """Return what reads a request with these headers and writes its answer. Raises `UnsupportedMediaType`.

@@ -14,7 +14,8 @@ import time
 from typing import TYPE_CHECKING
 
 from nerve.engine.in_process import collect, submit
-from nerve.errors import NerveError, Overloaded
+from nerve.errors import InvalidRequest, NerveError, Overloaded
+from nerve.observability.defects import log_defect, survive
 from nerve.types import PredictOptions
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Canary:
         self._timeout = timeout_seconds
         self._tell = tell
         self._stopped = threading.Event()
+        self._seen = -1  # ended calls at the last look
+        self._is_well = True
         threading.Thread(target=self._watch, name="nerve-canary", daemon=True).start()
 
     def stop(self) -> None:
@@ -54,17 +57,27 @@ class Canary:
         self._stopped.set()
 
     def _watch(self) -> None:
-        n_calls = -1
         while not self._stopped.wait(self._interval):
-            if n_calls == self._engine.n_calls and not self._is_alive() and not self._recovers():
-                return
-            n_calls = self._engine.n_calls
+            survive(self._look, "in the canary")
+
+    def _look(self) -> None:
+        """Ask the model if nothing has shown since the last look that it computes."""
+        if self._seen == self._engine.n_calls and not self._is_alive():
+            if not self._recovers():
+                self._stopped.set()
+        elif not self._is_well:
+            self._say(is_well=True)
+        self._seen = self._engine.n_calls
+
+    def _say(self, *, is_well: bool) -> None:
+        self._is_well = is_well
+        self._tell(is_well)
 
     def _recovers(self) -> bool:
         """Wait until calls end again; False when they do not and the engine was declared dead."""
         if self._stopped.is_set():
             return False
-        self._tell(False)
+        self._say(is_well=False)
         left = self._timeout
         while left > 0:
             started = time.monotonic()
@@ -72,7 +85,7 @@ class Canary:
                 return False
             if self._is_alive():
                 log.warning("the model computes again")
-                self._tell(True)
+                self._say(is_well=True)
                 return True
             left -= min(time.monotonic() - started, self._timeout)
         if not self._stopped.is_set():
@@ -86,8 +99,13 @@ class Canary:
             submitted = submit(self._engine, [TEXT], _OPTIONS)
         except Overloaded:
             return self._sees_progress(n_calls, threading.Event())
+        except InvalidRequest:
+            return True  # the model does not know the tokens of this text, so it cannot be asked
         except NerveError as error:
             return self._fails(f"refused: {error}")
+        except Exception as error:  # noqa: BLE001 - for want of memory, say: requests fare no better
+            log_defect(error, "in the canary")
+            return self._fails("it could not be asked")
         if not self._sees_progress(n_calls, submitted.done):
             self._engine.cancel(submitted.job)
             return self._fails(f"no call has ended in {self._timeout:.1f} s")
@@ -98,6 +116,9 @@ class Canary:
             rows = collect(self._engine, submitted).rows[0]
         except NerveError as error:
             return self._engine.n_calls != n_calls or self._fails(str(error))
+        except Exception as error:  # noqa: BLE001 - see above
+            log_defect(error, "in the canary")
+            return self._fails("its answer could not be read")
         if all(math.isfinite(score) for row in rows for score in row.results.values()):
             return True
         return self._fails("scores are not finite")

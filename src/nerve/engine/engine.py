@@ -24,7 +24,7 @@ from nerve.scheduling.batching import Job
 from nerve.scheduling.lane import Lane
 from nerve.scheduling.queue import Queue
 from nerve.scheduling.threads import EngineThread
-from nerve.text.aggregation import decode_texts
+from nerve.text.aggregation import decode_texts, needs_logits
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 
 if TYPE_CHECKING:
@@ -153,15 +153,18 @@ class Engine:
         job.waiter = None  # what was computed until now is no whole answer; and it holds what holds the job
         self.lane_of(job).cancel(job)
 
-    def check_room(self, n_characters: int, n_texts: int) -> None:
-        """Raise `Overloaded` when the lane that a request will take is full; spares tokenizing for a refusal.
+    def check_room(self, n_characters: int, deadline: float) -> None:
+        """Raise `Overloaded` when a request would be refused for certain; spares all work on it.
 
-        Characters and special tokens are about the most tokens that there can be; a large request may turn
-        out to take either lane.
+        n_characters: at least as many as it will have tokens. A large request may turn out to take either lane.
         """
         possible = self._lanes[:1] if n_characters <= self._bulk_tokens else self._lanes
-        if all(lane.is_full(n_characters + 2 * n_texts) for lane in possible):
-            raise possible[-1].refuse()
+        reasons = [lane.why_full(deadline) for lane in possible]
+        if all(reasons):
+            try:
+                raise next(filter(None, reasons))
+            finally:
+                reasons.clear()  # a traceback holds this frame, which would hold the error
 
     def lane_of(self, job: Job) -> Lane:
         """Return the lane of a job."""
@@ -245,7 +248,7 @@ class Call:
         engine = self._engine
         try:
             n_characters = sum(map(len, self._texts))
-            engine.check_room(n_characters, len(self._texts))
+            engine.check_room(n_characters, self._deadline)
             if n_characters <= _INLINE_CHARACTERS:
                 self._queue(engine.tokenize(self._texts, self._options, beside_others=False))
             elif on_pool:
@@ -323,7 +326,7 @@ def make_job(tokenized: list[TokenizedText], options: PredictOptions, deadline: 
     windows = [window for text in tokenized for window in text.windows]
     if not windows:
         raise InvalidRequest("inputs: no text; send at least one")
-    return Job(windows, options.needs_logits, deadline)
+    return Job(windows, needs_logits(options), deadline)
 
 
 def make_prediction(

@@ -26,10 +26,14 @@ _MOST_WAITING = 64
 
 
 class Pool:
-    """Runs work on threads of its own; any thread may call its methods."""
+    """Runs work on threads of its own; any thread may call its methods.
+
+    Raises `RuntimeError` when the threads cannot be started: later, that would look like a pool that is closed.
+    """
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="nerve-pool")
+        _start_all(self._executor)
         self._lock = threading.Lock()
         self._n_waiting = 0  # tasks that have not ended
         self._last_seconds = 1.0  # of the work that ended last
@@ -132,3 +136,15 @@ class Task(Generic[T]):
             raise
         finally:
             self._pool.note_end(seconds)
+
+
+def _start_all(executor: ThreadPoolExecutor) -> None:
+    """Start every thread of an executor, which would start each when it is needed."""
+    together = threading.Barrier(_THREADS + 1)
+    try:
+        for _ in range(_THREADS):
+            executor.submit(together.wait)
+        together.wait()
+    except BaseException:
+        together.abort()
+        raise

@@ -5,6 +5,7 @@ graphs, `ready` checks those that others made, `cache` keeps those of our own. d
 checkpoint becomes which. The packages above know these names only.
 """
 
-from nerve.graph.loading import Graph, GraphKind, is_buildable, load_graph
+from nerve.graph.loading import Graph, is_buildable, load_graph
+from nerve.runtime.backend import GraphKind
 
 __all__ = ["Graph", "GraphKind", "is_buildable", "load_graph"]

@@ -39,8 +39,7 @@ class _LoggedRequest(ForwardedRequest):
         self._route_of = route_of
         self._started = time.perf_counter()
 
-    def respond(self, response: Response) -> None:
-        super().respond(response)
+    def answered(self, response: Response) -> None:
         milliseconds = round((time.perf_counter() - self._started) * 1000, 3)
         method = self.method if self.method in _METHODS else "unknown"
         route = self._route_of(self.path)

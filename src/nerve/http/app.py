@@ -1,7 +1,7 @@
 """The application: routes, and the life of one worker.
 
-`App.handle` is the one handler; it knows nothing of the server's interface. `interfaces` makes its requests of RSGI's
-(what Granian has) and of ASGI's (what any other server has).
+`App.handle` is the one handler; it knows nothing of the server's interface. `rsgi` makes its requests of Granian's
+and `asgi` of any other server's.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from nerve.http.exchange import Exchange, Service
 from nerve.http.in_flight import InFlight
 from nerve.http.openapi import build_openapi
 from nerve.http.pending import PendingBytes
+from nerve.http.refusals import Refusals
 from nerve.http.request import Headers, Request, Response
 from nerve.http.responses import encode_json, error_body, error_response
+from nerve.observability.defects import log_defect, survive
 from nerve.observability.metrics import CONTENT_TYPE as METRICS_TYPE
 
 if TYPE_CHECKING:
@@ -32,15 +34,24 @@ if TYPE_CHECKING:
 
     from nerve.config import Config
     from nerve.endpoints.protocol import Endpoint
+    from nerve.http.request import Handler
     from nerve.models.model import Model
     from nerve.observability.metrics import Metrics
 
 _MAX_REQUEST_ID_LENGTH = 128
 _AUTH_SCHEMES = ("bearer", "api-key")
 _UNKNOWN = "unknown"
+_OVERLOADED = 429
 _GET_ROUTES = ("/", "/health", "/health/live", "/health/ready", "/info", "/metrics", "/openapi.json")
-# Routes that answer without an API key: probes and scrapes have none.
-_OPEN_ROUTES = frozenset({"/", "/health", "/health/live", "/health/ready", "/metrics"})
+# Routes that answer without an API key, and who asks there without one. All else wants it, be it a route or not; so
+# does whatever is posted.
+OPEN_ROUTES = {
+    "/": "probes",
+    "/health": "probes",
+    "/health/live": "probes",
+    "/health/ready": "probes",
+    "/metrics": "scrapes",
+}
 
 
 def routes_of(endpoints: Mapping[str, Endpoint]) -> list[str]:
@@ -63,6 +74,7 @@ class App:
         self._api_key = api_key.encode() if api_key else None
         self._metrics = metrics
         self._in_flight = InFlight()
+        self._refusals = Refusals()
         self.pending = PendingBytes(config.limits.most_pending_bytes)
         self._service: Service | None = None
         self._unready_reason = "starting: the model is loading"
@@ -102,7 +114,7 @@ class App:
 
         def fail() -> None:
             self._has_failed = True
-            self._metrics.set_ready(ready=False)
+            survive(partial(self._metrics.set_ready, ready=False), "in the metrics")
             end()
 
         limit = self._batching.max_queue_ms
@@ -135,6 +147,7 @@ class App:
         if self._canary is not None:
             self._canary.stop()
         self._metrics.set_ready(ready=False)
+        self._refusals.close()
         if self._service is not None:
             self._service.engine.close()
             self._service = None
@@ -156,16 +169,13 @@ class App:
         try:
             if endpoint is not None:
                 headers.append(("cache-control", "no-store"))  # it holds what the client's text holds
+            if endpoint is not None or path not in OPEN_ROUTES:
                 self._authorize(request)
+            if endpoint is not None:
                 self._predict(endpoint, request, request_id, headers, started)
                 return
             get = self._gets.get(path) if method in ("GET", "HEAD") else None
-            if get is None:
-                response = self._no_route(path, headers)
-            else:
-                if path not in _OPEN_ROUTES:
-                    self._authorize(request)
-                response = get(headers)
+            response = get(headers) if get is not None else self._no_route(path, headers)
         except Exception as error:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
             response = error_response(error, headers, request_id)
         self._answer(request, response)
@@ -175,10 +185,18 @@ class App:
         return path if path in self._gets or path in self._endpoints else _UNKNOWN
 
     def _answer(self, request: Request, response: Response) -> None:
-        self._metrics.record_answer(self.route_of(request.path), response.status)
-        if response.rejection is not None and request.method == "POST":  # an unready probe is no rejection
-            self._metrics.record_rejection(response.rejection)
-        request.respond(response)
+        try:
+            self._metrics.record_answer(self.route_of(request.path), response.status)
+            if (
+                response.rejection is not None and request.method == "POST"
+            ):  # an unready probe is no rejection
+                self._metrics.record_rejection(response.rejection)
+        except Exception as error:  # noqa: BLE001 - what cannot be counted is answered all the same
+            log_defect(error, "in the metrics")
+        if response.status == _OVERLOADED:
+            self._refusals.send(partial(request.respond, response))
+        else:
+            request.respond(response)
 
     def _predict(
         self, endpoint: Endpoint, request: Request, request_id: str, headers: Headers, started: float
@@ -209,9 +227,14 @@ class App:
         if self._api_key is None:
             return
         scheme, _, given = (request.header("authorization") or "").partition(" ")
-        is_right = hmac.compare_digest(given.strip().encode(), self._api_key)
-        if not is_right or scheme.lower() not in _AUTH_SCHEMES:
-            raise Unauthorized("the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
+        is_right = hmac.compare_digest(given.strip().encode(), self._api_key) & (
+            scheme.lower() in _AUTH_SCHEMES
+        )
+        given = request.header("x-api-key") or ""
+        if not is_right | hmac.compare_digest(given.strip().encode(), self._api_key):
+            raise Unauthorized(
+                "the API key is missing or wrong; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+            )
 
     def _no_route(self, path: str, headers: Headers) -> Response:
         allowed = [
@@ -257,6 +280,24 @@ class App:
         return Response(200, headers, self._openapi)
 
 
+def answer_defects(handle: Handler) -> Handler:
+    """Return a handler that never raises: what escapes `handle` is logged and answered with 500.
+
+    The server's thread that calls it calls it for all requests; under Granian an exception would leave that thread
+    unable to serve any other one.
+    """
+
+    def handle_safely(request: Request) -> None:
+        try:
+            handle(request)
+        except BaseException as error:  # noqa: BLE001 - see above
+            request_id = _new_id()
+            headers: Headers = [("content-type", JSON_TYPE), ("x-request-id", request_id)]
+            request.respond(error_response(error, headers, request_id))
+
+    return handle_safely
+
+
 def _always() -> bool:
     return True
 
@@ -291,6 +332,10 @@ def _request_id(request: Request) -> str:
     given = request.header("x-request-id") or request.header("x-baseten-customer-request-id")
     if given and len(given) <= _MAX_REQUEST_ID_LENGTH and given.isascii() and given.isprintable():
         return given
+    return _new_id()
+
+
+def _new_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 

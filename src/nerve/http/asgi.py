@@ -6,12 +6,17 @@ It only moves bytes in and out. ASGI: https://asgi.readthedocs.io/en/stable/spec
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import MalformedRequest
 from nerve.http.pending import UNBOUNDED, UNCOUNTED_BYTES, PendingBytes, Share
-from nerve.http.request import CUT_SHORT, OnBody
+from nerve.http.request import CUT_SHORT, OnBody, stated_length
+from nerve.http.responses import defect_response
+from nerve.observability.defects import log_defect
 
 if TYPE_CHECKING:
     from nerve.http.request import Request, Response
@@ -32,6 +37,11 @@ class AsgiRequest:
         self._headers = {
             name.decode("latin-1"): value.decode() for name, value in scope["headers"] if value.isascii()
         }
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        if lengths:
+            self._headers["content-length"] = b",".join(lengths).decode("latin-1")
+        self._is_http1 = scope.get("http_version", "1.1").startswith("1")
+        self._is_read = False
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []  # what reads from the client
         self.answer: asyncio.Future[Response] = self._loop.create_future()
@@ -44,14 +54,26 @@ class AsgiRequest:
 
     def read(self, limit: int, then: OnBody) -> None:
         """Read the body and give it to `then`; None as soon as it is known to be above `limit` bytes."""
-        stated = self._headers.get("content-length")
-        if stated is not None and int(stated) > limit:
+        stated = stated_length(self._headers.get("content-length"))
+        if stated is not None and stated > limit:
             then(None, None)
         else:
-            n_bytes = int(stated) if stated is not None else None
-            self._tasks.append(self._loop.create_task(self._read(limit, n_bytes, then)))
+            self._tasks.append(self._loop.create_task(self._read(limit, stated or 0, then)))
 
-    async def _read(self, limit: int, n_bytes: int | None, then: OnBody) -> None:
+    @property
+    def leaves_body(self) -> bool:
+        """Whether a part of the body was left unread, so that an HTTP/1 connection cannot go on."""
+        has_body = self._headers.get("content-length", "0") != "0" or "transfer-encoding" in self._headers
+        return self._is_http1 and has_body and not self._is_read
+
+    async def _read(self, limit: int, stated: int, then: OnBody) -> None:
+        try:
+            await self._read_all(limit, stated, then)
+        except Exception as error:  # noqa: BLE001 - nobody looks at what a task raises
+            log_defect(error, "in a body that arrives")
+            then(None, error)
+
+    async def _read_all(self, limit: int, stated: int, then: OnBody) -> None:
         body = bytearray()
         more = True
         while more:
@@ -66,10 +88,13 @@ class AsgiRequest:
                 return
             if more and len(body) > UNCOUNTED_BYTES:
                 if self._share is None:
-                    self._share = self._pending.open(lambda error: then(None, error), n_bytes)
+                    self._share = self._pending.open(partial(then, None), stated or None)
                 if not self._share.grow(len(body)):  # it was refused
                     return
-        if self._share is None or self._share.keep(len(body)):
+        self._is_read = True
+        if len(body) < stated:
+            then(None, MalformedRequest(CUT_SHORT))
+        elif self._share is None or self._share.keep(len(body)):
             then(body, None)
 
     def watch(self, gone: Callable[[], None]) -> None:
@@ -85,7 +110,8 @@ class AsgiRequest:
 
     def respond(self, response: Response) -> None:
         """Hand the answer to the coroutine that waits for it."""
-        self._loop.call_soon_threadsafe(self._settle, response)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._settle, response)
 
     def _settle(self, response: Response) -> None:
         if self._share is not None:
@@ -135,8 +161,14 @@ class Application:
         request = AsgiRequest(scope, receive, self.pending)
         self.handle(request)
         response = await request.answer
-        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
-        headers.append((b"content-length", str(len(response.body)).encode()))
+        if request.leaves_body:
+            response.headers.append(("connection", "close"))
+        try:
+            headers = _encode_headers(response)
+        except Exception as error:  # noqa: BLE001 - a header that is no text, say: the client must hear of it
+            log_defect(error, "in an answer that cannot be sent")
+            response = defect_response([("content-type", JSON_TYPE), ("x-request-id", response.request_id)])
+            headers = _encode_headers(response)
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": response.body})
 
@@ -147,3 +179,8 @@ class Application:
         await receive()  # lifespan.shutdown
         await asyncio.get_running_loop().run_in_executor(None, self._close)
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _encode_headers(response: Response) -> list[tuple[bytes, bytes]]:
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    return [*headers, (b"content-length", str(len(response.body)).encode())]

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from nerve.http.request import Request
     from nerve.observability.metrics import Metrics
 
-# Seconds that a request waits for the model before its connection is watched: asking costs about as much as answering.
-_WATCH_AFTER_SECONDS = 0.02
-
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -64,17 +61,16 @@ class Exchange:
         "_answer",
         "_cancel",
         "_codec",
-        "_deadline",
         "_headers",
         "_is_gzip",
         "_is_read",
-        "_is_watched",
         "_query",
         "_request",
         "_request_id",
         "_service",
         "_share",
         "_started",
+        "deadline",
     )
 
     def __init__(
@@ -95,11 +91,10 @@ class Exchange:
         self._headers = headers
         self._answer = answer
         self._started = started
-        self._deadline = deadline
+        self.deadline = deadline
         self._query: Query | None = None
         self._is_gzip = False
         self._is_read = False
-        self._is_watched = False
         self._cancel = Cancel()
         self._share: Share | None = None  # of the texts
 
@@ -113,17 +108,20 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - what is in flight must be answered by whoever removes it
             self._fail(error)
 
-    def look(self, now: float) -> None:
-        """End the exchange if its deadline has passed; watch its connection if it waits. `InFlight` calls this."""
+    def expire(self) -> None:
+        """See `Pending`."""
+        what = "the answer was ready" if self._is_read else "the whole body had arrived"
+        self._drop(DeadlineExceeded(f"the deadline passed before {what}"))
+
+    def watch_client(self) -> bool:
+        """See `Pending`. Not before the body is there: reading it tells, too."""
+        if not self._is_read:
+            return False
         try:
-            if now >= self._deadline:
-                what = "the answer was ready" if self._is_read else "the whole body had arrived"
-                self._drop(DeadlineExceeded(f"the deadline passed before {what}"))
-            elif self._is_read and not self._is_watched and now - self._started > _WATCH_AFTER_SECONDS:
-                self._is_watched = True
-                self._request.watch(partial(self._drop, ClientGone("the client left")))
-        except Exception as error:  # noqa: BLE001 - `InFlight` must go on, and the client be answered
+            self._request.watch(partial(self._drop, ClientGone("the client left")))
+        except Exception as error:  # noqa: BLE001 - the client must be answered
             self._fail(error)
+        return True
 
     def _on_body(self, body: Body | None, error: Exception | None) -> None:
         self._is_read = True
@@ -136,7 +134,9 @@ class Exchange:
                 raise PayloadTooLarge(
                     f"the body is above limits.max_body_bytes = {limit}; send several requests"
                 )
-            if self._is_gzip:
+            if not self._is_gzip:  # before anything is spent on it
+                self._service.engine.check_room(len(body), self.deadline)
+            else:
                 limit = self._service.limits.max_body_bytes
                 if len(body) > INLINE_BYTES:
                     pool = self._service.engine.pool
@@ -156,7 +156,7 @@ class Exchange:
             if len(body) > UNCOUNTED_BYTES:
                 self._count(query.texts)
             self._service.engine.start(
-                query.texts, query.options, self._deadline, self._on_outcome, self._cancel, on_pool
+                query.texts, query.options, self.deadline, self._on_outcome, self._cancel, on_pool
             )
         except Exception as failure:  # noqa: BLE001 - see `_on_body`
             self._fail(failure)
@@ -181,7 +181,7 @@ class Exchange:
 
     def _on_encoded(self, summary: Summary, encoded: bytes) -> None:
         now = time.monotonic()
-        if now >= self._deadline:
+        if now >= self.deadline:
             self._fail(DeadlineExceeded("the deadline passed before the answer was ready"))
             return
         service = self._service

@@ -26,6 +26,11 @@ _PREDICT_ERRORS = {
     "503": "The server is starting or shutting down, or its device failed",
     "504": "The deadline passed before the answer was ready",
 }
+# Any of these carries the key.
+_KEYS = {
+    "key": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
 _UNAUTHORIZED = {"401": "The API key is missing or wrong"}
 _UNREADY = {"503": "The server is starting or shutting down, or its device failed"}
 _DEFECT = {"500": "A defect of the server"}
@@ -71,7 +76,7 @@ def build_openapi(endpoints: Mapping[str, Endpoint], *, needs_key: bool) -> dict
         "paths": paths,
         "components": {
             "schemas": schemas,
-            **({"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if needs_key else {}),
+            **({"securitySchemes": _KEYS} if needs_key else {}),
         },
     }
 
@@ -143,7 +148,7 @@ def _errors(texts: dict[str, str], error: dict[str, Any], headers: dict[str, Any
 
 
 def _security(needs_key: bool) -> dict[str, Any]:
-    return {"security": [{"key": []}]} if needs_key else {}
+    return {"security": [{name: []} for name in _KEYS]} if needs_key else {}
 
 
 def _parameter(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from nerve.errors import MalformedRequest
+from nerve.observability.defects import survive
 
 if TYPE_CHECKING:
     from nerve.types import Summary
@@ -13,12 +19,26 @@ Headers = list[tuple[str, str]]
 Body = bytes | bytearray
 OnBody = Callable[[Body | None, Exception | None], None]
 
+_MOST_DIGITS = 18
 # Of the `MalformedRequest` when the client stopped sending before the end.
 CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
 
 
-@dataclass(slots=True)
-class Response:
+def stated_length(value: str | None) -> int | None:
+    """Return how many bytes a `content-length` states, None where there is none. Raises `MalformedRequest`.
+
+    Several values must be the same one (RFC 9110, 8.6).
+    """
+    if value is None:
+        return None
+    values = {part.strip() for part in value.split(",")}
+    length = values.pop()
+    if values or not length.isascii() or not length.isdigit():
+        raise MalformedRequest("content-length must be one whole number of bytes")
+    return int(length) if len(length) <= _MOST_DIGITS else sys.maxsize
+
+
+class Response(msgspec.Struct):
     """An answer, ready to be sent.
 
     rejection: the reason of one that is no answer, for the metrics. summary: of the prediction, for traces.
@@ -60,14 +80,14 @@ class Request(Protocol):
         """Call `gone` when the client leaves before it is answered."""
 
     def respond(self, response: Response) -> None:
-        """Send the answer, once; ends what was begun for this request."""
+        """Send the answer, once; ends what was begun for this request. Never raises; a second answer is dropped."""
 
 
 Handler = Callable[[Request], None]
 
 
 class ForwardedRequest:
-    """A request that passes everything on: a base for what looks on."""
+    """A request that passes everything on: a base for what looks on, and must not cost anybody an answer."""
 
     __slots__ = ("_request", "method", "path")
 
@@ -91,3 +111,7 @@ class ForwardedRequest:
     def respond(self, response: Response) -> None:
         """See `Request`."""
         self._request.respond(response)
+        survive(partial(self.answered, response), f"in {type(self).__name__}")
+
+    def answered(self, response: Response) -> None:
+        """Note an answer that was sent."""

@@ -26,6 +26,7 @@ from nerve.errors import (
 )
 from nerve.http.gzip import ACCEPTED
 from nerve.http.request import Headers, Response
+from nerve.observability.defects import log_defect
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +59,33 @@ def encode_json(value: object) -> bytes:
     return msgspec.json.encode(value)
 
 
-def error_response(error: Exception, headers: Headers, request_id: str) -> Response:
+def error_response(error: BaseException, headers: Headers, request_id: str) -> Response:
     """Return the answer to a failed request; `headers` are those it has so far, content type first.
 
     Anything but a `PredictError` is a defect: fixed text outside, the stack in the log (without the message,
-    which could quote the client's text).
+    which could quote the client's text). Never raises: whoever failed must be answered.
     """
-    if not isinstance(error, PredictError):
+    try:
+        if isinstance(error, PredictError):
+            return _refusal(error, headers, request_id)
         log.error("defect while answering a request: %s", stack_of(error), extra={"request_id": request_id})
-        response = error_body(500, "Backend", "internal error; the server's log has the details", headers)
-        response.rejection = PredictError.reason
-        return response
+    except Exception as defect:  # noqa: BLE001 - an error that cannot be told is a defect, too
+        log_defect(defect, "in an answer that says no")
+    return defect_response(headers)
+
+
+def defect_response(headers: Headers) -> Response:
+    """Return the answer to a request that met a defect, whose details are in the log."""
+    response = error_body(500, "Backend", "internal error; the server's log has the details", headers)
+    response.rejection = PredictError.reason
+    return response
+
+
+def _refusal(error: PredictError, headers: Headers, request_id: str) -> Response:
     if isinstance(error, (InferenceFailed, DeviceFailed)):
         log.error("the model failed on the request", extra={"request_id": request_id})
-    status, kind = ERROR_TABLE[type(error)]
+    # Another package may have made a class of its own of one of these.
+    status, kind = next(ERROR_TABLE[known] for known in type(error).__mro__ if known in ERROR_TABLE)
     if isinstance(error, Overloaded):
         headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
     elif isinstance(error, UnsupportedEncoding):

@@ -72,7 +72,7 @@ class Tracing:
 class _TracedRequest(ForwardedRequest):
     """A request that notes when it began and when its body had arrived; Unix time in nanoseconds."""
 
-    __slots__ = ("_tracer", "arrived_at", "route", "started_at")
+    __slots__ = ("_ended_at", "_tracer", "arrived_at", "route", "started_at")
 
     def __init__(self, request: Request, tracer: Tracer, route: str) -> None:
         super().__init__(request)
@@ -80,6 +80,7 @@ class _TracedRequest(ForwardedRequest):
         self._tracer = tracer
         self.started_at = time.time_ns()
         self.arrived_at = 0  # not yet
+        self._ended_at = 0
 
     def read(self, limit: int, then: OnBody) -> None:
         def arrive(body: Body | None, error: Exception | None) -> None:
@@ -89,9 +90,11 @@ class _TracedRequest(ForwardedRequest):
         super().read(limit, arrive)
 
     def respond(self, response: Response) -> None:
-        ended_at = time.time_ns()
+        self._ended_at = time.time_ns()
         super().respond(response)
-        _record(self._tracer, self, response, ended_at)
+
+    def answered(self, response: Response) -> None:
+        _record(self._tracer, self, response, self._ended_at)
 
 
 def _record(tracer: Tracer, request: _TracedRequest, response: Response, ended_at: int) -> None:

@@ -58,6 +58,11 @@ class Job:
         self.n_running = 0
         self.waiter: Callable[[], None] | None = None
 
+    @property
+    def turn_tokens(self) -> int:
+        """Tokens of the window that is served next; 0 when none waits."""
+        return len(self.windows[self.waiting[0]].ids) if self.waiting else 0
+
     def scores(self) -> list[TokenScores]:
         """Return the scores of every window; raises the job's error if it failed."""
         if self.error is not None:

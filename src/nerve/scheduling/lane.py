@@ -21,20 +21,24 @@ import threading
 import time
 from typing import TYPE_CHECKING, ParamSpec
 
-from nerve.errors import Overloaded, stack_of
+from nerve.errors import stack_of
 from nerve.scheduling.batching import cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from nerve.errors import Overloaded
     from nerve.scheduling.batching import Batch, Job
-    from nerve.scheduling.queue import Queue, Refusal
+    from nerve.scheduling.queue import Queue
     from nerve.scheduling.threads import EngineThread
     from nerve.types import TokenScores, Window
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
+
+# After a defect of the lane itself, which may come again at once.
+_PAUSE_SECONDS = 0.1
 
 
 class Lane:
@@ -86,12 +90,12 @@ class Lane:
         """Batches that have succeeded so far."""
         return self._queue.n_calls
 
-    def is_full(self, n_tokens: int = 1) -> bool:
-        """Tell whether a job of at most `n_tokens` tokens would be refused for certain."""
+    def why_full(self, deadline: float) -> Overloaded | None:
+        """Return why any job with this deadline (`time.monotonic()`) would be refused now, or None."""
         if not len(self._queue):
-            return False
+            return None
         with self._lock:
-            return self._queue.is_full(n_tokens)
+            return self._queue.why_full(time.monotonic(), deadline)
 
     def submit(self, job: Job) -> None:
         """Admit a job whole, or raise `Overloaded`, `Unavailable` or `DeviceFailed`."""
@@ -101,20 +105,10 @@ class Lane:
             if refusal is None and not (self._n_gathering and self._queue.awaited(now)):
                 self._wake_one()
         if refusal is not None:
-            raise self._refuse(refusal)
-
-    def refuse(self) -> Overloaded:
-        """Return the error of a job that would be refused; see `Queue.refuse`."""
-        with self._lock:
-            refusal = self._queue.refuse()
-        error = self._refuse(refusal)
-        assert isinstance(error, Overloaded)  # noqa: S101 - what `Queue.refuse` gives
-        return error
-
-    def _refuse(self, refusal: Refusal) -> Exception:
-        if refusal.dropped:
-            self._report(self._deliver, refusal.dropped)
-        return refusal.error
+            try:
+                raise refusal
+            finally:
+                del refusal  # its traceback holds this frame, which would hold it
 
     def cancel(self, job: Job) -> None:
         """Drop the waiting windows of a job that nobody waits for.
@@ -152,10 +146,21 @@ class Lane:
             self._parked.pop().put(None)
 
     def _work(self) -> None:
-        """Serve until told to end and nothing waits."""
+        """Serve until told to end and nothing waits; a defect breaks off a turn, not the thread."""
         if self._niceness and sys.platform == "linux":  # elsewhere niceness belongs to whole processes
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
+            with contextlib.suppress(OSError):  # a sandbox may forbid it
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         own: queue.SimpleQueue[None] = queue.SimpleQueue()
+        while True:
+            try:
+                self._serve(own)
+                return
+            except BaseException as error:  # noqa: BLE001 - without this thread no later job would run
+                log.error("a defect on an engine thread: %s", stack_of(error))
+                time.sleep(_PAUSE_SECONDS)
+
+    def _serve(self, own: queue.SimpleQueue[None]) -> None:
+        """Run batches, and park on `own` while there are none."""
         since = time.monotonic()
         while True:
             while (batch := self._take_batch()) is not None:

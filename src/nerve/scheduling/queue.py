@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from nerve.errors import DeadlineExceeded, DeviceFailed, InferenceFailed, Overloaded, Unavailable
-from nerve.scheduling.admission import MOST_WINDOWS_OF_ONE, POOL_WINDOWS, Admission
 from nerve.scheduling.batching import Batch, fair_order, fills_batch, take
-from nerve.scheduling.gathering import Gathering
-from nerve.scheduling.rates import Rates
-from nerve.scheduling.spreading import Spreading
+from nerve.scheduling.measured import Gathering, Rates, Spreading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,20 +25,9 @@ if TYPE_CHECKING:
 # Windows looked at when a batch is formed, as a multiple of the largest batch: enough to find equal
 # lengths, bounded so that a long queue does not make each step slower.
 _LOOKAHEAD = 4
-# Jobs beyond which the wait is told from the sum of their tokens, without a look at each.
-_MANY_JOBS = 128
+# Share of the time until its deadline that a job may need by the measured rate: a rate is no promise.
+_DEADLINE_SHARE = 0.9
 _MAX_RETRY_AFTER_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a job is not admitted.
-
-    dropped: waiting jobs that are refused with it, their `error` set; the caller delivers them.
-    """
-
-    error: PredictError
-    dropped: list[Job] = field(default_factory=list)
 
 
 class Queue:
@@ -52,10 +37,10 @@ class Queue:
 
     policy: limits of a batch.
     max_tokens: most tokens that wait; a job of any size is admitted when nothing waits.
-    max_seconds: longest wait, by the measured rate, with which a job is still admitted in an overload (`admission`).
+    max_seconds: longest wait, by the measured rate, with which a job is still admitted.
     n_threads: threads that run batches.
     may_spread: a batch can use the cores of all these threads.
-    gathers: a batch may wait a moment for clients that were just answered (`gathering`).
+    gathers: a batch may wait a moment for clients that were just answered (`measured.Gathering`).
     """
 
     def __init__(
@@ -71,9 +56,10 @@ class Queue:
         self.n_threads = n_threads
         self.rates = Rates()
         self.tokens = 0  # of windows that wait
+        self._turn_tokens = 0  # of the first waiting window of each job
         self.n_calls = 0  # batches that have succeeded
         self._max_tokens = max_tokens
-        self._admission = Admission(max_seconds) if max_seconds < math.inf else None
+        self._max_seconds = max_seconds
         self._spreading = Spreading(may_spread)
         self._gathering = Gathering()
         self._gathers = gathers
@@ -82,7 +68,6 @@ class Queue:
         self._running_tokens = 0
         self._n_running = 0  # windows
         self._n_busy = 0  # threads that run a batch
-        self._last_end = 0.0  # of a batch
         self._closed: PredictError | None = None  # why nothing is admitted any more
 
     def __len__(self) -> int:
@@ -91,105 +76,62 @@ class Queue:
 
     # Admission.
 
-    def admit(self, job: Job, now: float) -> Refusal | None:
-        """Take a job in; None when it is admitted."""
+    def admit(self, job: Job, now: float) -> PredictError | None:
+        """Take a job in, or return why it is refused; None when it is admitted."""
         if self._closed is not None:
-            return Refusal(type(self._closed)(str(self._closed)))
-        self._note_idle(now)
-        if self._jobs:
-            if self.tokens + job.n_tokens > self._max_tokens:
-                return Refusal(self._overloaded(is_full=True))
-            if self._must_wait_long(job.n_tokens, len(job.windows)):
-                return self.refuse()
+            return type(self._closed)(str(self._closed))
+        own_seconds = self.rates.seconds_for(job.n_tokens)
+        refusal = self.why_full(now, job.deadline, job.n_tokens, len(job.windows), own_seconds)
+        if refusal is not None:
+            return refusal
         job.submitted_at = now
         self._jobs.append(job)
         self.tokens += job.n_tokens
+        self._turn_tokens += job.turn_tokens
         self._n_waiting += len(job.windows)
         self._gathering.note_arrival(len(job.windows))
         self._spreading.note_arrival(is_running=self._n_busy > 0)
         return None
 
-    def is_full(self, n_tokens: int = 1) -> bool:
-        """Tell whether a job of at most `n_tokens` tokens would be refused for certain."""
-        return bool(self._jobs) and (self.tokens >= self._max_tokens or self._must_wait_long(n_tokens, 1))
+    def why_full(
+        self, now: float, deadline: float, n_tokens: int = 1, n_windows: int = 1, own_seconds: float = 0.0
+    ) -> Overloaded | None:
+        """Return why a job that takes `own_seconds` itself would be refused, or None.
 
-    def refuse(self) -> Refusal:
-        """Return what a job that would be refused is to be told: how long the queue needs to drain.
-
-        The first refusal for a wait begins an overload: the waiting jobs that are no better off are refused with it.
+        It is refused when its tokens do not fit, when it would have to wait longer than is allowed, and when it would
+        miss its deadline by the measured rate. When nothing waits, none is.
         """
-        dropped: list[Job] = []
-        is_full = self.tokens >= self._max_tokens
-        if self._admission is not None and not is_full:
-            dropped = self._drop_late(self._admission) if not self._admission.is_overload else []
-            self._admission.note_refusal()
-        error = self._overloaded(is_full=is_full)
-        for job in dropped:
-            job.error = self._overloaded(is_full=False)
-        return Refusal(error, dropped)
+        if not self._jobs:
+            return None
+        if self.tokens + n_tokens > self._max_tokens:
+            return self._overloaded(
+                "queue_tokens", f"the queue is full (batching.max_queue_tokens = {self._max_tokens})"
+            )
+        # Each waiting job is served a window in its turn, so no more of them come before the last window of a job than
+        # it has windows.
+        ahead = self._running_tokens + min(self.tokens, n_windows * self._turn_tokens)
+        wait = self.rates.seconds_for(ahead)
+        if wait > self._max_seconds:
+            return self._overloaded("queue_wait", "the wait would be longer than batching.max_queue_ms")
+        if wait + own_seconds > _DEADLINE_SHARE * (deadline - now):
+            return self._overloaded(
+                "queue_deadline", "the answer would come after the deadline of the request"
+            )
+        return None
 
     def close(self) -> None:
         """Admit nothing more."""
         if self._closed is None:
             self._closed = Unavailable("the server is shutting down; send the request to another one")
 
-    def _overloaded(self, *, is_full: bool) -> Overloaded:
-        """Return a refusal; `is_full`: the tokens that wait are the reason, and not the time they take."""
+    def _overloaded(self, reason: str, why: str) -> Overloaded:
         seconds = self.rates.seconds_for(self.tokens)
-        which = f"batching.max_queue_tokens = {self._max_tokens}" if is_full else "batching.max_queue_ms"
         return Overloaded(
-            f"{self.tokens} tokens wait, {seconds:.2f} s of work at the present rate, and {which} allows no more; "
+            f"{why}: {self.tokens} tokens wait, {seconds:.2f} s of work at the present rate; "
             "send the request again later",
             retry_after_seconds=min(seconds, _MAX_RETRY_AFTER_SECONDS) if self.rates.is_measured else 1.0,
-            reason="queue_tokens" if is_full else "queue_wait",
+            reason=reason,
         )
-
-    def _must_wait_long(self, n_tokens: int, n_windows: int) -> bool:
-        """Tell whether a job must be refused for its wait, where others wait.
-
-        Of each waiting job, no more windows come before a job's last one than the job has itself (`fair_order`).
-        """
-        admission = self._admission
-        if admission is None:
-            return False
-        own = self.rates.seconds_for(n_tokens)
-        seconds = self.rates.seconds_for(self._running_tokens + self.tokens)
-        if not admission.is_long(seconds, own):
-            return False
-        if not admission.is_overload:
-            return not admission.is_pool(self._count_windows() + min(n_windows, MOST_WINDOWS_OF_ONE), seconds)
-        if len(self._jobs) > _MANY_JOBS:
-            return True
-        waiting = sum(len(job.windows[w].ids) for job in self._jobs for w in islice(job.waiting, n_windows))
-        return admission.is_long(self.rates.seconds_for(self._running_tokens + waiting), own)
-
-    def _count_windows(self) -> int:
-        """Return the windows under way, as `Admission.is_pool` counts them."""
-        if len(self._jobs) > POOL_WINDOWS:
-            return len(self._jobs)
-        return self._n_running + sum(min(len(job.waiting), MOST_WINDOWS_OF_ONE) for job in self._jobs)
-
-    def _drop_late(self, admission: Admission) -> list[Job]:
-        """Drop the jobs that would wait too long; those that were begun stay."""
-        dropped = []
-        ahead = self._running_tokens
-        for job in list(self._jobs):
-            is_begun = len(job.waiting) < len(job.windows)
-            if is_begun or not admission.is_long(
-                self.rates.seconds_for(ahead), self.rates.seconds_for(job.n_tokens)
-            ):
-                ahead += sum(len(job.windows[w].ids) for w in job.waiting)
-            else:
-                self.forget(job)
-                dropped.append(job)
-        return dropped
-
-    def _note_idle(self, now: float) -> None:
-        """Take note that a job need not wait, if that is so."""
-        admission = self._admission
-        is_idle = not self._jobs and self._n_busy < self.n_threads
-        if admission is not None and admission.is_overload and is_idle:
-            admission.note_idle(now - self._last_end if not self._n_busy else 0.0)
 
     # What runs next.
 
@@ -210,6 +152,8 @@ class Queue:
             return None
         expected = self._gathering.expected(now)
         pairs = self._choose_windows(expected)
+        chosen = {id(job): job for job, _ in pairs}.values()
+        self._turn_tokens -= sum(job.turn_tokens for job in chosen)
         for job, window_index in pairs:
             job.waiting.remove(window_index)
             job.n_running += 1
@@ -218,13 +162,14 @@ class Queue:
             self._running_tokens += n_tokens
             if job.queue_seconds < 0:
                 job.queue_seconds = now - job.submitted_at
+        self._turn_tokens += sum(job.turn_tokens for job in chosen)
         self._n_waiting -= len(pairs)
         self._n_running += len(pairs)
         self._n_busy += 1
         head = self._jobs.popleft()
         if head.waiting:
             self._jobs.append(head)  # its turn is over: many windows must not hold up other requests
-        for job in {id(job): job for job, _ in pairs}.values():
+        for job in chosen:
             if not job.waiting and job is not head:
                 self._jobs.remove(job)
         is_alone = self._n_busy == 1 and not self._jobs and not expected
@@ -283,7 +228,6 @@ class Queue:
         started: of the batch. since: when the thread that ran it was done with the batch before, or woke up.
         """
         self._n_busy -= 1
-        self._last_end = now
         self._running_tokens -= batch.n_tokens
         self._n_running -= len(batch.pairs)
         if isinstance(outcome, Exception):
@@ -340,6 +284,7 @@ class Queue:
         """Drop the waiting windows of a job. Does nothing to a job that was never admitted."""
         if job.waiting and job.submitted_at:
             self.tokens -= sum(len(job.windows[w].ids) for w in job.waiting)
+            self._turn_tokens -= job.turn_tokens
             self._n_waiting -= len(job.waiting)
             job.waiting.clear()
             self._jobs.remove(job)

@@ -7,12 +7,17 @@ then puts its own loop there.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
+from nerve.errors import stack_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -26,7 +31,7 @@ class EngineThread:
         self._thread.start()
 
     def post(self, work: Callable[[], None]) -> None:
-        """Have `work` done there; it must not raise."""
+        """Have `work` done there. What it raises is logged, and the thread goes on."""
         self._work.put(work)
 
     def call(self, work: Callable[[], T]) -> T:
@@ -55,5 +60,8 @@ class EngineThread:
 
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
-            work()
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - what is posted later is others' work
+                log.error("a defect on %s: %s", threading.current_thread().name, stack_of(error))
             del work  # what it holds is not kept until the next one comes

@@ -21,6 +21,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nerve.observability.defects import survive
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -66,11 +68,15 @@ def watch_connections(idle_seconds: float, stall_seconds: float) -> None:
     def watch() -> None:
         pause = threading.Event()
         ports: set[int] = set()
-        while not pause.wait(min(_SCAN_SECONDS, stall_seconds / 4)):
-            ports = ports or listening_ports(pause)
+
+        def look() -> None:
+            ports.update(() if ports else listening_ports(pause))
             n_closed = close_stopped(ports, idle_seconds, stall_seconds, pause)
             if n_closed:
                 log.info("closed %d connections whose clients had stopped", n_closed)
+
+        while not pause.wait(min(_SCAN_SECONDS, stall_seconds / 4)):
+            survive(look, "in the watch over connections")
 
     threading.Thread(target=watch, name="nerve-connections", daemon=True).start()
 

@@ -6,13 +6,12 @@ forked: a forked copy of a process that has downloaded with threads, or touched 
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
 import multiprocessing
 import resource
 import shutil
-import socket
+import signal
 import sys
 import tempfile
 import time
@@ -31,15 +30,29 @@ from nerve.config import Interface, cache_dir_of
 from nerve.endpoints import create_endpoints
 from nerve.errors import StartupError
 from nerve.graph import is_buildable
+from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging, logging_settings
+from nerve.server.listening import (
+    check_port,
+    identify_socket,
+    is_local,
+    listening_host,
+    remove_socket,
+    remove_stale_socket,
+    resolve_socket_path,
+)
 from nerve.server.rsgi_worker import serve_rsgi
+from nerve.server.signals import QUIT, held_back, note
+from nerve.server.tls import open_tls
 from nerve.server.worker import Shared, create_worker_application
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
+    from types import FrameType
 
     from nerve.config import Config, ServerConfig
+    from nerve.server.listening import SocketFile
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +77,7 @@ class _DrainingServer(MPServer):
     ready_pipe: Connection
     ready_pids: set[int]  # of workers that have been ready
     _n_failures: int = 0  # workers in a row that ended before they were ready
+    _own_socket: SocketFile | None = None
 
     _spawn_rsgi_worker = staticmethod(serve_rsgi)
 
@@ -75,6 +89,37 @@ class _DrainingServer(MPServer):
     @respawn_failed_workers.setter
     def respawn_failed_workers(self, value: bool) -> None:
         """Granian's constructor sets it; the property decides."""
+
+    def startup(self, spawn_target: Callable[..., None], target_loader: Callable[..., object]) -> None:
+        """Listen, and start the workers."""
+        super().startup(spawn_target, target_loader)  # type: ignore[no-untyped-call]
+        for number in QUIT:
+            signal.signal(number, self.signal_handler_interrupt)
+
+    def signal_handler_reload(self, number: int, frame: FrameType | None) -> None:
+        """Ignore SIGHUP: Granian would take the port away while the next worker loads its model."""
+        note(number, frame)
+
+    def _serve_loop(self, spawn_target: Callable[..., None], target_loader: Callable[..., object]) -> None:
+        """Replace workers until told to stop.
+
+        Granian's own loop looks first and clears the event then, so that what comes in between is lost.
+        """
+        while True:
+            self.main_loop_interrupt.wait()
+            self.main_loop_interrupt.clear()
+            if self.interrupt_signal or (self.interrupt_children and not self.respawn_failed_workers):
+                return
+            dead = set()
+            while self.interrupt_children:
+                dead.add(self.interrupt_children.pop())
+            if dead:
+                self._respawn_workers(sorted(dead), spawn_target, target_loader)
+
+    def _spawn_workers(self, spawn_target: Callable[..., None], target_loader: Callable[..., object]) -> None:
+        """Start the workers; signals that a starting one could not handle yet wait."""
+        with held_back():
+            super()._spawn_workers(spawn_target, target_loader)  # type: ignore[no-untyped-call]
 
     def _respawn_workers(
         self,
@@ -104,8 +149,8 @@ class _DrainingServer(MPServer):
             log.warning("a worker ended before it was ready; the next one is started in %.1f s", pause)
             if self._is_interrupted_within(pause):
                 return
-        super()._respawn_workers(workers, spawn_target, target_loader, delay)
-        self.respawned_wrks.clear()  # Granian would end the server when a worker dies twice in a few seconds
+        with held_back():
+            super()._respawn_workers(workers, spawn_target, target_loader, delay)
 
     def _is_interrupted_within(self, seconds: float) -> bool:
         """Wait; returns True at once when the server is told to stop."""
@@ -140,15 +185,22 @@ class _DrainingServer(MPServer):
         where = self.bind_uds or f"{self.bind_addr}:{self.bind_port}"
         try:
             if self.bind_uds is None:
-                _check_port(self.bind_addr, self.bind_port)
+                check_port(self.bind_addr, self.bind_port)
             else:
-                _remove_stale_socket(self.bind_uds)
+                remove_stale_socket(self.bind_uds)
             super()._init_shared_socket()  # type: ignore[no-untyped-call]
+            if self.bind_uds is not None:
+                self._own_socket = identify_socket(self.bind_uds)
         except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).partition("\n")[0]  # a Rust backtrace follows
             raise StartupError(
                 f"cannot listen on {where}: {reason}; free it, or change server.host, server.port or server.uds"
             ) from error
+
+    def _unlink_pidfile(self) -> None:
+        """Remove the Unix socket, if it is still ours; Granian would remove whatever stands there."""
+        if self._own_socket is not None:
+            remove_socket(self._own_socket)
 
 
 def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
@@ -157,30 +209,33 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     Raises `StartupError` when the server cannot start.
     """
     configure_logging(config.server)
+    log_what_escapes()
     create_endpoints(config)  # a wrong name must end the start here, in one line
     folder = fetch_checkpoint(
         config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=show_progress
     )
     multiprocessing.set_start_method("spawn", force=True)
-    if api_key is None and not _is_loopback(config.server):
-        log.warning("listening on a public address without an API key; set NERVE_API_KEY to require one")
-    try:
-        server = _create_server(config.server)
-    except OSError as error:  # `ssl.SSLError` is one, too
-        raise StartupError(f"server.tls: the certificate or the key cannot be loaded: {error}") from error
+    host = listening_host(config.server, has_key=api_key is not None)
+    if not is_local(config.server, host):
+        if api_key is None:
+            log.warning("listening on a public address without an API key; set NERVE_API_KEY to require one")
+    elif config.server.uds is None and config.server.host is None:
+        log.info("listening for this machine only; for others set an API key (NERVE_API_KEY), or server.host")
+    server = _create_server(config.server, host)
     server.ready_pipe, ready = multiprocessing.Pipe(duplex=False)
     server.ready_pids = set()
     server.drain_delay_seconds = config.server.drain_delay_ms / 1000
     with _metrics_dir(config.server.workers) as metrics_dir:
         try:
-            server.shared = Shared(
-                was_ready=multiprocessing.Event(),
-                failed=multiprocessing.Event(),
-                draining=multiprocessing.Event(),
-                settled=multiprocessing.Event(),
-                ready=ready,
-                metrics_dir=metrics_dir,
-            )
+            with held_back():  # from the process that Python starts for these events, for good
+                server.shared = Shared(
+                    was_ready=multiprocessing.Event(),
+                    failed=multiprocessing.Event(),
+                    draining=multiprocessing.Event(),
+                    settled=multiprocessing.Event(),
+                    ready=ready,
+                    metrics_dir=metrics_dir,
+                )
         except OSError as error:  # no shared memory, or a Python that this user may not start again
             raise StartupError(f"cannot start worker processes with {sys.executable}: {error}") from error
         server.serve(
@@ -208,13 +263,12 @@ def _metrics_dir(n_workers: int) -> Iterator[Path | None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _create_server(server: ServerConfig) -> _DrainingServer:
-    tls = server.tls
-    return _DrainingServer(
+def _create_server(server: ServerConfig, host: str) -> _DrainingServer:
+    made = _DrainingServer(
         "nerve",
-        address=server.host,
+        address=host,
         port=server.port,
-        uds=Path(server.uds) if server.uds else None,
+        uds=resolve_socket_path(server.uds) if server.uds else None,
         uds_permissions=int(server.uds_permissions, 8),
         interface=Interfaces.RSGI if server.interface is Interface.RSGI else Interfaces.ASGI,
         workers=server.workers,
@@ -231,13 +285,12 @@ def _create_server(server: ServerConfig) -> _DrainingServer:
         ),
         log_level=LogLevels(server.log_level.value),
         log_dictconfig=logging_settings(server),
-        ssl_cert=Path(tls.certificate) if tls else None,
-        ssl_key=Path(tls.key) if tls else None,
-        ssl_ca=Path(tls.client_ca) if tls and tls.client_ca else None,
-        ssl_client_verify=bool(tls and tls.client_ca),
         respawn_interval=0.1,
         workers_kill_timeout=math.ceil(server.drain_timeout_ms / 1000),
     )
+    if server.tls is not None:
+        made.ssl_ctx = open_tls(server.tls)  # type: ignore[assignment] # of one that speaks none
+    return made
 
 
 def _allow_connections(wanted: int) -> int:
@@ -254,30 +307,3 @@ def _allow_connections(wanted: int) -> int:
         "server.max_connections is %d, but the limit of open files leaves room for %d", wanted, allowed
     )
     return allowed
-
-
-def _check_port(host: str, port: int) -> None:
-    """Raise `OSError` when another server listens there; Granian would share the port with it."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(address)
-        probe.listen(1)
-
-
-def _remove_stale_socket(path: Path) -> None:
-    """Remove a Unix socket that nobody listens on: a server that was killed left it behind."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-        except OSError:
-            return  # not there, or not ours: listening will tell
-
-
-def _is_loopback(server: ServerConfig) -> bool:
-    try:
-        return server.uds is not None or ipaddress.ip_address(server.host).is_loopback
-    except ValueError:  # a name
-        return server.host == "localhost"

@@ -14,9 +14,11 @@ import os
 import signal
 import sys
 import threading
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
 from nerve.config import cache_dir_of, find_config, load_api_key, load_config
@@ -24,16 +26,18 @@ from nerve.endpoints import create_endpoints
 from nerve.errors import REASONS, StartupError
 from nerve.graph import is_buildable
 from nerve.http.access_log import with_access_log
-from nerve.http.app import App, routes_of
+from nerve.http.app import App, answer_defects, routes_of
 from nerve.http.asgi import Application
 from nerve.models.loader import load_model
+from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging
 from nerve.observability.metrics import Metrics
 from nerve.server.connections import watch_connections
+from nerve.server.signals import handle_signals
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
     from multiprocessing.synchronize import Event
 
@@ -94,11 +98,12 @@ class Worker:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Load the model: in the background at the first start, at once in a worker that replaces another."""
         loop.call_soon(self._stop_if_draining)
-        if self._shared is not None and self._shared.was_ready.is_set():
-            self._load_or_exit(None)
-            return
-        self._loading = threading.Thread(target=self._load_or_exit, args=(loop,), name="nerve-loader")
-        self._loading.start()
+        with or_give_up(self._shared):
+            if self._shared is not None and self._shared.was_ready.is_set():
+                self._become_ready(self._load())
+                return
+            self._loading = threading.Thread(target=self._load_for, args=(loop,), name="nerve-loader")
+            self._loading.start()
 
     def _stop_if_draining(self) -> None:
         """Send SIGTERM again: one that came before the event loop ran was lost (uvloop listens while it runs)."""
@@ -112,23 +117,21 @@ class Worker:
             os._exit(0)  # nothing was admitted, and loading cannot be cut short in any other way
         self.app.close()
 
-    def _load_or_exit(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        try:
-            model = load_model(self._config, self._folder, cache_dir_of(self._config))
-        except StartupError as error:
-            self._give_up(f"cannot start: {error}")
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it must not end in a thread unseen
-            self._give_up("cannot start: a defect while loading the model", error)
-        if loop is None:
-            self._become_ready(model)
-        else:
-            loop.call_soon_threadsafe(self._become_ready, model)
+    def _load_for(self, loop: asyncio.AbstractEventLoop) -> None:
+        with or_give_up(self._shared):
+            loop.call_soon_threadsafe(self._become_ready, self._load())
+
+    def _load(self) -> Model:
+        return load_model(self._config, self._folder, cache_dir_of(self._config))
 
     def _become_ready(self, model: Model) -> None:
         shared = self._shared
         is_draining = shared.draining.is_set if shared is not None else lambda: False
-        self.app.start(model, self._config, is_draining, self._end_soon, self._announce, self._are_all_ready)
-        log.info("ready")
+        with or_give_up(shared):
+            self.app.start(
+                model, self._config, is_draining, self._end_soon, self._announce, self._are_all_ready
+            )
+            log.info("ready")
 
     def _are_all_ready(self) -> bool:
         shared = self._shared
@@ -151,20 +154,46 @@ class Worker:
         log.critical("the device has failed; this worker ends")
 
         def end() -> None:
+            time.sleep(_LAST_ANSWERS_SECONDS)
             logging.shutdown()
             os._exit(1)
 
-        threading.Timer(_LAST_ANSWERS_SECONDS, end).start()
+        try:
+            threading.Thread(target=end, name="nerve-end", daemon=True).start()
+        except RuntimeError:  # no thread can be made
+            end()
 
-    def _give_up(self, reason: str, defect: BaseException | None = None) -> NoReturn:
-        """End the process: without a model there is nothing to serve. One worker says why for all."""
-        shared = self._shared
+
+@contextmanager
+def or_give_up(shared: Shared | None) -> Iterator[None]:
+    """End the process when the block raises, whatever it is: a worker that cannot start must not stay.
+
+    In a thread or in a callback of the event loop nobody else would see it. One worker says why for all. The server
+    starts another one, or ends.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:  # at the terminal, while it was starting
+        os._exit(130)
+    except BaseException as error:
         if shared is None or not shared.failed.is_set():
             if shared is not None and not shared.was_ready.is_set():
                 shared.failed.set()
-            log.critical(reason, exc_info=defect)
+            reason = _explain(error)
+            log.critical("cannot start: %s", reason or "a defect", exc_info=None if reason else error)
         logging.shutdown()
         os._exit(1)
+
+
+def _explain(error: BaseException) -> str:
+    """Say in one line why a worker cannot start; nothing for a defect."""
+    if isinstance(error, StartupError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; give the process more, or choose a smaller model or fewer workers"
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return "no more threads can be made; raise the limit of processes (ulimit -u, the container's pids limit)"
+    return ""
 
 
 def _forbid_core_dumps() -> None:
@@ -181,12 +210,15 @@ def create_worker_application(
     config: Config, api_key: str | None, folder: ModelFolder, shared: Shared
 ) -> Application:
     """Build the application inside a worker process that `server` started."""
-    threading.Thread(target=_end_with_server, name="nerve-orphan", daemon=True).start()
     configure_logging(config.server)
-    if config.server.uds is None:
-        client_seconds = config.server.client_timeout_ms / 1000
-        watch_connections(config.limits.request_timeout_ms / 1000 + client_seconds, client_seconds)
-    return _application(Worker(config, api_key, folder, shared), config)
+    log_what_escapes()
+    handle_signals()
+    with or_give_up(shared):
+        threading.Thread(target=_end_with_server, name="nerve-orphan", daemon=True).start()
+        if config.server.uds is None:
+            client_seconds = config.server.client_timeout_ms / 1000
+            watch_connections(config.limits.request_timeout_ms / 1000 + client_seconds, client_seconds)
+        return _application(Worker(config, api_key, folder, shared), config)
 
 
 def _end_with_server() -> None:
@@ -228,4 +260,4 @@ def _application(worker: Worker, config: Config) -> Application:
 
         close = close_both
 
-    return Application(handle, worker.start, close, worker.app.pending)
+    return Application(answer_defects(handle), worker.start, close, worker.app.pending)

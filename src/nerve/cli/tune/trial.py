@@ -110,8 +110,8 @@ def run_server(config: Config) -> Iterator[int]:
         drain_timeout_ms=2000,
     )
     document = msgspec.to_builtins(msgspec.structs.replace(config, server=server))
-    with tempfile.TemporaryDirectory(prefix="nerve-tune-") as name:
-        file, log = Path(name) / "config.yaml", Path(name) / "log"
+    with _temporary_folder() as folder:
+        file, log = folder / "config.yaml", folder / "log"
         file.write_text(yaml.safe_dump(document))
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -127,6 +127,17 @@ def run_server(config: Config) -> Iterator[int]:
             yield port
         finally:
             _stop(process)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Give a folder for the block. Raises `TrialError` when none can be made."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix="nerve-tune-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise TrialError(f"there is no folder for temporary files: {error}; set TMPDIR to one") from error
+    with made as name:
+        yield Path(name)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int, workers: int, log: Path) -> None:

@@ -1,0 +1,106 @@
+"""Where the server listens: an address and a TCP port that is free, or a Unix socket.
+
+A server that was killed leaves its Unix socket behind, and the next one removes it. Nothing but a socket is ever
+removed: what else stands at `server.uds` is somebody's file.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from nerve.errors import StartupError
+
+if TYPE_CHECKING:
+    from nerve.config import ServerConfig
+
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - what the function below is about
+
+_KINDS = {
+    stat.S_IFREG: "a regular file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFLNK: "a link",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class SocketFile(NamedTuple):
+    """A socket in the file system, and what tells it from another one at the same path."""
+
+    path: Path
+    device: int
+    inode: int
+
+
+def listening_host(server: ServerConfig, *, has_key: bool) -> str:
+    """Return the address to listen on: without a key nobody else is let in, unless the configuration says so."""
+    return server.host or (EVERY_ADDRESS if has_key else "127.0.0.1")
+
+
+def is_local(server: ServerConfig, host: str) -> bool:
+    """Tell whether only this machine can connect."""
+    try:
+        return server.uds is not None or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `OSError` when another server listens there; Granian would share the port with it."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        probe.listen(1)
+
+
+def resolve_socket_path(path: str) -> Path:
+    """Return where a Unix socket will stand, links followed. Raises `StartupError`."""
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError) as error:  # links that go round in a circle
+        raise StartupError(f"server.uds: {path} leads nowhere ({error}); name another path") from error
+
+
+def remove_stale_socket(path: Path) -> None:
+    """Remove a Unix socket that nobody listens on: a server that was killed left it behind.
+
+    Raises `OSError` when something stands there that is no socket, or that may not be looked at.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something")
+        raise OSError(f"{kind} stands there, and only a socket is ever replaced")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # it would wait for one whose backlog is full
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return  # it is listened on, or not ours: listening will tell
+
+
+def identify_socket(path: Path) -> SocketFile:
+    """Note which socket stands at a path."""
+    found = path.lstat()
+    return SocketFile(path, found.st_dev, found.st_ino)
+
+
+def remove_socket(own: SocketFile) -> None:
+    """Remove a socket of ours, unless something else has come to stand there."""
+    try:
+        found = own.path.lstat()
+        if stat.S_ISSOCK(found.st_mode) and (found.st_dev, found.st_ino) == (own.device, own.inode):
+            os.unlink(own.path)
+    except OSError:
+        return  # it is gone, or its folder is
