@@ -117,6 +117,7 @@ def run(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         "predict --model owner/none anna",
         "verify --config hub.yaml",
         "tune --config hub.yaml --target-p99-ms 20",
+        "export owner/none folder",
     ],
 )
 def test_every_command_says_it_in_one_line(

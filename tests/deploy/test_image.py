@@ -31,6 +31,7 @@ IMAGE = os.environ.get("NERVE_TEST_IMAGE")
 COMPOSE = os.environ.get("NERVE_TEST_COMPOSE", "").split()
 HADOLINT = shutil.which("hadolint")
 CURL = shutil.which("curl")
+SETPRIV = shutil.which("setpriv")
 
 needs_image = pytest.mark.skipif(
     not (ENGINE and IMAGE), reason="NERVE_TEST_IMAGE names no built image, or there is no docker or podman"
@@ -131,6 +132,14 @@ def test_health_check_follows_the_config(run: Callable[..., str]) -> None:
 
 
 @needs_image
+def test_serves_as_any_user_of_group_0(run: Callable[..., str]) -> None:
+    """OpenShift chooses the number; the cache and the folder of the socket can be written."""
+    name = run("--user", "1000680000:0", "--env", "NERVE_SERVER__UDS=/run/nerve/nerve.sock")
+    assert is_healthy(name)
+    engine("exec", name, "sh", "-c", "mkdir /var/cache/nerve/hub && touch /var/cache/nerve/hub/file")
+
+
+@needs_image
 def test_holds_no_build_tools(run: Callable[..., str]) -> None:
     """No compiler, no setuptools, no sources; every file of the environment is root's."""
     name = run(wait=False)
@@ -226,6 +235,36 @@ def test_dockerfile_is_clean() -> None:
     """The linter finds nothing."""
     done = subprocess.run([str(HADOLINT), DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or SETPRIV is None,
+    reason="only root can make folders of others, and become another user",
+)
+def test_folders_are_open_to_group_0() -> None:
+    """The commands of the Dockerfile that make them, under another root; then a user of that group writes there."""
+    folder = Path(tempfile.mkdtemp(prefix="nerve-image-"))  # the user must get in
+    folder.chmod(0o755)
+    try:
+        text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
+        image = text.partition("AS image-cpu")[2]
+        made = [command for command in re.findall(r"install -d [^&\n]+", image) if "nerve" in command]
+        assert made
+        for command in made:
+            moved = re.sub(r"(?<= )/(?=var/|run/)", f"{folder}/", command)
+            subprocess.run(moved.split(), check=True)
+        # What the checkpoint's stage holds keeps its modes, and gets the owner of the copy.
+        baked = folder / "var/cache/nerve/hub"
+        baked.mkdir(mode=0o755)
+        (command,) = re.findall(r"chmod -R \S+ /var/cache/nerve", text)
+        subprocess.run(command.replace("/var", f"{folder}/var").split(), check=True)
+        (owner,) = re.findall(r"--chown=(\d+:\d+) /var/cache/nerve", image)
+        subprocess.run(["chown", "-R", owner, folder / "var/cache/nerve"], check=True)  # noqa: S607
+        user = [str(SETPRIV), "--reuid", "1000680000", "--regid", "0", "--clear-groups", "touch"]
+        for place in ("var/cache/nerve", "var/cache/nerve/hub", "run/nerve"):
+            subprocess.run([*user, folder / place / "file"], check=True)
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_label_names_the_version() -> None:

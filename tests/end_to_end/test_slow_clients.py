@@ -39,7 +39,9 @@ def median_latency(server: ServerProcess, count: int = 40) -> float:
 
 def test_clients_that_stop_are_closed(serve: Callable[..., ServerProcess]) -> None:
     """Five hundred of them, wherever they stop, cost a good client nothing while they are there."""
-    server = serve(server={"client_timeout_ms": 1500}, limits={"request_timeout_ms": 1500})
+    server = serve(
+        server={"client_timeout_ms": 1500, "keep_alive_ms": 1500}, limits={"request_timeout_ms": 1500}
+    )
     alone = median_latency(server)
     stopped = []
     for number in range(500):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Protocol
 
-from nerve.checkpoint.folder import ModelFolder, check_folder
+from nerve.checkpoint.folder import ModelFolder, check_folder, explain_unreadable
 from nerve.config import CheckpointSource
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def fetch_checkpoint(
     """
     module = importlib.import_module(SOURCES[model.checkpoint_repository.source])
     fetch: Source = module.fetch
-    found = fetch(model, cache_dir, is_buildable=is_buildable, show_progress=show_progress)
-    check_folder(found.path, model, is_buildable)
+    try:
+        found = fetch(model, cache_dir, is_buildable=is_buildable, show_progress=show_progress)
+        check_folder(found.path, model, is_buildable)
+    except OSError as error:
+        raise explain_unreadable(error) from error
     return found

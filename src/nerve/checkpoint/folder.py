@@ -8,6 +8,7 @@ outputs agree with the config is for `nerve.models.loader` to prove.
 from __future__ import annotations
 
 import mmap
+import os
 import posixpath
 import re
 from collections.abc import Collection
@@ -46,7 +47,10 @@ class ModelFolder:
 
 
 def check_folder(folder: Path, model: ModelConfig, is_buildable: BuildCheck) -> None:
-    """Prove that `folder` can be served as `model` asks; raise `CheckpointError`, saying what to change."""
+    """Prove that `folder` can be served as `model` asks; raise `CheckpointError`, saying what to change.
+
+    Raises `OSError` for a file that cannot be read; see `explain_unreadable`.
+    """
     config = read_config(folder)
     check_config(config, str(folder))
     files = list_files(folder)
@@ -54,6 +58,15 @@ def check_folder(folder: Path, model: ModelConfig, is_buildable: BuildCheck) -> 
     main = choose_main_file(files, config, model, is_buildable, str(folder))
     for name in (TOKENIZER, main, *companions(folder, main, files, str(folder))):
         _refuse_lfs_pointer(folder / name)
+
+
+def explain_unreadable(error: OSError) -> CheckpointError:
+    """Return what to raise for a file or folder of a checkpoint that this user may not read."""
+    user = f"the user {os.geteuid()}" if hasattr(os, "geteuid") else "this user"
+    return CheckpointError(
+        f"cannot read {error.filename}: {error.strerror}; let {user} read it (`chmod -R a+rX` on its folder), or start "
+        "nerve as its owner"
+    )
 
 
 def check_names(files: Collection[str], origin: str) -> None:
@@ -68,9 +81,24 @@ def check_names(files: Collection[str], origin: str) -> None:
 
 
 def list_files(folder: Path) -> set[str]:
-    """Return the files under `folder` as POSIX paths relative to it, hidden ones left out."""
-    names = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return {name for name in names if not any(part.startswith(".") for part in name.split("/"))}
+    """Return the files under `folder` as POSIX paths relative to it, hidden ones left out.
+
+    Raises `OSError` for a folder that cannot be read; what is in it would be missing without a word.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = set()
+    for path, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        here = Path(path)
+        found |= {
+            (here / name).relative_to(folder).as_posix()
+            for name in names
+            if not name.startswith(".") and (here / name).is_file()
+        }
+    return found
 
 
 def companions(folder: Path, main: str, files: Collection[str], origin: str) -> list[str]:

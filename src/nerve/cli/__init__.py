@@ -51,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more at exit; let that go nowhere instead of failing again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"nerve: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     return status
 
 

@@ -27,8 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Export, and say how closely the graph follows PyTorch."""
+    from nerve.config import check_hub_cache
     from nerve.models.export import export_checkpoint
 
+    if not Path(options.source).is_dir():
+        check_hub_cache()
     difference = export_checkpoint(options.source, options.target, options.revision)
     print(f"logits differ from PyTorch's by at most {difference:.2g}; serve it with", file=sys.stderr)
     print(f"  model: {{checkpoint_repository: {{source: LOCAL, path: {options.target}}}}}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from nerve.config.loading import (
     cache_dir_of,
+    check_hub_cache,
     default_cache_dir,
     environment_without_overrides,
     expand_home,
@@ -47,6 +48,7 @@ __all__ = [
     "ServerConfig",
     "TlsConfig",
     "cache_dir_of",
+    "check_hub_cache",
     "default_cache_dir",
     "environment_without_overrides",
     "expand_home",

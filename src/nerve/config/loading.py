@@ -154,6 +154,15 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else expand_home("~/.cache", "model.cache_dir")) / "nerve"
 
 
+def check_hub_cache() -> None:
+    """Raise `ConfigError` where the hub's library would find no folder to keep files in.
+
+    It would make one that is called `~`.
+    """
+    if not any(os.environ.get(name) for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")):
+        expand_home("~/.cache", "HF_HOME")
+
+
 def expand_home(path: str, origin: str) -> Path:
     """Return a path with `~` resolved. Raises `ConfigError`, which names `origin`, for a user without a home."""
     try:

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from onnx import numpy_helper
 
 from nerve.checkpoint.choice import WEIGHTS, WEIGHTS_INDEX
+from nerve.checkpoint.folder import explain_unreadable
 from nerve.checkpoint.settings import read_shards
 from nerve.errors import ModelError
 
@@ -69,8 +70,10 @@ def read_safetensors(files: Iterable[Path], wanted: Callable[[str], bool]) -> We
                             f"{file.name}: {name} is {kind}; float32, float16 or bfloat16 is needed"
                         )
                     weights[name] = tensors.get_tensor(name).astype(np.float32, copy=False)
-        except (OSError, safetensors.SafetensorError) as error:
+        except safetensors.SafetensorError as error:
             raise ModelError(_damaged(file, error)) from error
+        except OSError as error:
+            raise explain_unreadable(OSError(error.errno, error.strerror or str(error), str(file))) from error
     return weights
 
 
@@ -86,8 +89,10 @@ def read_shapes(files: Iterable[Path], wanted: Callable[[str], bool]) -> dict[st
             with safetensors.safe_open(file, framework="np") as tensors:
                 for name in filter(wanted, tensors.keys()):
                     shapes[name] = tuple(tensors.get_slice(name).get_shape())
-        except (OSError, safetensors.SafetensorError) as error:
+        except safetensors.SafetensorError as error:
             raise ModelError(_damaged(file, error)) from error
+        except OSError as error:
+            raise explain_unreadable(OSError(error.errno, error.strerror or str(error), str(file))) from error
     return shapes
 
 
@@ -129,6 +134,8 @@ def load_onnx(file: Path, *, with_weights: bool) -> onnx.ModelProto | None:
     """Return the parsed file, with or without the tensors kept in other files; None when it is damaged."""
     try:
         model = onnx.load(file, load_external_data=with_weights)
+    except PermissionError as error:
+        raise explain_unreadable(error) from error
     except (OSError, ValueError, DecodeError, onnx.checker.ValidationError):
         return None
     return model if model.graph.node else None  # an empty file parses as a model of nothing

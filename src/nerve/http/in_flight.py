@@ -33,6 +33,10 @@ class Pending(Protocol):
 
     deadline: float
 
+    @property
+    def client_port(self) -> int:
+        """Port that its client connects from."""
+
     def expire(self) -> None:
         """End it: its deadline has passed."""
 
@@ -80,6 +84,10 @@ class InFlight:
     def __contains__(self, exchange: Pending) -> bool:
         """Tell whether an exchange still waits for its answer."""
         return exchange in self._open
+
+    def client_ports(self) -> set[int]:
+        """Return the ports of the clients that wait for an answer."""
+        return {exchange.client_port for exchange in list(self._open)}
 
     def _tick(self, now: float) -> None:
         """Do what is due; apart from `_run`, which would hold the last exchange for as long as it sleeps."""

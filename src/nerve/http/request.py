@@ -19,6 +19,9 @@ Headers = list[tuple[str, str]]
 Body = bytes | bytearray
 OnBody = Callable[[Body | None, Exception | None], None]
 
+# Ports of clients that speak HTTP/2; whoever looks after connections takes away those that have left.
+multiplexed_ports: set[int] = set()
+
 _MOST_DIGITS = 18
 # Of the `MalformedRequest` when the client stopped sending before the end.
 CUT_SHORT = "the body is cut short; send as many bytes as content-length states"
@@ -67,6 +70,10 @@ class Request(Protocol):
     def path(self) -> str:
         """Path without the query string."""
 
+    @property
+    def client_port(self) -> int:
+        """Port that the client connects from; 0 where there is none."""
+
     def header(self, name: str) -> str | None:
         """Return the value of a header by its lower-case name."""
 
@@ -95,6 +102,11 @@ class ForwardedRequest:
         self._request = request
         self.method = request.method
         self.path = request.path
+
+    @property
+    def client_port(self) -> int:
+        """See `Request`."""
+        return self._request.client_port
 
     def header(self, name: str) -> str | None:
         """See `Request`."""

@@ -2,16 +2,14 @@
 
 All numbers of a worker lie in one vector of float64, so that recording a request is a handful of additions
 (prometheus_client's own objects took 30 us of each request, several times as much). One worker keeps its
-vector in memory. Several workers keep theirs in files that each of them can read, so that a scrape of any
-worker counts all of them; the counts of workers that died stay, their gauges do not.
+vector in memory. Several workers keep theirs together (`shared_numbers`), so that a scrape of any worker counts all
+of them; the counts of workers that died stay, their gauges do not.
 
 Threads: any may call anything; what adds up numbers holds a lock.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
 import threading
 from bisect import bisect_left
 from itertools import accumulate
@@ -20,6 +18,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from nerve.observability.shared_numbers import SharedNumbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,9 +81,13 @@ class Metrics(Collector):
         self._reasons = {
             reason: index for index, reason in enumerate(reasons, _REQUESTS + len(routes) * _N_STATUSES)
         }
-        self._shared_dir = shared_dir
-        self._size = 8 * (_REQUESTS + len(routes) * _N_STATUSES + len(reasons))  # bytes
-        self._numbers = memoryview(self._create_storage()).cast("d")
+        n_numbers = _REQUESTS + len(routes) * _N_STATUSES + len(reasons)
+        self._shared: SharedNumbers | None = None
+        if shared_dir is None:
+            self._numbers = memoryview(bytearray(8 * n_numbers)).cast("d")
+        else:
+            self._shared = SharedNumbers(shared_dir, n_numbers, _GAUGE_SLICE)
+            self._numbers = self._shared.own
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -183,28 +187,8 @@ class Metrics(Collector):
         sizes.add_metric([], *_histogram(numbers, _SIZES, _BATCH_WINDOWS))
         yield sizes
 
-    def _create_storage(self) -> bytearray | mmap.mmap:
-        """Return zeroed memory of this process, or a file of its own that the other workers read."""
-        if self._shared_dir is None:
-            return bytearray(self._size)
-        path = self._shared_dir / str(os.getpid())
-        with path.open("w+b") as file:
-            file.truncate(self._size)
-            return mmap.mmap(file.fileno(), self._size)
-
     def _sum_workers(self) -> Sequence[float]:
-        if self._shared_dir is None:
-            return self._numbers.tolist()
-        total = [0.0] * (self._size // 8)
-        for path in self._shared_dir.iterdir():
-            content = path.read_bytes()
-            if len(content) != self._size:
-                continue  # a worker that is just starting
-            numbers = list(memoryview(content).cast("d"))
-            if not _is_alive(int(path.name)):
-                numbers[_GAUGE_SLICE] = [0.0] * len(_GAUGES)
-            total = [left + right for left, right in zip(total, numbers, strict=True)]
-        return total
+        return self._numbers.tolist() if self._shared is None else self._shared.total()
 
 
 def _histogram(
@@ -214,13 +198,3 @@ def _histogram(
     end = start + len(bounds) + 1
     names = [*(str(float(bound)) for bound in bounds), "+Inf"]
     return list(zip(names, accumulate(numbers[start:end]), strict=True)), numbers[end]
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it lives, as somebody else
-        return True
-    return True

@@ -1,9 +1,10 @@
 """Closes connections whose client has stopped: one that sends nothing, or does not read its answer.
 
-Granian ends a request head after 30 s and an idle HTTP/1.1 connection likewise, `exchange` ends a body at the request's
-deadline. Nothing there ends a connection that has sent less than a request line, an HTTP/2 connection without a
-request, or one whose client leaves the answer unread: each holds a descriptor, and one of the worker's
-connections, for as long as it likes. The kernel knows of each connection when its last byte came and went.
+Granian ends an HTTP/1.1 connection on which no request comes for `server.keep_alive_ms`, and `exchange` ends a body at
+the request's deadline. Granian does not tell a client that is idle between requests from one that takes long for the
+head of one, and nothing there ends a connection that has sent less than a request line, an HTTP/2 connection without a
+request, or one whose client leaves the answer unread: each holds a descriptor, and one of the worker's connections,
+for as long as it likes. The kernel knows of each connection when its last byte came and went.
 
 Linux and TCP only; behind a Unix socket stands a proxy on the same machine, which does this itself.
 """
@@ -12,19 +13,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import stat
 import struct
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nerve.observability.defects import survive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from nerve.config import ServerConfig
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +62,63 @@ class Progress:
         return min(self.sent_seconds, self.received_seconds) >= idle_seconds
 
 
-def watch_connections(idle_seconds: float, stall_seconds: float) -> None:
+def keep_alive_seconds(server: ServerConfig) -> float:
+    """Return how long a connection may be idle: Granian has one limit for that and for the head of a request."""
+    return max(server.keep_alive_ms, server.client_timeout_ms) / 1000
+
+
+class Heads:
+    """Finds connections whose client takes too long for the head of a request.
+
+    That is one which has sent something since its last answer, and on which no request is under way.
+
+    seconds: for a head.
+    busy_ports: gives the ports of the clients whose requests are under way.
+    multiplexed_ports: of the clients that speak HTTP/2; what they send need not be a request. Those that have left are
+        removed.
+    """
+
+    def __init__(
+        self, seconds: float, busy_ports: Callable[[], set[int]], multiplexed_ports: set[int]
+    ) -> None:
+        self._seconds = seconds
+        self._find_busy_ports = busy_ports
+        self._busy_ports: set[int] | None = None  # found when they are needed, once a look
+        self._multiplexed_ports = multiplexed_ports
+        self._begun: dict[int, float] = {}  # inode of the socket -> since when a head has been coming
+        self._seen: set[int] = set()
+        self._known: set[int] = set()
+        self._ports: set[int] = set()
+
+    def begin_look(self) -> None:
+        """Begin to look at all connections."""
+        self._known = set(self._multiplexed_ports)
+        self._seen = set()
+        self._ports = set()
+        self._busy_ports = None
+
+    def is_late(self, inode: int, port: int, progress: Progress, now: float) -> bool:
+        """Look at one connection, which comes from `port` of the client."""
+        self._ports.add(port)
+        if progress.received_seconds >= progress.sent_seconds or port in self._multiplexed_ports:
+            return False
+        begun = self._begun.get(inode, -math.inf)
+        if begun <= now - progress.sent_seconds:  # before the last answer
+            begun = self._begun[inode] = now - progress.received_seconds
+        self._seen.add(inode)
+        if now - begun < self._seconds:
+            return False
+        if self._busy_ports is None:
+            self._busy_ports = self._find_busy_ports()
+        return port not in self._busy_ports
+
+    def end_look(self) -> None:
+        """Forget the connections that were not there any more."""
+        self._begun = {inode: begun for inode, begun in self._begun.items() if inode in self._seen}
+        self._multiplexed_ports.difference_update(self._known - self._ports)
+
+
+def watch_connections(idle_seconds: float, stall_seconds: float, heads: Heads) -> None:
     """Start a thread that closes this process's server connections that have stopped; for ever.
 
     idle_seconds: longer than a request may take.
@@ -71,7 +132,7 @@ def watch_connections(idle_seconds: float, stall_seconds: float) -> None:
 
         def look() -> None:
             ports.update(() if ports else listening_ports(pause))
-            n_closed = close_stopped(ports, idle_seconds, stall_seconds, pause)
+            n_closed = close_stopped(ports, idle_seconds, stall_seconds, pause, heads)
             if n_closed:
                 log.info("closed %d connections whose clients had stopped", n_closed)
 
@@ -86,20 +147,37 @@ def listening_ports(pause: threading.Event) -> set[int]:
     return {port for one in _sockets(pause) if (port := _listening_port(one))}
 
 
-def close_stopped(ports: set[int], idle_seconds: float, stall_seconds: float, pause: threading.Event) -> int:
+def close_stopped(
+    ports: set[int],
+    idle_seconds: float,
+    stall_seconds: float,
+    pause: threading.Event,
+    heads: Heads | None = None,
+) -> int:
     """Close the connections to these ports of this process that have stopped; returns how many."""
     n_closed = 0
+    if heads is not None:
+        heads.begin_look()
     for one in _sockets(pause):
         with contextlib.suppress(OSError):  # it may end at any moment
             if one.getsockname()[1] not in ports or _listening_port(one):
                 continue
             progress = _progress_of(one)
-            if progress.has_stopped(idle_seconds, stall_seconds):
+            if progress.has_stopped(idle_seconds, stall_seconds) or (
+                heads is not None and _is_late(one, progress, heads)
+            ):
                 if progress.n_unsent:
                     one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 one.shutdown(socket.SHUT_RDWR)
                 n_closed += 1
+    if heads is not None:
+        heads.end_look()
     return n_closed
+
+
+def _is_late(one: socket.socket, progress: Progress, heads: Heads) -> bool:
+    inode, port = os.fstat(one.fileno()).st_ino, one.getpeername()[1]
+    return heads.is_late(inode, port, progress, time.monotonic())
 
 
 def _sockets(pause: threading.Event) -> Iterator[socket.socket]:

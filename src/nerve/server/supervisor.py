@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
-from granian.http import HTTP1Settings
+from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
@@ -32,6 +32,7 @@ from nerve.errors import StartupError
 from nerve.graph import is_buildable
 from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging, logging_settings
+from nerve.server.connections import keep_alive_seconds
 from nerve.server.listening import (
     check_port,
     identify_socket,
@@ -65,8 +66,10 @@ _STOP_TICK_SECONDS = 0.01
 
 # Descriptors that a worker needs for other things than connections.
 _OTHER_DESCRIPTORS = 128
-# Longest request head.
+# Longest request head, over HTTP/1.1 and over HTTP/2.
 _HEAD_BYTES = 64 * 1024
+# Requests that may be under way on one HTTP/2 connection; fewer would slow good clients down (RFC 9113, 5.1.2).
+_MOST_STREAMS = 100
 
 
 class _DrainingServer(MPServer):
@@ -281,8 +284,9 @@ def _create_server(server: ServerConfig, host: str) -> _DrainingServer:
         backlog=server.backlog,
         backpressure=_allow_connections(server.max_connections),
         http1_settings=HTTP1Settings(
-            header_read_timeout=server.client_timeout_ms, max_buffer_size=_HEAD_BYTES
+            header_read_timeout=round(keep_alive_seconds(server) * 1000), max_buffer_size=_HEAD_BYTES
         ),
+        http2_settings=HTTP2Settings(max_headers_size=_HEAD_BYTES, max_concurrent_streams=_MOST_STREAMS),
         log_level=LogLevels(server.log_level.value),
         log_dictconfig=logging_settings(server),
         respawn_interval=0.1,

@@ -28,11 +28,12 @@ from nerve.graph import is_buildable
 from nerve.http.access_log import with_access_log
 from nerve.http.app import App, answer_defects, routes_of
 from nerve.http.asgi import Application
+from nerve.http.request import multiplexed_ports
 from nerve.models.loader import load_model
 from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging
 from nerve.observability.metrics import Metrics
-from nerve.server.connections import watch_connections
+from nerve.server.connections import Heads, keep_alive_seconds, watch_connections
 from nerve.server.signals import handle_signals
 
 if TYPE_CHECKING:
@@ -189,6 +190,8 @@ def _explain(error: BaseException) -> str:
     """Say in one line why a worker cannot start; nothing for a defect."""
     if isinstance(error, StartupError):
         return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}; check that it is there and that this user may use it"
     if isinstance(error, MemoryError):
         return "there is not enough memory; give the process more, or choose a smaller model or fewer workers"
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
@@ -215,10 +218,15 @@ def create_worker_application(
     handle_signals()
     with or_give_up(shared):
         threading.Thread(target=_end_with_server, name="nerve-orphan", daemon=True).start()
+        worker = Worker(config, api_key, folder, shared)
         if config.server.uds is None:
             client_seconds = config.server.client_timeout_ms / 1000
-            watch_connections(config.limits.request_timeout_ms / 1000 + client_seconds, client_seconds)
-        return _application(Worker(config, api_key, folder, shared), config)
+            idle_seconds = max(
+                config.limits.request_timeout_ms / 1000 + client_seconds, keep_alive_seconds(config.server)
+            )
+            heads = Heads(client_seconds, worker.app.busy_ports, multiplexed_ports)
+            watch_connections(idle_seconds, client_seconds, heads)
+        return _application(worker, config)
 
 
 def _end_with_server() -> None:
@@ -260,4 +268,4 @@ def _application(worker: Worker, config: Config) -> Application:
 
         close = close_both
 
-    return Application(answer_defects(handle), worker.start, close)
+    return Application(answer_defects(handle), worker.start, close, worker.app.pending)
