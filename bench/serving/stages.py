@@ -74,7 +74,6 @@ MODULES = {
     "runtime/padded": HAND_OVER,  # the arrays of a batch; the call of the graph itself is told apart
     "text/aggregation": ROWS,
     "text/labels": ROWS,
-    "text/floats": ROWS,
     "http/app": REST,
     "http/exchange": REST,
     "http/request": REST,

@@ -70,6 +70,12 @@ class UnsupportedMediaType(PredictError):
     reason = "media_type"
 
 
+class UnsupportedEncoding(PredictError):
+    """The body is compressed in a way that is not decoded."""
+
+    reason = "encoding"
+
+
 class Unauthorized(PredictError):
     """An API key is configured and the request does not carry it."""
 
@@ -121,7 +127,7 @@ class ClientGone(PredictError):
 
 # Every `PredictError.reason`, and "internal_error" for what is none.
 REASONS = (
-    *("malformed", "invalid", "media_type", "body_size", "unauthorized"),
+    *("malformed", "invalid", "media_type", "encoding", "body_size", "unauthorized"),
     *("queue_tokens", "queue_wait", "queue_deadline", "pool", "deadline", "client_gone"),
     *("unavailable", "device_failed", "inference_failed", "internal_error"),
 )

@@ -35,6 +35,8 @@ def name_of(path: Path) -> str:
 def subclasses(root: type) -> Iterator[type]:
     """Yield every class below one."""
     for child in root.__subclasses__():
+        if child.__module__.startswith("tests"):  # what other tests make is no failure of the package
+            continue
         yield child
         yield from subclasses(child)
 

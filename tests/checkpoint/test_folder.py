@@ -65,7 +65,7 @@ def test_missing_folder_is_refused(tmp_path: Path) -> None:
             {"architectures": ["BertForSequenceClassification"]},
             "not a token classifier.*SequenceClassification",
         ),
-        ({"id2label": None}, "has no id2label.*add it"),
+        ({"id2label": None, "num_labels": 0}, "has no id2label, and its num_labels is not .*add id2label"),
         ({"id2label": {}}, "has no id2label"),
         ({"id2label": {"0": "O", "2": "B-PER"}}, "must number its labels 0 to 1"),
         ({"id2label": {"0": "O", "1": None}}, "a label that is not a name"),
@@ -84,6 +84,12 @@ def test_config_that_is_no_token_classifier_is_refused(
 def test_config_without_architectures_is_accepted(folder: Path) -> None:
     """Hand-made folders often lack `architectures`; id2label alone says enough."""
     write_config(folder, architectures=None)
+    assert fetch(folder).path == folder
+
+
+def test_config_without_names_of_labels_is_accepted(folder: Path) -> None:
+    """The library that writes configs leaves `id2label` out where nobody has set it."""
+    write_config(folder, id2label=None)
     assert fetch(folder).path == folder
 
 

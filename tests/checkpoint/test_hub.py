@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from safetensors.numpy import save
 
 from nerve.checkpoint import ModelFolder
@@ -206,7 +208,8 @@ def fetch(
     is_buildable: BuildCheck = is_buildable,
 ) -> ModelFolder:
     """Fetch in this process; the address is an argument because HF_ENDPOINT is read at import only."""
-    return hub_source.fetch(model or model_of(), cache, is_buildable=is_buildable, endpoint=hub.url)
+    model = msgspec.structs.replace(model or model_of(), cache_dir=str(cache))
+    return hub_source.fetch(model, cache, is_buildable=is_buildable, endpoint=hub.url)
 
 
 def never(config: Mapping[str, Any], folder: Path | None = None, /) -> bool:
@@ -214,9 +217,12 @@ def never(config: Mapping[str, Any], folder: Path | None = None, /) -> bool:
     return False
 
 
-def start(hub: Hub, cache: Path, **environment: str) -> subprocess.Popen[str]:
+def start(
+    hub: Hub, cache: Path, model: ModelConfig | None = None, **environment: str
+) -> subprocess.Popen[str]:
     """Begin to fetch in a process of its own, with the address from HF_ENDPOINT."""
-    command = [sys.executable, "-c", FETCH, msgspec.json.encode(model_of()).decode(), str(cache)]
+    model = model or model_of(cache_dir=str(cache))
+    command = [sys.executable, "-c", FETCH, msgspec.json.encode(model).decode(), str(cache)]
     return subprocess.Popen(
         command,
         env={**os.environ, "HF_ENDPOINT": hub.url, **environment},
@@ -366,10 +372,28 @@ def test_progress_bars_are_drawn_only_when_wanted(
     monkeypatch.setenv("TQDM_POSITION", "-1")  # draws bars even where there is no terminal
     fetch(hub, tmp_path / "silent")
     assert capfd.readouterr().err == ""
-    hub_source.fetch(
-        model_of(), tmp_path / "loud", is_buildable=is_buildable, show_progress=True, endpoint=hub.url
-    )
+    loud = model_of(cache_dir=str(tmp_path / "loud"))
+    hub_source.fetch(loud, tmp_path / "loud", is_buildable=is_buildable, show_progress=True, endpoint=hub.url)
     assert "model.safetensors" in capfd.readouterr().err
+
+
+def test_fetches_side_by_side_leave_the_setting_of_the_bars(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The library's switch is one for all threads: a fetch that ends turns on no bar of one that goes on."""
+    monkeypatch.setenv("TQDM_POSITION", "-1")
+    hub.gate = threading.Event()
+    slow = threading.Thread(target=fetch, args=(hub, tmp_path / "slow"))
+    slow.start()
+    assert hub.half_sent.wait(20)
+    assert are_progress_bars_disabled()
+    with pytest.raises(CheckpointError):
+        fetch(hub, tmp_path / "refused", model_of("v9"))
+    assert are_progress_bars_disabled()
+    hub.gate.set()
+    slow.join(20)
+    assert not are_progress_bars_disabled()
+    assert capfd.readouterr().err == ""
 
 
 def test_pinned_commit_makes_no_second_network_call(hub: Hub, tmp_path: Path) -> None:
@@ -420,6 +444,88 @@ def test_cache_filled_by_another_tool_is_used(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "hub" / "models--owner--tiny-ner" / "refs" / "main").write_text(COMMIT)
     hub.close()
     assert fetch(hub, tmp_path) == first
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HF_HOME": "home"}, "home/hub"),
+        ({"HF_HUB_CACHE": "mine"}, "mine"),
+        ({"HUGGINGFACE_HUB_CACHE": "old"}, "old"),
+        ({"HF_HOME": "home", "HF_HUB_CACHE": "mine"}, "mine"),
+        ({"XDG_CACHE_HOME": "xdg"}, "xdg/huggingface/hub"),
+    ],
+)
+def test_the_cache_is_the_one_of_the_library(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
+    """It is filled and read where every tool of the hub would; ours keeps the list of files."""
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    environment = {name: str(tmp_path / folder) for name, folder in variables.items()}
+    ours = tmp_path / "ours"
+    path, errors = start(hub, ours, model_of(), **environment).communicate(timeout=60)
+    assert Path(path.strip()) == tmp_path / expected / "models--owner--tiny-ner" / "snapshots" / COMMIT, (
+        errors
+    )
+    assert [file.name for file in ours.iterdir()] == ["hub-listings"]
+    hub.requests.clear()
+    again, errors = start(hub, ours, model_of(), HF_HUB_OFFLINE="1", **environment).communicate(timeout=60)
+    assert (again, hub.requests) == (path, []), errors
+
+
+def test_cache_that_others_filled_and_nobody_can_write_is_served(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Read-only, without blobs, locks or a listing; offline or not; where the hub has gone on, with a warning."""
+    commit_folder = fetch(hub, tmp_path / "whole").path
+    cache = tmp_path / "cache"
+    repository = cache / "hub" / "models--owner--tiny-ner"
+    shutil.copytree(commit_folder, repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    for name in (repository / "blobs", cache / "hub" / ".locks", cache / "hub-listings"):
+        name.touch()  # a file in its place stops even root
+    assert fetch(hub, cache, model_of(COMMIT)).revision == COMMIT
+    assert fetch(hub, cache).revision == COMMIT
+    assert caplog.text == ""
+    hub.refs |= {"main": NEXT_COMMIT, NEXT_COMMIT: NEXT_COMMIT}
+    found = fetch(hub, cache)
+    assert (found.path, found.revision) == (repository / "snapshots" / COMMIT, COMMIT)
+    assert f"{REPO} at commit {NEXT_COMMIT} cannot be fetched" in caplog.text
+    hub.close()
+    assert fetch(hub, cache) == found
+    (repository / "snapshots" / COMMIT / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"in the cache .*cache/hub has no fast tokenizer"):
+        fetch(hub, cache)
+
+
+def test_listing_of_another_cache_is_no_proof(hub: Hub, tmp_path: Path) -> None:
+    """What was fetched whole into one cache of the library need not be in another one."""
+    ours, one, other = tmp_path / "ours", tmp_path / "one", tmp_path / "other"
+    start(hub, ours, model_of(), HF_HUB_CACHE=str(one)).communicate(timeout=60)
+    hub.refs |= {"main": NEXT_COMMIT, NEXT_COMMIT: NEXT_COMMIT}
+    start(hub, tmp_path / "elsewhere", model_of(), HF_HUB_CACHE=str(other)).communicate(timeout=60)
+    refs = other / "models--owner--tiny-ner" / "refs"
+    refs.mkdir(exist_ok=True)
+    (refs / "main").write_text(NEXT_COMMIT)
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(other)}
+    path, errors = start(hub, ours, model_of(), **offline).communicate(timeout=60)
+    assert Path(path.strip()).name == NEXT_COMMIT, errors
+
+
+def test_saved_login_that_cannot_be_read_is_not_needed(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cache of others may hold their token; a public repository is fetched without, with a warning."""
+    token = tmp_path / "token"
+    token.mkdir()  # it cannot be read as a file, by root neither
+    monkeypatch.setattr(hub_source.constants, "HF_TOKEN_PATH", str(token))
+    assert fetch(hub, tmp_path / "cache").revision == COMMIT
+    assert "HF_TOKEN_PATH" in caplog.text
+    hub.token = "hf_right"
+    with pytest.raises(CheckpointError, match="is gated and no token is set"):
+        fetch(hub, tmp_path / "other")
 
 
 def test_torn_listing_is_not_trusted(hub: Hub, tmp_path: Path) -> None:

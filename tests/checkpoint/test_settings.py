@@ -19,6 +19,7 @@ from nerve.checkpoint.settings import (
     stated_length,
     stated_positions,
     unused_positions,
+    why_made_up,
 )
 from nerve.errors import CheckpointError
 
@@ -33,13 +34,13 @@ def test_labels_are_in_the_order_of_their_ids() -> None:
 @pytest.mark.parametrize(
     ("id2label", "message"),
     [
-        (None, "config.json of here has no id2label"),
-        ({}, "has no id2label"),
+        ({}, "config.json of here has no id2label that can be read; write it as in"),
         (["O"], "has no id2label"),
         ({"zero": "O"}, "0 to 0"),
         ({"0": "O", "2": "B-X"}, "0 to 1"),
         ({"1": "O", "2": "B-X"}, "0 to 1"),
         ({"-1": "O", "0": "B-X"}, "0 to 1"),
+        ({"0": "O", "00": "B-X"}, "0 to 1"),
         ({"0": "O", "1": "X", "2": "X"}, "more than one id: X"),
         ({"0": "O", "1": ""}, "a label that is not a name"),
         ({"0": "O", "1": 1}, "a label that is not a name"),
@@ -49,6 +50,37 @@ def test_broken_id2label_is_refused(id2label: Any, message: str) -> None:
     """A gap or a name given twice would misname scores."""
     with pytest.raises(CheckpointError, match=message):
         label_names({"id2label": id2label}, "here")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected", "reason"),
+    [
+        ({}, 2, "neither id2label nor num_labels"),
+        ({"id2label": None, "num_labels": None}, 2, "neither id2label nor num_labels"),
+        ({"num_labels": 5}, 5, "has num_labels, but no id2label"),
+        ({"num_labels": 1, "label2id": {"O": 0}}, 1, "has num_labels, but no id2label"),
+    ],
+)
+def test_labels_without_names_are_called_as_in_transformers(
+    config: dict[str, Any], expected: int, reason: str
+) -> None:
+    """LABEL_0 and on; transformers leaves out what is its default, and ignores label2id alone."""
+    assert label_names(config, "here") == tuple(f"LABEL_{index}" for index in range(expected))
+    assert reason in str(why_made_up(config))
+
+
+@pytest.mark.parametrize("n_labels", [0, -1, True, "5", 2.0])
+def test_number_of_labels_that_is_none_is_refused(n_labels: Any) -> None:
+    """Nothing is guessed of a key that makes no sense."""
+    with pytest.raises(CheckpointError, match="its num_labels is not a number of labels; add id2label"):
+        label_names({"num_labels": n_labels}, "here")
+
+
+def test_names_that_are_there_are_taken() -> None:
+    """Keys are numbers, however they are written; null counts as absent."""
+    named = {"id2label": {"01": "B-X", "00": "O"}, "num_labels": None}
+    assert label_names(named, "here") == ("O", "B-X")
+    assert why_made_up(named) is None
 
 
 @pytest.mark.parametrize(

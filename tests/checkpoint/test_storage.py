@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nerve.checkpoint.storage import draft_beside, place, storage_errors, write_json, write_whole
+from nerve.checkpoint.storage import draft_beside, place, staging, storage_errors, write_json, write_whole
 from nerve.errors import CheckpointError
 
 
@@ -78,6 +78,15 @@ def test_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_drafts_of_the_same_entry_are_removed(tmp_path: Path) -> None:
+    """What a killed process left of `a` goes; a draft of `a.partial-b`, or of `ab` for an entry `a*`, is in use."""
+    with draft_beside(tmp_path / "a") as left, draft_beside(tmp_path / "a.partial-b") as used:
+        with staging(tmp_path / "a"):
+            assert (left.exists(), used.exists()) == (False, True)
+        with staging(tmp_path / "a*"), staging(tmp_path / "?.partial-b"):
+            assert used.exists()
 
 
 def test_full_disk_and_unwritable_cache_are_named(tmp_path: Path) -> None:

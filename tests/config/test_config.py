@@ -4,6 +4,7 @@ import enum
 import logging
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,40 @@ runtime: &r {truncate: true}
 def test_empty_sections_are_the_defaults() -> None:
     """A section with nothing under it counts as left out."""
     assert parse({"server": None, "runtime": {}}) == parse()
+
+
+def without_meaning_of_null(section: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield every key below a section for which null is no value."""
+    for field in msgspec.structs.fields(section):
+        value = getattr(section, field.name)
+        if isinstance(value, msgspec.Struct) and field.name != "checkpoint_repository":
+            yield from without_meaning_of_null(value, (*path, field.name))
+        elif type(None) not in getattr(field.type, "__args__", ()) and path:
+            yield (*path, field.name)
+
+
+@pytest.mark.parametrize("path", list(without_meaning_of_null(parse())), ids=".".join)
+def test_null_counts_as_left_out(path: tuple[str, ...]) -> None:
+    """Of a key with a default; one that must be there is missing then."""
+    section, key = path
+    document = {"model": {**LOCAL["model"]}}
+    document.setdefault(section, {})[key] = None  # type: ignore[typeddict-item]
+    if key == "checkpoint_repository":
+        with pytest.raises(ConfigError, match=r"model\.checkpoint_repository: required, but missing"):
+            parse(document)
+    else:
+        assert parse(document) == parse()
+
+
+def test_null_that_means_something_is_kept() -> None:
+    """Where a comment of config.yaml says what null does, and the default is another."""
+    config = parse({"server": {"canary_interval_ms": None}})
+    assert config.server.canary_interval_ms is None
+    assert parse().server.canary_interval_ms is not None
+    with pytest.raises(ConfigError, match=r"model\.checkpoint_repository\.source: required, but missing"):
+        parse({"model": {"checkpoint_repository": {"source": None, "path": "m"}}})
+    with pytest.raises(ConfigError, match=r"server\.prot: unknown key"):
+        parse({"server": {"prot": None}})
 
 
 # --- environment ------------------------------------------------------------------------------------
@@ -424,6 +459,31 @@ def test_truss_source_is_the_hub_by_default(tmp_path: Path) -> None:
     assert config.model.checkpoint_repository.source is CheckpointSource.HF
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("base_model", "revision", "source", "max_num_tokens", "max_batch_size", "webserver_default_route"),
+        *("quantization_type", "inference_stack", "python_version"),
+    ],
+)
+def test_null_in_a_truss_config_counts_as_left_out(
+    tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also of the keys that mean nothing here: no warning names them."""
+    line = re.compile(rf"(?m)^( *{key}:).*\n")
+    with caplog.at_level(logging.WARNING, "nerve"):
+        nulled = load_config(write(tmp_path, line.sub(r"\1 null\n", TRUSS)))
+        assert nulled == load_config(write(tmp_path, line.sub("", TRUSS)))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == second
+
+
+def test_null_section_of_a_truss_config_counts_as_left_out(tmp_path: Path) -> None:
+    """`runtime:` with nothing under it is the default route."""
+    text = TRUSS.replace("    webserver_default_route: /predict_tokens\n", "")
+    assert load_config(write(tmp_path, text)).runtime.webserver_default_route == "/predict_tokens"
+
+
 def test_truss_config_is_overridden_by_our_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`NERVE_...` names our keys, whatever the file was written for."""
     monkeypatch.setenv("NERVE_SERVER__PORT", "9000")
@@ -442,6 +502,24 @@ def test_truss_config_for_something_else_is_refused(tmp_path: Path, old: str, ne
     """A deployment that is not a token classifier from a source we know is not started as one."""
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_config(write(tmp_path, TRUSS.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("webserver_default_route: /predict_tokens", "max_num_tokens: 16384", "max_batch_size: 64"),
+        *("source: HF", "revision: main", "base_model: encoder_bert"),
+    ],
+)
+def test_truss_keys_that_are_null_count_as_absent(
+    tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Truss itself writes null for what was not set."""
+    name = line.partition(":")[0]
+    without = load_config(write(tmp_path, TRUSS.replace(f"{line}\n", "\n")))
+    caplog.clear()
+    assert load_config(write(tmp_path, TRUSS.replace(line, f"{name}: null"))) == without
+    assert not re.search(rf"\.{name}\b", caplog.text)  # it is not said to be ignored
 
 
 def test_empty_truss_section_is_refused(tmp_path: Path) -> None:

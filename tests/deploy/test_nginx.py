@@ -8,6 +8,7 @@ one; tests/deploy/fetch_nginx.sh gets Debian 13's.
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import os
@@ -265,6 +266,15 @@ def test_numbers_are_the_servers() -> None:
     [
         ("POST", "/predict_tokens", {"json": {"inputs": [TEXT, ""], "aggregation_strategy": "simple"}}),
         ("POST", "/", {"json": {"inputs": TEXT, "raw_scores": True}}),
+        (
+            "POST",
+            "/predict_tokens",
+            {
+                "content": gzip.compress(json.dumps({"inputs": TEXT}).encode()),
+                "headers": {"content-encoding": "gzip"},
+            },
+        ),
+        ("POST", "/predict_tokens", {"content": b"x", "headers": {"content-encoding": "br"}}),
         ("POST", "/predict_tokens?a=b", {"content": iter([b'{"inputs": "Bob', b' sees Paris"}'])}),
         ("POST", "/predict_tokens", {"json": {"inputs": TEXT}, "headers": {"accept": "application/msgpack"}}),
         (

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from builders import ServerProcess, start_server, write_config, write_troubled_model
+from builders import ServerProcess, write_troubled_model
 from raw_http import connect, exchange, metric, read_answer, request_bytes, wait_until
 
 SLOW = {"inputs": "Anna x x x", "aggregation_strategy": "simple"}  # 6 tokens, several tenths of a second
@@ -51,24 +51,25 @@ def test_full_queue_refuses_and_answers_what_it_admitted(troubled: ServerProcess
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Iterator[ServerProcess]:
-    """Run a model that takes about 10 ms for each "x", on one thread, with the shipped limit of waiting."""
-    model = write_troubled_model(tmp_path / "model", slow_turns=30)
-    config = write_config(tmp_path / "config.yaml", model, batching={"max_batch_size": 1}, cpu={"threads": 1})
-    started = start_server(config)
-    for _ in range(10):
-        assert started.predict("Bob x").status_code == 200  # the rate is known from here on
-    yield started
-    started.client.close()
-    assert started.stop() == 0
+def slow(serve: Callable[..., ServerProcess], tmp_path: Path) -> Callable[..., ServerProcess]:
+    """Start a server whose model takes a few ms for each "x", on one thread, and whose rate is known."""
+
+    def start(**batching: int) -> ServerProcess:
+        model = write_troubled_model(tmp_path / "model", slow_turns=30)
+        started = serve(folder=model, batching={"max_batch_size": 1, **batching}, cpu={"threads": 1})
+        for _ in range(10):
+            assert started.predict("Bob x").status_code == 200
+        return started
+
+    return start
 
 
-def ask_at_once(server: ServerProcess, names: list[str]) -> list[int]:
+def ask_at_once(server: ServerProcess, names: list[str], *headers: str) -> list[int]:
     """Send one slow request for each name, each on a connection of its own; check and count the answers."""
     connections = [connect(server) for _ in names]
     for name, connection in zip(names, connections, strict=True):
         body = {"inputs": f"{name} x", "aggregation_strategy": "simple"}
-        connection.sendall(request_bytes(json.dumps(body).encode()))
+        connection.sendall(request_bytes(json.dumps(body).encode(), *headers))
     statuses = []
     for name, connection in zip(names, connections, strict=True):
         answer, _ = read_answer(connection)
@@ -76,28 +77,50 @@ def ask_at_once(server: ServerProcess, names: list[str]) -> list[int]:
         statuses.append(answer.status)
         if answer.status == 200:
             assert [row["token"] for row in answer.json()[0]] == [name]
-        else:
-            assert answer.status == 429
+        elif answer.status == 429:
             assert answer.json()["error_type"] == "Overloaded"
             assert 1 <= int(answer.headers["retry-after"]) <= 60
             assert answer.headers["cache-control"] == "no-store"
     return statuses
 
 
-def test_pool_of_clients_is_served_and_a_flood_is_cut_short(slow: ServerProcess) -> None:
-    """128 clients that wait for their answers all get them; of 400 requests at once most are refused."""
-    names = ["Anna", "Bob", "Paris", "New York"]
-    for _ in range(2):
-        assert set(ask_at_once(slow, names * 32)) == {200}
+NAMES = ["Anna", "Bob", "Paris", "New York"]
+
+
+def test_patient_clients_are_all_served(slow: Callable[..., ServerProcess]) -> None:
+    """As many as 400 at once that would wait for their answers get them, whatever the model takes."""
+    server = slow()
+    for n_clients in (128, 400):
+        assert set(ask_at_once(server, NAMES * (n_clients // 4))) == {200}
+    assert metric(server, 'nerve_rejections_total{reason="queue_deadline"}') == 0
+
+
+def test_flood_is_served_as_far_as_the_time_reaches(slow: Callable[..., ServerProcess]) -> None:
+    """Of 800 requests at once those are refused that would miss their deadline, and hardly any misses it."""
+    server = slow()
+    took = metric(server, "nerve_batch_seconds_total") / 10  # each of those that were sent before
+    patience = 200 * took  # for a quarter of them
+    statuses = ask_at_once(server, NAMES * 200, f"request-timeout-ms: {round(patience * 1000)}")
+    assert set(statuses) <= {200, 429, 504}
+    assert statuses.count(429) > 200
+    assert statuses.count(200) > 20
+    assert statuses.count(504) < 0.2 * (statuses.count(200) + statuses.count(504)) + 20
+    refused = metric(server, 'nerve_rejections_total{reason="queue_deadline"}')
+    assert refused == statuses.count(429)
+    assert set(ask_at_once(server, NAMES * 32)) == {200}
+
+
+def test_flood_is_cut_short_where_the_wait_is_limited(slow: Callable[..., ServerProcess]) -> None:
+    """With `max_queue_ms` most of 400 requests at once are refused, at a bounded rate; the next ones are served."""
+    server = slow(max_queue_ms=25)
     started = time.perf_counter()
-    statuses = ask_at_once(slow, names * 100)
-    assert time.perf_counter() - started < 5
-    assert (
-        4 <= statuses.count(200) < 100
-    )  # all 400 would have taken about 4 s; those that are not refused 0.1 s
-    assert slow.predict("Anna x").status_code in (200, 429)
-    time.sleep(0.3)
-    assert set(ask_at_once(slow, names * 32)) == {200}
+    statuses = ask_at_once(server, NAMES * 100)
+    seconds = time.perf_counter() - started
+    assert set(statuses) == {200, 429}
+    assert 2 <= statuses.count(200) < 100  # all 400 would have taken seconds
+    assert metric(server, 'nerve_rejections_total{reason="queue_wait"}') == statuses.count(429)
+    assert (statuses.count(429) - 60) / 500 <= seconds < 5
+    assert server.predict("Anna x").status_code == 200
 
 
 def test_retry_after_is_the_time_that_the_queue_takes(

@@ -65,7 +65,6 @@ def test_inputs_are_flattened_in_order(inputs: object, texts: list[str], msgpack
         ({"inputs": "a", "missing required field": 1}, "unknown field"),
         ({"inputs": "a", "truncate": 1}, "truncate: expected `bool`"),
         ({"inputs": "a", "truncate": SECRET}, "truncate: expected `bool`"),
-        ({"inputs": "a", "truncate": None}, "truncate: expected `bool`"),
         ({"inputs": "a", "raw_scores": "yes"}, "raw_scores: expected `bool`"),
         ({"inputs": "a", "truncation_direction": 1}, "truncation_direction: expected `str`"),
         ({"inputs": "a", "truncation_direction": SECRET}, "truncation_direction: unknown value"),
@@ -174,6 +173,33 @@ def test_options_left_out_take_the_configured_default() -> None:
         OffsetUnit.BYTE,
         to_encode=True,
     )
+
+
+@pytest.mark.parametrize("msgpack", [False, True])
+def test_options_that_are_null_count_as_absent(msgpack: bool) -> None:
+    """Clients that send every field of a class send null for those that were not set."""
+    optional = {
+        field.name: None for field in msgspec.structs.fields(wire.PredictRequest) if not field.required
+    }
+    assert sorted(optional) == [
+        *("aggregation_strategy", "offset_unit", "raw_scores", "truncate", "truncation_direction")
+    ]
+    runtime = RuntimeConfig(truncate=True, raw_scores=True, aggregation_strategy=AggregationStrategy.MAX)
+    for fields in (optional, *({name: None} for name in optional)):
+        body = encode({"inputs": "a", **fields}, msgpack)
+        found = wire.resolve_request(wire.decode_request(body, msgpack=msgpack), runtime, LIMITS)
+        absent = wire.resolve_request(wire.PredictRequest(inputs="a"), runtime, LIMITS)
+        assert found == absent
+    schema = msgspec.json.encode(_properties())
+    assert schema.count(b"null counts as absent") == len(optional)
+
+
+def _properties() -> dict[str, Any]:
+    """Return what the OpenAPI document says of the fields."""
+    model = {"checkpoint_repository": {"source": "LOCAL", "path": "."}}
+    endpoint = wire.PredictTokens(parse_config({"model": model}, {}, Path("/")))
+    properties: dict[str, Any] = endpoint.describe().schemas["PredictRequest"]["properties"]
+    return properties
 
 
 def test_options_of_the_request_win() -> None:
@@ -319,4 +345,4 @@ def test_description_names_limits_and_values() -> None:
     assert names == set(found.schemas)
     fields = found.schemas["PredictRequest"]["properties"]
     assert fields["inputs"]["anyOf"][1]["maxItems"] == 7
-    assert fields["aggregation_strategy"] == {"enum": ["none", "simple", "first", "average", "max"]}
+    assert fields["aggregation_strategy"]["enum"] == ["none", "simple", "first", "average", "max", None]

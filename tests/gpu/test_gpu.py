@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from builders import ServerProcess, open_engine
+from builders import ServerProcess, open_engine, predict_blocking
 from nerve.config import Device, Precision
 from nerve.graph import load_graph
 from nerve.runtime.devices import CUDA
@@ -231,8 +231,8 @@ def test_token_agreement_of_the_default_model(rampart: Path) -> None:
             (ours.results.keys(), theirs.results.keys())
             for text in texts
             for ours, theirs in zip(
-                gpu.predict_blocking([text], PredictOptions()).rows[0],
-                cpu.predict_blocking([text], PredictOptions()).rows[0],
+                predict_blocking(gpu, [text], PredictOptions()).rows[0],
+                predict_blocking(cpu, [text], PredictOptions()).rows[0],
                 strict=True,
             )
         ]
@@ -254,7 +254,7 @@ def test_ready_graph_runs_padded_on_the_gpu(lookup_model: Path) -> None:
     try:
         assert isinstance(engine.model.backend, Session)
         assert engine.model.backend.provider == "CUDAExecutionProvider"
-        rows = engine.predict_blocking(["Anna sees Paris"], PredictOptions()).rows[0]
+        rows = predict_blocking(engine, ["Anna sees Paris"], PredictOptions()).rows[0]
         assert [list(row.results) for row in rows if row.token in ("Anna", "Paris")] == [["B-PER"], ["B-LOC"]]
     finally:
         engine.close()

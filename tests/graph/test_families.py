@@ -31,6 +31,7 @@ LAYER = "bert.encoder.layer.0."
 class Repeated:
     """A made-up family: BERT with one layer, which is computed `n_times`."""
 
+    word_table = BERT.word_table
     position_table = BERT.position_table
 
     def is_needed(self, name: str) -> bool:
@@ -76,7 +77,7 @@ def test_every_form_of_graph_is_built_of_it(folder: Path, provider: Provider, pr
     save_file(tensors, bert / "model.safetensors")
     found, expected = (load_graph(one, precision, folder.parent, provider=provider) for one in (folder, bert))
     assert found.source == expected.source
-    assert found.n_positions == tiny.N_POSITIONS
+    assert (found.n_words, found.n_positions) == (tiny.N_WORDS, tiny.N_POSITIONS)
 
 
 def test_its_own_checks_hold(folder: Path) -> None:

@@ -291,9 +291,14 @@ def test_body_that_cannot_be_read(
     assert session.n_windows == 0
 
 
-def test_answered_request_is_let_go_of(gated: tuple[App, HeldSession]) -> None:
-    """No thread that looked at it keeps it, and the connection's objects, until the next one comes."""
+@pytest.mark.parametrize("others_wait", [False, True])
+def test_answered_request_is_let_go_of(gated: tuple[App, HeldSession], others_wait: bool) -> None:
+    """No thread that looked at it keeps it, its text and the connection's objects, until the next one comes.
+
+    On a server that is never idle it is not kept until its deadline either.
+    """
     app, session = gated
+    other = send(app, Probe(body=None)) if others_wait else None
     request = send(app)
     assert request.is_watched.wait(PATIENCE)
     session.gate.set()
@@ -309,6 +314,9 @@ def test_answered_request_is_let_go_of(gated: tuple[App, HeldSession]) -> None:
         assert gone() is None
     finally:
         gc.enable()
+    if other is not None:
+        other.arrive(BODY)
+        assert tokens(other.answer()) == ["anna", "paris"]
 
 
 def test_requests_from_many_threads_get_their_own_answers(gated: tuple[App, HeldSession]) -> None:

@@ -1,46 +1,49 @@
-"""Who looks after the predictions under way, and who answers them."""
+"""Deadlines of the predictions under way are kept, their clients watched, and each is answered by one."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+import weakref
 
 import pytest
 
 from nerve.http.in_flight import InFlight
+from raw_http import wait_until
 
 PATIENCE = 20.0  # seconds after which a test gives up
-SOON = 0.03
 
 
 class Waiting:
-    """A prediction that waits until its deadline, a moment from now."""
+    """A prediction that waits; it ends itself at its deadline, as an exchange does."""
 
-    def __init__(self, in_flight: InFlight, seconds: float = SOON) -> None:
+    def __init__(self, in_flight: InFlight, deadline: float = math.inf, watch_at: int = 1) -> None:
         self._in_flight = in_flight
-        self.deadline = time.monotonic() + seconds
-        self.expired_at = 0.0
+        self._watch_at = watch_at  # the time of asking at which it says yes
+        self.deadline = deadline
+        self.added = time.monotonic()
+        self.expired: list[float] = []
+        self.asked: list[float] = []
         self.has_expired = threading.Event()
-        self.n_watched = 0
-        self.early = 0  # times that it is too early to watch its client
-        self.is_watched = threading.Event()
-        self.defect: Exception | None = None
 
     def expire(self) -> None:
-        """End, and take note."""
+        """End it."""
+        self.expired.append(time.monotonic())
         self._in_flight.remove(self)
-        self.expired_at = time.monotonic()
         self.has_expired.set()
-        if self.defect is not None:
-            raise self.defect
 
     def watch_client(self) -> bool:
-        """Take note, unless it is too early."""
-        self.n_watched += 1
-        if self.n_watched <= self.early:
-            return False
-        self.is_watched.set()
-        return True
+        """Say whether it is time for that."""
+        self.asked.append(time.monotonic())
+        return len(self.asked) >= self._watch_at
+
+
+def add(in_flight: InFlight, seconds: float = math.inf, watch_at: int = 1) -> Waiting:
+    """Add one whose deadline is so many seconds from now."""
+    one = Waiting(in_flight, time.monotonic() + seconds, watch_at)
+    in_flight.add(one)
+    return one
 
 
 def test_first_who_removes_it_must_answer() -> None:
@@ -55,73 +58,92 @@ def test_first_who_removes_it_must_answer() -> None:
     assert len(in_flight) == 0
 
 
-def test_each_expires_at_its_own_deadline() -> None:
-    """Whatever the order in which they came; one that was answered before does not."""
+def test_deadlines_are_kept_whatever_the_order() -> None:
+    """Each ends at its own, once and not before; the others stay."""
     in_flight = InFlight()
-    late, early, answered = Waiting(in_flight, 0.3), Waiting(in_flight), Waiting(in_flight)
-    for one in (late, early, answered):
-        in_flight.add(one)
-    in_flight.remove(answered)
-    assert late.has_expired.wait(PATIENCE)
-    assert early.deadline <= early.expired_at < late.deadline <= late.expired_at
-    assert not answered.has_expired.is_set()
-    assert len(in_flight) == 0
+    late, soon, never, middle = (add(in_flight, seconds) for seconds in (0.25, 0.05, math.inf, 0.15))
+    equal = [add(in_flight, 0.1) for _ in range(3)]
+    for one in (soon, *equal, middle, late):
+        assert one.has_expired.wait(PATIENCE)
+        assert one.expired[0] >= one.deadline
+    assert [len(one.expired) for one in (soon, middle, late, never, *equal)] == [1, 1, 1, 0, 1, 1, 1]
+    assert soon.expired < equal[0].expired < middle.expired < late.expired
+    assert len(in_flight) == 1
+    assert in_flight.remove(never)
 
 
-def test_its_client_is_watched_once_it_waits() -> None:
-    """Again and again while it is too early, and not any more once it is."""
+def test_deadline_of_one_that_was_answered_is_nothing() -> None:
+    """Whether it was answered before it was looked at, or later."""
     in_flight = InFlight()
-    one = Waiting(in_flight, seconds=PATIENCE)
-    one.early = 2
-    in_flight.add(one)
-    assert one.is_watched.wait(PATIENCE)
+    quick = add(in_flight, 0.1)
+    assert in_flight.remove(quick)
+    seen = add(in_flight, 0.1)
+    wait_until(lambda: bool(seen.asked), "it was looked at")
+    assert in_flight.remove(seen)
+    last = add(in_flight, 0.1)
+    assert last.has_expired.wait(PATIENCE)
+    assert (quick.expired, seen.expired, quick.asked) == ([], [], [])
+
+
+def test_client_is_watched_after_a_while() -> None:
+    """Not at once, for most are answered by then; where it is too early, it is asked again, and then no more."""
+    in_flight = InFlight()
+    one, early = add(in_flight), add(in_flight, watch_at=3)
+    wait_until(lambda: len(early.asked) == 3, "it was asked three times")
     time.sleep(0.1)
-    assert one.n_watched == 3
-    assert in_flight.remove(one)
+    assert (len(one.asked), len(early.asked)) == (1, 3)
+    assert one.asked[0] - one.added >= 0.02
+    assert min(b - a for a, b in zip(early.asked, early.asked[1:], strict=False)) >= 0.01
 
 
-def test_a_defect_of_one_costs_no_other_its_deadline(caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged without its message, which could quote a text."""
+def test_defect_of_one_costs_no_other_its_deadline(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged, without the message, which could quote a text."""
+    monkeypatch.setattr("nerve.observability.defects._logged_at", {})  # of other tests
+
+    class Broken(Waiting):
+        def expire(self) -> None:
+            self._in_flight.remove(self)
+            raise RuntimeError("sec" + "ret")
+
+        def watch_client(self) -> bool:
+            raise RuntimeError("sec" + "ret")
+
     in_flight = InFlight()
-    broken, other = Waiting(in_flight), Waiting(in_flight)
-    broken.defect = RuntimeError("secret text")
-    in_flight.add(broken)
-    in_flight.add(other)
+    broken = [Broken(in_flight, time.monotonic() + seconds) for seconds in (0.01, 0.5)]
+    for one in broken:
+        in_flight.add(one)
+    other = add(in_flight, 0.55)
     assert other.has_expired.wait(PATIENCE)
-    assert "a defect while deadlines" in caplog.text
+    assert caplog.text.count("a defect while deadlines were looked at: RuntimeError") == 1
     assert "secret" not in caplog.text
-    third = Waiting(in_flight)
-    in_flight.add(third)
-    assert third.has_expired.wait(PATIENCE)
 
 
 def test_it_sleeps_while_there_are_none_and_wakes() -> None:
-    """After a second without any; then the next one is looked after as before."""
+    """After a second without any it holds nothing; the deadline of the next one is kept as before."""
     in_flight = InFlight()
-    first = Waiting(in_flight)
-    in_flight.add(first)
-    assert first.has_expired.wait(PATIENCE)
-    until = time.monotonic() + PATIENCE
-    while in_flight._is_awake:
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    second = Waiting(in_flight)
-    in_flight.add(second)
-    assert second.has_expired.wait(PATIENCE)
+    one = add(in_flight, 60.0)
+    wait_until(lambda of=one: bool(of.asked), "it was looked at")  # type: ignore[misc]
+    assert in_flight.remove(one)
+    gone = weakref.ref(one)
+    del one
+    wait_until(lambda: not in_flight._is_awake, "it sleeps")
+    assert gone() is None
+    other = add(in_flight, 0.05)
+    assert other.has_expired.wait(PATIENCE)
+    assert in_flight._is_awake
 
 
-def test_what_was_answered_is_not_held_until_its_deadline() -> None:
-    """Requests that were answered leave nothing behind, however far their deadline is."""
+def test_those_that_were_answered_do_not_pile_up() -> None:
+    """While others wait, no more of them are kept than a bounded number, however far their deadlines are."""
     in_flight = InFlight()
-    for _ in range(20):
-        many = [Waiting(in_flight, seconds=1000) for _ in range(200)]
+    waiting = add(in_flight)
+    for _ in range(3):
+        many = [add(in_flight, 60.0) for _ in range(2000)]
+        wait_until(lambda of=many: all(one.asked for one in of), "they were looked at")  # type: ignore[misc]
         for one in many:
-            in_flight.add(one)
-        time.sleep(0.03)
-        for one in many:
-            in_flight.remove(one)
-    staying = Waiting(in_flight, seconds=1000)
-    in_flight.add(staying)
-    time.sleep(0.1)
-    assert len(in_flight._deadlines) < 1500
-    in_flight.remove(staying)
+            assert in_flight.remove(one)
+    wait_until(lambda: len(in_flight._deadlines) <= 1_002, "they were let go of")
+    assert not in_flight._unwatched
+    assert in_flight.remove(waiting)

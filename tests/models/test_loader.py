@@ -83,7 +83,12 @@ def test_model_that_proves_itself(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (edit(id2label=None), "has no id2label, so its labels have no names; add it"),
+        (
+            edit(id2label=None),
+            "config.json has neither id2label nor num_labels, for which transformers takes 2 labels, but the graph "
+            "gives 5; add id2label with a name for each",
+        ),
+        (edit(id2label=None, num_labels=4), "has num_labels, but no id2label, but the graph gives 5"),
         (edit(id2label={}), "has no id2label"),
         (edit(id2label=["O"]), "has no id2label"),
         (edit(id2label={"zero": "O"}), "must number its labels 0 to 0"),
@@ -92,7 +97,10 @@ def test_model_that_proves_itself(folder: Path) -> None:
         (edit(max_position_embeddings=6), "set window_stride below"),
         (replace_table(40, np.nan), "not finite in float32; its weights are damaged"),
         (replace_table(40, np.inf), "not finite in float32"),
-        (replace_table(1, 0.0), "the model fails on a batch of"),
+        (
+            replace_table(1, 0.0),
+            "the model has rows for 1 tokens, but tokenizer.json has '[UNK]' (1), '[CLS]' (2)",
+        ),
         (edit(pad_token_id=1000), "the model fails on a batch of 4 and 2 tokens"),
         (edit(pad_token_id="[PAD]"), "pad_token_id must be a whole number, not '[PAD]'"),
         (remove("config.json"), "has no config.json"),
@@ -113,6 +121,18 @@ def test_broken_model_is_refused_with_what_to_change(
     with pytest.raises(StartupError) as caught:
         load(folder)
     assert message in str(caught.value)
+
+
+def test_labels_without_names_are_served_with_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`num_labels` alone is what transformers needs, so it is what is needed here."""
+    edit(id2label=None, num_labels=5)(folder)
+    assert load(folder).labels.names == ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3", "LABEL_4")
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == (
+        "config.json has num_labels, but no id2label: labels are called LABEL_0 to LABEL_4; add id2label for names"
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import golden
 import pytest
 from documents import STRIDE, Document, documents
 
-from builders import open_engine
+from builders import open_engine, predict_blocking
 from nerve.engine.engine import Engine
 from nerve.types import AggregationStrategy, PredictOptions
 
@@ -29,7 +29,7 @@ def engine(rampart: Path) -> Iterator[Engine]:
 
 def entities(engine: Engine, text: str, shift: int = 0) -> set[Entity]:
     """Find the entities of a text, their offsets shifted."""
-    (rows,) = engine.predict_blocking([text], SIMPLE).rows
+    (rows,) = predict_blocking(engine, [text], SIMPLE).rows
     return {(next(iter(row.results)), row.start + shift, row.end + shift) for row in rows}
 
 

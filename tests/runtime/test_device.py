@@ -60,7 +60,7 @@ def open_packed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
 
     def open_engine_over_it(folder: Path, **sections: dict[str, Any]) -> Engine:
         with monkeypatch.context() as patch:
-            patch.setattr("nerve.models.loader.choose_provider", lambda device: twin)
+            patch.setattr("nerve.models.loader.choose_provider", lambda *_: twin)
             return open_engine(folder, runtime=STRIDE, **sections)
 
     return open_engine_over_it

@@ -227,7 +227,7 @@ def test_job_is_admitted_whole_or_refused_whole() -> None:
     with pytest.raises(Overloaded) as refused:
         b.submit(2, n_windows=5, length=1)
     assert refused.value.reason == "queue_tokens"
-    assert "batching.max_queue_tokens): 6 tokens wait" in str(refused.value)
+    assert "batching.max_queue_tokens = 10): 6 tokens wait" in str(refused.value)
     assert b.queue.tokens == 6
     b.submit(3, length=4)
     b.run()

@@ -166,6 +166,15 @@ def test_bioes_and_bilou(wanted: str, expected: str) -> None:
         assert entities(bilou, "a b c d", "a b c d", wanted_bilou, strategy) == expected
 
 
+def test_a_tag_of_single_tokens_in_a_scheme() -> None:
+    """A label set in which one tag has S- (U-) alone is decoded as any other of its scheme."""
+    for strategy in AGGREGATED:
+        for end, single in ("ES", "LU"):
+            names = f"O B-PER I-PER {end}-PER {single}-PER {single}-TITLE"
+            wanted = f"{single}-TITLE {single}-TITLE B-PER {end}-PER"
+            assert entities(names, "a b c d", "a b c d", wanted, strategy) == "a/TITLE b/TITLE c_d/PER"
+
+
 @pytest.mark.parametrize(
     ("names", "wanted", "expected"),
     [

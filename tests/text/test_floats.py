@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nerve.text.floats import shortest_floats
+from nerve.text.aggregation import shortest_floats
 
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 PROBABILITY = st.floats(0, 1, width=32)

@@ -28,11 +28,22 @@ def parse(names: str) -> LabelSet:
         ("NOUN VERB X", LabelScheme.PLAIN),
         ("O NAME E-MAIL S-BAHN", LabelScheme.PLAIN),
         ("O B-PER I-PER E-MAIL", LabelScheme.IOB),
+        ("O B-PER I-PER S-BAHN U-BAHN L-SHAPE M-SIZE", LabelScheme.IOB),
+        ("O B-PER I-PER E-PER S-PER S-TITLE", LabelScheme.BIOES),  # a tag of single tokens only
+        ("O S-TITLE B-PER E-PER", LabelScheme.BIOES),
+        ("O B-PER I-PER E-PER S-PER E-ORG", LabelScheme.BIOES),  # what was never seen was left out
+        ("O I-PER E-PER", LabelScheme.BIOES),  # IOE: begins are not marked
+        ("O B-PER M-PER E-PER S-TITLE", LabelScheme.BIOES),
+        ("O B-PER I-PER L-PER U-PER U-TITLE", LabelScheme.BILOU),
+        ("O U-TITLE I-PER L-PER", LabelScheme.BILOU),
+        ("O b-per i-per e-per s-per", LabelScheme.PLAIN),
+        ("O B_PER I_PER E_PER", LabelScheme.PLAIN),
+        ("O PER-B PER-I PER-E", LabelScheme.PLAIN),
         ("O", LabelScheme.PLAIN),
     ],
 )
 def test_scheme_is_recognised_from_the_names(names: str, scheme: LabelScheme) -> None:
-    """E-, S-, L-, U- and M- count only where every such tag has a B- label too."""
+    """E-, S-, M-, or L-, U-, count where some tag has one of them and B- or I- too."""
     assert parse(names).scheme is scheme
 
 
@@ -53,6 +64,22 @@ def test_closing_labels_of_both_families() -> None:
         labels = parse(names)
         assert labels.opens == (True, False, False, True)
         assert labels.closes == (False, False, True, True)
+
+
+@pytest.mark.parametrize(
+    ("names", "tags"),
+    [
+        ("B-PER I-PER E-PER S-PER S-TITLE", "PER PER PER PER TITLE"),
+        ("B-PER I-PER L-PER U-PER U-JOB-TITLE", "PER PER PER PER JOB-TITLE"),
+        ("B-E-MAIL I-E-MAIL E-E-MAIL S-E-MAIL", "E-MAIL E-MAIL E-MAIL E-MAIL"),
+        ("B-PER I-PER E-PER U-BAHN", "PER PER PER U-BAHN"),  # a letter of the other scheme
+        ("B-PER I-PER E-MAIL", "PER PER E-MAIL"),
+        ("B-PER I-PER b-loc B_ORG PER-B", "PER PER b-loc B_ORG PER-B"),
+    ],
+)
+def test_a_scheme_holds_for_all_labels(names: str, tags: str) -> None:
+    """One tag that lacks B- changes nothing for the others, nor for itself."""
+    assert parse(names).tags == tuple(tags.split())
 
 
 @pytest.mark.parametrize(

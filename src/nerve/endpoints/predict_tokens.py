@@ -40,14 +40,14 @@ _REF = "#/components/schemas/{name}"
 
 
 class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
-    """Body of `POST /predict_tokens`; fields left out take the configured default."""
+    """Body of `POST /predict_tokens`; fields that are left out, or null, take the default."""
 
     inputs: str | list[str | list[str]]
-    truncate: bool | msgspec.UnsetType = msgspec.UNSET
-    truncation_direction: str = "Right"
-    raw_scores: bool | msgspec.UnsetType = msgspec.UNSET
-    aggregation_strategy: str | msgspec.UnsetType = msgspec.UNSET
-    offset_unit: str | msgspec.UnsetType = msgspec.UNSET
+    truncate: bool | None = None
+    truncation_direction: str | None = None
+    raw_scores: bool | None = None
+    aggregation_strategy: str | None = None
+    offset_unit: str | None = None
 
 
 KNOWN_FIELDS = ", ".join(field.name for field in msgspec.structs.fields(PredictRequest))
@@ -126,13 +126,18 @@ def _describe_fields(properties: dict[str, Any], limits: LimitsConfig) -> None:
             {"type": "array", "items": texts, "contains": {"type": "array", "minItems": 1}},
         ],
     }
-    properties["aggregation_strategy"] = {"enum": [member.value for member in AggregationStrategy]}
-    properties["offset_unit"] = {"enum": [member.value for member in OffsetUnit]}
+    for name, members in (("aggregation_strategy", AggregationStrategy), ("offset_unit", OffsetUnit)):
+        properties[name] = {"enum": [*(member.value for member in members), None]}
     properties["truncation_direction"] = {
-        "type": "string",
+        "type": ["string", "null"],
         "pattern": "^([Ll][Ee][Ff][Tt]|[Rr][Ii][Gg][Hh][Tt])$",
         "default": "Right",
     }
+    for name in ("truncate", "raw_scores"):
+        properties[name] = {"type": ["boolean", "null"]}
+    for name, described in properties.items():
+        if name != "inputs":
+            described.setdefault("description", "null counts as absent")
 
 
 def is_msgpack(content_type: str | None) -> bool:
@@ -201,9 +206,9 @@ def resolve_request(
     )
     options = PredictOptions(
         aggregation_strategy=runtime.aggregation_strategy if strategy is None else strategy,
-        truncate=runtime.truncate if request.truncate is msgspec.UNSET else request.truncate,
+        truncate=runtime.truncate if request.truncate is None else request.truncate,
         truncation_direction=direction,
-        raw_scores=runtime.raw_scores if request.raw_scores is msgspec.UNSET else request.raw_scores,
+        raw_scores=runtime.raw_scores if request.raw_scores is None else request.raw_scores,
         raw_scores_as=runtime.raw_scores_as,
         offset_unit=runtime.offset_unit if unit is None else unit,
         to_encode=True,
@@ -213,15 +218,15 @@ def resolve_request(
 
 @lru_cache(maxsize=256)  # of known values only: others raise. Enumerations are slow to look up
 def _choices(
-    strategy: str | msgspec.UnsetType, unit: str | msgspec.UnsetType, direction: str
+    strategy: str | None, unit: str | None, direction: str | None
 ) -> tuple[AggregationStrategy | None, OffsetUnit | None, TruncationDirection]:
     """Read what a request chooses by name; None for what it leaves to the configuration."""
     return (
-        None
-        if strategy is msgspec.UNSET
-        else member_of(AggregationStrategy, strategy, "aggregation_strategy"),
-        None if unit is msgspec.UNSET else member_of(OffsetUnit, unit, "offset_unit"),
-        member_of(TruncationDirection, direction.lower(), "truncation_direction"),
+        None if strategy is None else member_of(AggregationStrategy, strategy, "aggregation_strategy"),
+        None if unit is None else member_of(OffsetUnit, unit, "offset_unit"),
+        TruncationDirection.RIGHT
+        if direction is None
+        else member_of(TruncationDirection, direction.lower(), "truncation_direction"),
     )
 
 
@@ -293,6 +298,6 @@ def _explain(message: str) -> str:
         return f"the body has an unknown field; known fields: {KNOWN_FIELDS}"
     if "missing required field" in message:
         return f"inputs: required, but missing; known fields: {KNOWN_FIELDS}"
-    text, _, where = message.partition(" - at `$")
+    text, _, where = message.replace(" | null`", "`").partition(" - at `$")
     path = where.rstrip("`").lstrip(".") or "the body"
     return f"{path}: {text[0].lower()}{text[1:]}"

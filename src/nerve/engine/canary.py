@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from nerve.engine.in_process import collect, submit
-from nerve.errors import NerveError, Overloaded
+from nerve.errors import InvalidRequest, NerveError, Overloaded
 from nerve.observability.defects import log_defect, survive
 from nerve.types import PredictOptions
 
@@ -99,6 +99,8 @@ class Canary:
             submitted = submit(self._engine, [TEXT], _OPTIONS)
         except Overloaded:
             return self._sees_progress(n_calls, threading.Event())
+        except InvalidRequest:
+            return True  # the model does not know the tokens of this text, so it cannot be asked
         except NerveError as error:
             return self._fails(f"refused: {error}")
         except Exception as error:  # noqa: BLE001 - for want of memory, say: requests fare no better

@@ -17,6 +17,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from nerve.engine.cancel import Cancel
 from nerve.engine.pool import Pool
 from nerve.errors import DeadlineExceeded, DeviceFailed, InvalidRequest, stack_of
 from nerve.scheduling.batching import Job
@@ -28,7 +29,6 @@ from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
 
     from nerve.models.model import Model
     from nerve.types import TokenScores
@@ -132,6 +132,8 @@ class Engine:
         options: PredictOptions,
         deadline: float,
         done: Callable[[Outcome], None],
+        cancel: Cancel | None = None,
+        on_pool: bool = False,
     ) -> Call:
         """Begin to answer one request.
 
@@ -139,9 +141,11 @@ class Engine:
             Ending the request at that moment is the caller's task.
         done: called once with the prediction, or with the error (a `PredictError`, or a defect), by whichever
             thread has it, which may be this one before `start` returns. It must not raise, nor take long.
+        cancel: drops the request; None for one of its own, see `Call.cancel`.
+        on_pool: this is a thread of the pool, which has taken the request: a large one need not wait for it again.
         """
-        call = Call(self, texts, options, deadline, done)
-        call.begin()
+        call = Call(self, texts, options, deadline, done, cancel or Cancel())
+        call.begin(on_pool=on_pool)
         return call
 
     def cancel(self, job: Job) -> None:
@@ -207,12 +211,11 @@ class Call:
     """One request on its way through the engine."""
 
     __slots__ = (
+        "_cancel",
         "_deadline",
         "_done",
         "_engine",
-        "_is_cancelled",
         "_job",
-        "_offloaded",
         "_options",
         "_started",
         "_texts",
@@ -227,6 +230,7 @@ class Call:
         options: PredictOptions,
         deadline: float,
         done: Callable[[Outcome], None],
+        cancel: Cancel,
     ) -> None:
         self._engine = engine
         self._texts = texts
@@ -234,39 +238,38 @@ class Call:
         self._deadline = deadline
         self._done = done
         self._started = time.perf_counter()
-        self._is_cancelled = False
-        self._offloaded: Future[None] | None = None
+        self._cancel = cancel
         self._job: Job | None = None
         self._tokenized: list[TokenizedText] = []
         self._tokenize_seconds = 0.0
 
-    def begin(self) -> None:
-        """Tokenize, here or on the pool."""
+    def begin(self, *, on_pool: bool) -> None:
+        """Tokenize, here or on the pool; on_pool: they are the same."""
         engine = self._engine
         try:
             n_characters = sum(map(len, self._texts))
             engine.check_room(n_characters, self._deadline)
             if n_characters <= _INLINE_CHARACTERS:
                 self._queue(engine.tokenize(self._texts, self._options, beside_others=False))
+            elif on_pool:
+                self._queue(engine.tokenize(self._texts, self._options))
             else:
                 engine.pool.check()
                 work = partial(engine.tokenize, self._texts, self._options)
-                self._offloaded = engine.pool.run(work, self._queue, self._end)
+                engine.pool.run(work, self._queue, self._end, self._cancel)
         except Exception as error:  # noqa: BLE001 - whoever waits must get it
             self._end(error)
 
     def cancel(self) -> None:
         """Drop what has not run; the result of what runs may still be given to `done`."""
-        self._is_cancelled = True
-        if self._offloaded is not None:
-            self._offloaded.cancel()
+        self._cancel.set()
+
+    def _drop_job(self) -> None:
         job = self._job  # another thread may take it
         if job is not None:
             self._engine.cancel(job)
 
     def _queue(self, tokenized: list[TokenizedText]) -> None:
-        if self._is_cancelled:
-            return
         try:
             if time.monotonic() >= self._deadline:
                 raise DeadlineExceeded("the deadline passed before the request reached the queue")
@@ -275,7 +278,12 @@ class Call:
             self._tokenize_seconds = time.perf_counter() - self._started
             job.waiter = self._answer
             self._job = job
+            if not self._cancel.begin(self._drop_job):
+                self._job = job.waiter = None
+                return
             self._engine.lane_of(job).submit(job)
+            if self._cancel.is_set:  # since; what is not in the queue yet cannot be taken out
+                self._drop_job()
         except Exception as error:  # noqa: BLE001 - whoever waits must get it
             self._job = None  # it holds this call
             self._end(error)
@@ -283,7 +291,7 @@ class Call:
     def _answer(self) -> None:
         """Make the rows of a delivered job, here or on the pool."""
         job, self._job = self._job, None
-        if job is None or self._is_cancelled:
+        if job is None or self._cancel.is_set:
             return
         job.waiter = None
         if job.error is not None:  # not raised: its traceback would hold the job, which holds it
@@ -295,7 +303,7 @@ class Call:
             started = time.perf_counter()
             if job.n_tokens > INLINE_TOKENS:
                 work = partial(engine.make_rows, self._tokenized, scores, self._options)
-                self._offloaded = engine.pool.run(work, partial(self._finish, job, started), self._end)
+                engine.pool.run(work, partial(self._finish, job, started), self._end, self._cancel)
                 return
             rows = engine.make_rows(self._tokenized, scores, self._options)
         except Exception as error:  # noqa: BLE001 - whoever waits must get it
@@ -308,6 +316,7 @@ class Call:
         self._end(make_prediction(self._tokenized, rows, job, self._tokenize_seconds, seconds))
 
     def _end(self, outcome: Outcome) -> None:
+        self._cancel.end()
         done, self._done = self._done, _nobody  # lets go of whoever waited, who holds this call
         done(outcome)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from nerve.errors import Overloaded, stack_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from nerve.engine.cancel import Cancel
 
 log = logging.getLogger(__name__)
 
@@ -34,66 +35,107 @@ class Pool:
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="nerve-pool")
         _start_all(self._executor)
         self._lock = threading.Lock()
-        self._n_waiting = 0
+        self._n_waiting = 0  # tasks that have not ended
         self._last_seconds = 1.0  # of the work that ended last
 
     def check(self) -> None:
         """Raise `Overloaded` when too much waits."""
         if self._n_waiting >= _MOST_WAITING:
             raise Overloaded(
-                "too many large requests wait; send the request again later",
+                f"{_MOST_WAITING} large requests wait for a thread, the most that may; send the request again later",
                 self._last_seconds,
                 reason="pool",
             )
 
     def run(
-        self, work: Callable[[], T], then: Callable[[T], None], fail: Callable[[Exception], None]
-    ) -> Future[None] | None:
+        self,
+        work: Callable[[], T],
+        then: Callable[[T], object],
+        fail: Callable[[Exception], object],
+        cancel: Cancel | None = None,
+    ) -> Task[T] | None:
         """Run `work` and give its result to `then`, or its error to `fail`, on the same thread.
 
         Once the pool is closed all that happens here and now: what was admitted is answered. Work that has
-        not begun is dropped when the returned future is cancelled.
+        not begun is dropped by `cancel`, or when the returned task is cancelled.
         """
-
-        def run() -> None:
-            started = time.monotonic()
-            try:
-                result = work()
-            except Exception as error:  # noqa: BLE001 - whoever waits gets it
-                fail(error)
-                return
-            except BaseException:  # a panic in a Rust library is one
-                fail(RuntimeError("the work broke off"))
-                raise
-            self._last_seconds = time.monotonic() - started
-            try:
-                then(result)
-            except BaseException:
-                with contextlib.suppress(BaseException):
-                    fail(
-                        RuntimeError("what follows the work broke off")
-                    )  # does nothing where it was answered
-                raise
-
-        try:
-            future = self._executor.submit(run)
-        except RuntimeError:  # closed
-            run()
+        task = Task(self, work, then, fail)
+        if cancel is not None and not cancel.begin(task.cancel):
             return None
         with self._lock:
             self._n_waiting += 1
-        future.add_done_callback(self._end)
-        return future
+        try:
+            self._executor.submit(task.run)
+        except RuntimeError:  # closed
+            task.run()
+            return None
+        return task
 
     def close(self) -> None:
         """Finish what was given and end the threads. Blocks."""
         self._executor.shutdown()
 
-    def _end(self, future: Future[None]) -> None:
+    def note_end(self, seconds: float | None = None) -> None:
+        """Take note that a task has ended, or was dropped; seconds: that its work took."""
         with self._lock:
             self._n_waiting -= 1
-        if not future.cancelled() and (error := future.exception()) is not None:
+            if seconds is not None:
+                self._last_seconds = seconds
+
+
+class Task(Generic[T]):
+    """Work of the pool. Once it is dropped it holds nothing, though it waits for its turn as before."""
+
+    __slots__ = ("_parts", "_pool")
+
+    def __init__(
+        self,
+        pool: Pool,
+        work: Callable[[], T],
+        then: Callable[[T], object],
+        fail: Callable[[Exception], object],
+    ) -> None:
+        self._pool = pool
+        self._parts = [(work, then, fail)]  # a list, because its `pop` is atomic
+
+    def cancel(self) -> bool:
+        """Drop the work; False when it has begun, or was dropped before."""
+        try:
+            self._parts.pop()
+        except IndexError:
+            return False
+        self._pool.note_end()
+        return True
+
+    def run(self) -> None:
+        """Do the work, unless it was dropped."""
+        try:
+            work, then, fail = self._parts.pop()
+        except IndexError:
+            return
+        try:
+            self._do(work, then, fail)
+        except BaseException as error:  # noqa: BLE001 - nobody looks at what the executor keeps of it
             log.error("a defect on the thread pool: %s", stack_of(error))
+
+    def _do(
+        self, work: Callable[[], T], then: Callable[[T], object], fail: Callable[[Exception], object]
+    ) -> None:
+        seconds = None
+        started = time.monotonic()
+        try:
+            result = work()
+            seconds = time.monotonic() - started
+            then(result)
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            if seconds is not None:  # it is a defect of `then`
+                log.error("a defect on the thread pool: %s", stack_of(error))
+            fail(error)
+        except BaseException:  # a panic of a Rust library, say
+            fail(RuntimeError("the work on a thread of the pool broke off"))
+            raise
+        finally:
+            self._pool.note_end(seconds)
 
 
 def _start_all(executor: ThreadPoolExecutor) -> None:

@@ -50,9 +50,13 @@ class LayerRanges:
 
 
 def calibrate(encoder: Encoder, sequences: Sequence[Sequence[int]] = ()) -> list[LayerRanges]:
-    """Return the ranges of every layer over `sequences` of token ids, or over random ones where there are none."""
-    if sequences:
-        return measure(encoder, _batches(sequences))
+    """Return the ranges of every layer over `sequences` of token ids, or over random ones where there are none.
+
+    Sequences without a token, or with one that the encoder has no row for, are left out.
+    """
+    known = [ids for ids in sequences if len(ids) and max(ids) < len(encoder.words)]
+    if known:
+        return measure(encoder, _batches(known))
     random = np.random.default_rng(_SEED).integers(0, len(encoder.words), (N_SEQUENCES, LENGTH))  # (S, T)
     return measure(encoder, [random])
 

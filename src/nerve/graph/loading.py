@@ -41,15 +41,19 @@ class Graph:
 
     source: the graph itself, or the file that holds it.
     precision: what it really computes in.
+    n_words: rows of the table that token ids are looked up in; None where that is not known.
     n_positions: rows of the position table in the weights it was built from; None for a ready graph.
     entry: folder of the cache that keeps a graph that was built; it may be absent where none can be written.
+    mixes_rows: an operator with which what a row gets depends on the other rows of the batch; None for no such one.
     """
 
     source: bytes | Path
     kind: GraphKind
     precision: Precision
+    n_words: int | None = None
     n_positions: int | None = None
     entry: Path | None = field(default=None, compare=False)
+    mixes_rows: str | None = None
 
 
 _ZERO = np.zeros((), np.float32)
@@ -135,21 +139,19 @@ def _built_graph(
     facts = json.dumps([config, kind.value, used], sort_keys=True).encode()
     key = cache.make_key(files, facts, computed)
     source = cache.load_or_build(cache_dir, key, build)
-    return Graph(source, kind, computed, _count_positions(folder, family), cache.entry_of(cache_dir, key))
+    n_words, n_positions = _count_rows(folder, (family.word_table, family.position_table))
+    return Graph(source, kind, computed, n_words, n_positions, cache.entry_of(cache_dir, key))
 
 
-def _count_positions(folder: Path, family: Family) -> int | None:
-    """Return the rows of the position table; it can be shorter than `config.json` says."""
-    name = family.position_table
-    if name is None:
-        return None
+def _count_rows(folder: Path, tables: Sequence[str | None]) -> list[int | None]:
+    """Return the rows of tables in the weights; they can be fewer than `config.json` says."""
     stored = weights.find_safetensors(folder)
     if stored:
-        shapes = [weights.read_shapes(stored, lambda found: found == name)]
+        shapes = [weights.read_shapes(stored, lambda found: found in tables)]
     else:
         files = ready.find_onnx(folder, Precision.FLOAT32)
         shapes = [weights.read_onnx_shapes(file) for file in files]
-    return next((found[name][0] for found in shapes if name in found), None)
+    return [next((found[name][0] for found in shapes if name in found), None) for name in tables]
 
 
 def _read_encoder(folder: Path, config: Mapping[str, Any], family: Family) -> Encoder:
@@ -173,12 +175,12 @@ def _ready_graph(file: Path, precision: Precision) -> Graph:
     if not file.is_file():
         raise ModelError(f"model.graph: there is no file {file}")
     found = ready.check_ready(file)
-    if precision not in (Precision.AUTO, found):
+    if precision not in (Precision.AUTO, found.precision):
         raise ModelError(
-            f"model.precision is {precision.value}, but {file} computes in {found.value} and cannot be "
+            f"model.precision is {precision.value}, but {file} computes in {found.precision.value} and cannot be "
             "rebuilt; use precision auto, or a checkpoint whose weights can be read"
         )
-    return Graph(file, GraphKind.READY, found)
+    return Graph(file, GraphKind.READY, found.precision, n_words=found.n_words, mixes_rows=found.mixes_rows)
 
 
 def _remedy(folder: Path, reason: NotBuildable) -> str:

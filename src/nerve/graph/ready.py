@@ -6,6 +6,7 @@ float logits (B, T, L).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnx import TensorProto
@@ -16,6 +17,7 @@ from nerve.errors import ModelError
 from nerve.graph.weights import load_onnx
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import onnx
@@ -33,6 +35,17 @@ _INT8_OPERATORS = frozenset(
         "QuantizeLinear",
     }
 )
+# They take one scale for all that they are given, the other rows of the batch included.
+_ROW_MIXERS = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
+# What leaves ids, or the rows of a table, as they are; and what looks ids up: (input of the table, input of the ids).
+_SAME_IDS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
+_SAME_ROWS = frozenset({"Cast", "Identity", "DequantizeLinear"})
+_LOOKUPS = {
+    "Gather": (0, 1),
+    "GatherBlockQuantized": (0, 1),
+    "EmbedLayerNormalization": (2, 0),
+    "QEmbedLayerNormalization": (2, 0),
+}
 
 
 def find_onnx(folder: Path, precision: Precision) -> list[Path]:
@@ -42,11 +55,21 @@ def find_onnx(folder: Path, precision: Precision) -> list[Path]:
     return [folder / name for name in sort_graphs(shown, precision)]
 
 
-def check_ready(file: Path) -> Precision:
-    """Check inputs and outputs of a ready graph and return the precision it computes in.
+@dataclass(frozen=True, slots=True)
+class ReadyFacts:
+    """What is known of a ready graph.
 
-    Raises `ModelError` saying what does not fit.
+    precision: what it computes in. mixes_rows: an operator in it whose result for one row depends on the others.
+    n_words: rows of the table that token ids are looked up in; None where it is not found.
     """
+
+    precision: Precision
+    mixes_rows: str | None
+    n_words: int | None
+
+
+def check_ready(file: Path) -> ReadyFacts:
+    """Check inputs and outputs of a ready graph; raises `ModelError` saying what does not fit."""
     model = load_onnx(file, with_weights=False)
     if model is None:
         raise ModelError(f"{file} is not an ONNX graph, or a damaged one; fetch the checkpoint again")
@@ -73,13 +96,46 @@ def check_ready(file: Path) -> Precision:
         raise ModelError(
             f"{file}: the output has {len(tensor.shape.dim)} axes; token logits have (batch, token, label)"
         )
-    return _precision(graph)
+    nodes = list(_all_nodes([*graph.node, *(node for function in model.functions for node in function.node)]))
+    mixing = sorted({node.op_type for node in nodes} & _ROW_MIXERS)
+    return ReadyFacts(_precision(graph, nodes), mixing[0] if mixing else None, _count_words(graph))
 
 
-def _precision(graph: onnx.GraphProto) -> Precision:
+def _count_words(graph: onnx.GraphProto) -> int | None:
+    """Follow `input_ids` to the tables that they are looked up in, and return the rows of the smallest."""
+    rows: dict[str, int] = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
+    for node in graph.node:
+        value = next((a.t for a in node.attribute if a.name == "value"), None)
+        if node.op_type == "Constant" and value is not None and value.dims:
+            rows[node.output[0]] = value.dims[0]
+    ids = {"input_ids"}
+    found = []
+    for node in graph.node:  # in an order in which whatever is used was made before
+        table, index = _LOOKUPS.get(node.op_type, (None, None))
+        if node.op_type in _SAME_IDS and node.input[0] in ids:
+            ids.add(node.output[0])
+        elif node.op_type in _SAME_ROWS and node.input[0] in rows:
+            rows[node.output[0]] = rows[node.input[0]]
+        elif table is not None and index is not None and len(node.input) > max(table, index):
+            axis = next((a.i for a in node.attribute if a.name in ("axis", "gather_axis")), 0)
+            if node.input[index] in ids and node.input[table] in rows and axis == 0:
+                found.append(rows[node.input[table]])
+    return min(found, default=None)
+
+
+def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield nodes, and those of the graphs inside them (branches and loops)."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _all_nodes(graph.node)
+
+
+def _precision(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> Precision:
     """Tell the arithmetic from the operators; 4-bit weights alone are unpacked to float32 in the kernel."""
-    operators = {node.op_type for node in graph.node}
-    levels = {a.i for node in graph.node for a in node.attribute if a.name == "accuracy_level"}
+    operators = {node.op_type for node in nodes}
+    levels = {a.i for node in nodes for a in node.attribute if a.name == "accuracy_level"}
     if operators & _INT8_OPERATORS or 4 in levels:  # level 4 rounds activations to int8 (ContribOperators.md)
         return Precision.INT8
     if any(tensor.data_type == TensorProto.FLOAT16 and len(tensor.dims) == 2 for tensor in graph.initializer):

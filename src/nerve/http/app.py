@@ -1,7 +1,7 @@
 """The application: routes, and the life of one worker.
 
-`App.handle` is the one handler; it knows nothing of the server's interface. `interfaces` makes its requests of RSGI's
-(what Granian has) and of ASGI's (what any other server has).
+`App.handle` is the one handler; it knows nothing of the server's interface. `rsgi` makes its requests of Granian's
+and `asgi` of any other server's.
 """
 
 from __future__ import annotations

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from nerve.engine.cancel import Cancel
 from nerve.engine.engine import INLINE_TOKENS
 from nerve.errors import ClientGone, DeadlineExceeded, PayloadTooLarge
+from nerve.http.gzip import INLINE_BYTES, gunzip, is_gzip
 from nerve.http.request import Body, Headers, Response
 from nerve.http.responses import error_response
 from nerve.observability.defects import survive
@@ -58,6 +60,7 @@ class Exchange:
         "_cancel",
         "_codec",
         "_headers",
+        "_is_gzip",
         "_is_read",
         "_query",
         "_request",
@@ -87,13 +90,16 @@ class Exchange:
         self._started = started
         self.deadline = deadline
         self._query: Query | None = None
+        self._is_gzip = False
         self._is_read = False
-        self._cancel: Callable[[], object] | None = None  # drops what waits
+        self._cancel = Cancel()
 
     def begin(self) -> None:
         """Read the body; all else follows."""
         self._service.in_flight.add(self)
         try:
+            encoding = self._request.header("content-encoding")
+            self._is_gzip = encoding is not None and is_gzip(encoding)
             self._request.read(self._service.limits.max_body_bytes, self._on_body)
         except Exception as error:  # noqa: BLE001 - what is in flight must be answered by whoever removes it
             self._fail(error)
@@ -110,7 +116,7 @@ class Exchange:
 
     def watch_client(self) -> bool:
         """See `Pending`. Not before the body is there: reading it tells, too."""
-        if self._cancel is None:
+        if not self._is_read:
             return False
         try:
             self._request.watch(partial(self._drop, ClientGone("the client left")))
@@ -120,21 +126,38 @@ class Exchange:
 
     def _on_body(self, body: Body | None, error: Exception | None) -> None:
         self._is_read = True
-        service = self._service
         if error is not None:
             self._fail(error)
             return
         try:
             if body is None:
-                limit = service.limits.max_body_bytes
+                limit = self._service.limits.max_body_bytes
                 raise PayloadTooLarge(
                     f"the body is above limits.max_body_bytes = {limit}; send several requests"
                 )
-            service.engine.check_room(len(body), self.deadline)  # before anything is spent on it
-            self._query = query = self._codec.decode(body)
-            call = service.engine.start(query.texts, query.options, self.deadline, self._on_outcome)
-            self._cancel = call.cancel
+            if not self._is_gzip:  # before anything is spent on it
+                self._service.engine.check_room(len(body), self.deadline)
+            else:
+                limit = self._service.limits.max_body_bytes
+                if len(body) > INLINE_BYTES:
+                    pool = self._service.engine.pool
+                    pool.check()
+                    then = partial(self._on_plain_body, on_pool=True)
+                    pool.run(partial(gunzip, body, limit), then, self._fail, self._cancel)
+                    return
+                body = gunzip(body, limit)
         except Exception as failure:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
+            self._fail(failure)
+            return
+        self._on_plain_body(body)
+
+    def _on_plain_body(self, body: Body, on_pool: bool = False) -> None:
+        try:
+            self._query = query = self._codec.decode(body)
+            self._service.engine.start(
+                query.texts, query.options, self.deadline, self._on_outcome, self._cancel, on_pool
+            )
+        except Exception as failure:  # noqa: BLE001 - see `_on_body`
             self._fail(failure)
 
     def _on_outcome(self, outcome: Outcome) -> None:
@@ -146,7 +169,8 @@ class Exchange:
         try:
             if outcome.n_tokens > INLINE_TOKENS:
                 work = partial(self._codec.encode, query, outcome.rows)
-                self._service.engine.pool.run(work, partial(self._on_encoded, outcome), self._fail)
+                then = partial(self._on_encoded, outcome)
+                self._service.engine.pool.run(work, then, self._fail, self._cancel)
                 return
             encoded = self._codec.encode(query, outcome.rows)
         except Exception as error:  # noqa: BLE001 - see `_on_body`
@@ -162,7 +186,7 @@ class Exchange:
         service = self._service
         if not service.in_flight.remove(self):
             return
-        self._cancel = None
+        self._cancel.end()
         headers = self._headers
         try:
             seconds = now - self._started
@@ -176,15 +200,13 @@ class Exchange:
         self._answer(Response(200, headers, encoded, summary=summary))
 
     def _drop(self, error: Exception) -> None:
-        """Give up work that nobody waits for any more."""
-        cancel = self._cancel
-        if cancel is not None:
-            survive(cancel, "in work that is given up")
+        """Give up work that nobody waits for any more, whatever step it is at."""
+        survive(self._cancel.set, "in work that is given up")
         self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         if self._service.in_flight.remove(self):
-            self._cancel = None
+            self._cancel.end()
             self._answer(error_response(error, self._headers, self._request_id))
 
 

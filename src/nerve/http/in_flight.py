@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from typing import Protocol
+from typing import Any, Protocol
 
 from nerve.observability.defects import log_defect, survive
 
@@ -44,14 +44,18 @@ class Pending(Protocol):
         """Ask to be called when its client leaves; False while it is too early for that."""
 
 
+# Deadline, number, and the exchange until it is removed: a list, because the last changes.
+_Entry = list[Any]
+
+
 class InFlight:
     """The exchanges that wait for their answer. Whoever removes one answers it."""
 
     def __init__(self) -> None:
-        self._open: dict[Pending, bool] = {}  # a dict, because its `pop` is atomic
-        self._new: deque[Pending] = deque()  # not sorted in yet; most are answered before the next tick
-        self._deadlines: list[tuple[float, int, Pending]] = []  # a heap
-        self._unwatched: deque[tuple[float, Pending]] = deque()  # with the moment from which on to watch
+        self._open: dict[Pending, _Entry] = {}  # a dict, because its `pop` is atomic
+        self._new: deque[_Entry] = deque()  # not sorted in yet; most are answered before the next tick
+        self._deadlines: list[_Entry] = []  # a heap
+        self._unwatched: deque[tuple[float, _Entry]] = deque()  # with the moment from which on to watch
         self._numbers = itertools.count()  # tell equal deadlines apart
         self._is_awake = False
         self._wake = threading.Event()
@@ -59,14 +63,19 @@ class InFlight:
 
     def add(self, exchange: Pending) -> None:
         """Look after an exchange until it is removed."""
-        self._open[exchange] = True
-        self._new.append(exchange)
+        entry: _Entry = [exchange.deadline, next(self._numbers), exchange]
+        self._open[exchange] = entry
+        self._new.append(entry)
         if not self._is_awake:
             self._wake.set()
 
     def remove(self, exchange: Pending) -> bool:
         """Remove an exchange; True for the first caller, who must answer."""
-        return self._open.pop(exchange, False)
+        entry = self._open.pop(exchange, None)
+        if entry is None:
+            return False
+        entry[2] = None  # the entry may stay until its deadline; what the exchange holds must not
+        return True
 
     def __len__(self) -> int:
         """Return how many exchanges wait for their answer."""
@@ -83,29 +92,26 @@ class InFlight:
     def _tick(self, now: float) -> None:
         """Do what is due; apart from `_run`, which would hold the last exchange for as long as it sleeps."""
         while self._new:
-            exchange = self._new[0]
-            if exchange in self._open:
-                self._expect(exchange, exchange.deadline)
-                self._unwatched.append((now + _WATCH_AFTER_SECONDS, exchange))
-            self._new.popleft()
+            entry = self._new.popleft()
+            if entry[2] is not None:
+                heapq.heappush(self._deadlines, entry)
+                self._unwatched.append((now + _WATCH_AFTER_SECONDS, entry))
         while self._deadlines and self._deadlines[0][0] <= now:
-            exchange = heapq.heappop(self._deadlines)[2]
-            if exchange in self._open and not survive(exchange.expire, _NAME):
-                self._expect(exchange, now + _AGAIN_SECONDS)
+            entry = heapq.heappop(self._deadlines)
+            exchange = entry[2]
+            if exchange is not None and not survive(exchange.expire, _NAME) and entry[2] is not None:
+                entry[0] = now + _AGAIN_SECONDS
+                heapq.heappush(self._deadlines, entry)
         for _ in range(len(self._unwatched)):
             if self._unwatched[0][0] > now:
                 break
-            exchange = self._unwatched.popleft()[1]
-            if exchange in self._open and not _watch(exchange):
-                self._unwatched.append((now + _WATCH_AFTER_SECONDS, exchange))
-        if (
-            len(self._deadlines) > 2 * len(self._open) + _MOST_STALE
-        ):  # what was answered is not held until its deadline
-            self._deadlines = [entry for entry in self._deadlines if entry[2] in self._open]
+            entry = self._unwatched.popleft()[1]
+            exchange = entry[2]
+            if exchange is not None and not _watches(exchange):
+                self._unwatched.append((now + _WATCH_AFTER_SECONDS, entry))
+        if len(self._deadlines) > 2 * len(self._open) + _MOST_STALE:
+            self._deadlines = [entry for entry in self._deadlines if entry[2] is not None]
             heapq.heapify(self._deadlines)
-
-    def _expect(self, exchange: Pending, deadline: float) -> None:
-        heapq.heappush(self._deadlines, (deadline, next(self._numbers), exchange))
 
     def _run(self) -> None:
         while True:
@@ -133,10 +139,10 @@ class InFlight:
                 self._is_awake = True
 
 
-def _watch(exchange: Pending) -> bool:
-    """Ask an exchange to watch its client; False while it is too early for that."""
+def _watches(exchange: Pending) -> bool:
+    """Watch the client of an exchange; False while it is too early for that."""
     try:
         return exchange.watch_client()
-    except BaseException as error:  # noqa: BLE001 - it is not watched then, and meets its deadline
+    except BaseException as error:  # noqa: BLE001 - the others have deadlines, too
         log_defect(error, _NAME)
         return True

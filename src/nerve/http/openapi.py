@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 _REF = "#/components/schemas/{name}"
 _PREDICT_ERRORS = {
     "400": "The body is not JSON or MessagePack, or is cut short",
-    "413": "The body is above limits.max_body_bytes",
-    "415": "The content type is neither JSON nor MessagePack",
+    "413": "The body, decoded, is above limits.max_body_bytes",
+    "415": "The content type is neither JSON nor MessagePack, or the content encoding neither gzip nor identity",
     "422": "Wrong types, unknown fields, or a limit is exceeded",
-    "429": "The queue is full; retry-after says when to try again",
+    "429": "Too much waits, and the error says what; retry-after says when to try again",
     "500": "A defect of the server",
     "503": "The server is starting or shutting down, or its device failed",
     "504": "The deadline passed before the answer was ready",
@@ -90,6 +90,7 @@ def _post(
         "summary": found.summary,
         "parameters": [*_ID_PARAMETERS, *_DEADLINE_PARAMETERS],
         "requestBody": {
+            "description": "With content-encoding: gzip it is decoded",
             "required": True,
             "content": {kind: {"schema": found.request} for kind in found.media_types},
         },
@@ -104,6 +105,7 @@ def _post(
         **_security(needs_key),
     }
     operation["responses"]["429"]["headers"] |= _RETRY_HEADER
+    operation["responses"]["415"]["headers"] |= _ENCODING_HEADER
     return operation
 
 
@@ -168,6 +170,7 @@ _ID_PARAMETERS = [_parameter("X-Request-Id", "Id of the request; one is made whe
 _ID_HEADER = {"x-request-id": _header("Id of the request", _STRING)}
 _NO_STORE_HEADER = {"cache-control": _header("Caches must not keep the answer", {"const": "no-store"})}
 _RETRY_HEADER = {"retry-after": _header("Seconds until the queue has drained", {**_INTEGER, "minimum": 1})}
+_ENCODING_HEADER = {"accept-encoding": _header("What may be sent instead", _STRING, required=False)}
 _PREDICTION_HEADERS = {
     "server-timing": _header("Milliseconds of tokenize, queue, inference and total", _STRING),
     "x-compute-tokens": _header("Tokens computed", {**_INTEGER, "minimum": 0}),

@@ -7,18 +7,15 @@ Refusals that come one by one are sent at once.
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
 from typing import TYPE_CHECKING
 
-from nerve.errors import stack_of
+from nerve.observability.defects import survive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-log = logging.getLogger(__name__)
 
 # Refusals a second, and how many may be sent at once after a pause.
 _RATE = 500.0
@@ -64,10 +61,7 @@ class Refusals:
             respond = self._kept.get()
             if not self._is_closed:
                 time.sleep(1 / _RATE)
-            try:
-                respond()
-            except Exception as error:  # noqa: BLE001 - the others must get theirs
-                log.error("a defect while a refusal was sent: %s", stack_of(error))
+            survive(respond, "in an answer that refuses")
             del respond  # what it holds is not kept until the next one comes
             with self._lock:
                 self._n_kept -= 1

@@ -20,9 +20,11 @@ from nerve.errors import (
     PredictError,
     Unauthorized,
     Unavailable,
+    UnsupportedEncoding,
     UnsupportedMediaType,
     stack_of,
 )
+from nerve.http.gzip import ACCEPTED
 from nerve.http.request import Headers, Response
 from nerve.observability.defects import log_defect
 
@@ -34,6 +36,7 @@ ERROR_TABLE: dict[type[PredictError], tuple[int, str]] = {
     Unauthorized: (401, "Unauthorized"),
     PayloadTooLarge: (413, "PayloadTooLarge"),
     UnsupportedMediaType: (415, "UnsupportedMediaType"),
+    UnsupportedEncoding: (415, "UnsupportedMediaType"),
     InvalidRequest: (422, "Validation"),
     Overloaded: (429, "Overloaded"),
     ClientGone: (499, "ClientGone"),  # nobody reads it; Nginx's number, for the metrics
@@ -85,6 +88,8 @@ def _refusal(error: PredictError, headers: Headers, request_id: str) -> Response
     status, kind = next(ERROR_TABLE[known] for known in type(error).__mro__ if known in ERROR_TABLE)
     if isinstance(error, Overloaded):
         headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
+    elif isinstance(error, UnsupportedEncoding):
+        headers.append(("accept-encoding", ACCEPTED))
     response = error_body(status, kind, str(error), headers)
     response.rejection = error.reason
     return response

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nerve.checkpoint.storage import write_whole
-from nerve.errors import ModelError
+from nerve.errors import InvalidRequest, ModelError
 from nerve.models.comparison import compare_text, summarize_texts
 from nerve.models.samples import sample_texts
 from nerve.text.aggregation import decode_texts
@@ -50,9 +50,10 @@ class Judge:
 
     def compare(self, served: Backend, reference: Backend) -> dict[str, float]:
         """Return token agreement, span F1 and numbers of texts and tokens (`nerve.models.comparison` defines them)."""
-        found = summarize_texts(
+        compared = (
             self._compare(index, served, reference, text) for index, text in enumerate(sample_texts())
         )
+        found = summarize_texts(text for text in compared if text is not None)
         return {
             "token_agreement": found.token_agreement,
             "span_f1": found.span_f1,
@@ -60,8 +61,12 @@ class Judge:
             "tokens": found.n_tokens,
         }
 
-    def _compare(self, index: int, served: Backend, reference: Backend, text: str) -> TextComparison:
-        (tokenized,) = self.tokenizer.tokenize([text])
+    def _compare(self, index: int, served: Backend, reference: Backend, text: str) -> TextComparison | None:
+        """Compare the rows of a text; None where the model does not know all of its tokens."""
+        try:
+            (tokenized,) = self.tokenizer.tokenize([text])
+        except InvalidRequest:
+            return None
         tokens, spans = self._rows(served, tokenized)
         reference_tokens, reference_spans = self._rows(reference, tokenized)
         return compare_text(index, tokens, reference_tokens, spans, reference_spans)

@@ -7,11 +7,10 @@ is the one asked for; a short window, a full one and a padded batch run. Every r
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from nerve.checkpoint.settings import (
     TOKENIZER,
@@ -19,6 +18,7 @@ from nerve.checkpoint.settings import (
     padding_id,
     read_config,
     read_tokenizer_settings,
+    why_made_up,
 )
 from nerve.config import Precision
 from nerve.errors import ModelError
@@ -27,14 +27,15 @@ from nerve.models.agreement import Judge, check_agreement
 from nerve.models.limits import find_max_length, make_policy
 from nerve.models.model import Model
 from nerve.models.samples import calibration_texts
+from nerve.models.tokens import limit_ids, warn_of_tokenizer
 from nerve.models.vocabulary import read_vocabulary
-from nerve.runtime.backend import OpenOptions
+from nerve.models.warm_up import prove
+from nerve.runtime.backend import GraphKind, OpenOptions
 from nerve.runtime.cores import usable_cores
 from nerve.runtime.devices import choose_provider
 from nerve.scheduling.threads import EngineThread
 from nerve.text.labels import parse_labels
-from nerve.text.tokenizer import TextTokenizer, contradictions, load_tokenizer
-from nerve.types import Window
+from nerve.text.tokenizer import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from nerve.config import Config
     from nerve.graph import Graph
     from nerve.runtime.backend import Backend
-    from nerve.types import TokenScores
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +57,12 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     started = time.monotonic()
     settings = read_config(folder.path)
     labels = parse_labels(label_names(settings, str(folder.path)))
+    if reason := why_made_up(settings):
+        log.warning("%s: labels are called LABEL_0 to %s; add id2label for names", reason, labels.names[-1])
     raw_tokenizer = load_tokenizer(folder.path)
     tokenizer_settings = read_tokenizer_settings(folder.path)
-    if contradicted := contradictions(raw_tokenizer, tokenizer_settings):
-        log.warning(
-            "tokenizer_config.json contradicts tokenizer.json in %s; tokenizer.json is used, where transformers may "
-            "follow the other: write both anew with AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(FOLDER)",
-            " and ".join(contradicted),
-        )
-    provider = choose_provider(config.model.device)
+    warn_of_tokenizer(raw_tokenizer, tokenizer_settings)
+    provider = choose_provider(config.model.device, config.model.device_id)
     calibration: list[list[int]] = []
     if config.model.precision is Precision.INT8:
         calibration = [found.ids for found in raw_tokenizer.encode_batch(calibration_texts())]
@@ -76,7 +73,16 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     tokenizer = TextTokenizer(
         raw_tokenizer, max_length, config.runtime.window_stride, config.limits.max_input_tokens
     )
+    vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
+    limit_ids(tokenizer, vocabulary, graph.n_words)
     policy = make_policy(config.batching, provider, max_length)
+    if graph.mixes_rows is not None:
+        log.warning(
+            "the graph quantises with one scale for a whole batch (%s): what it gives for a text depends on the texts "
+            "beside it, so each window runs alone; a graph that nerve builds from weights (precision: int8) need not",
+            graph.mixes_rows,
+        )
+        policy = dataclasses.replace(policy, max_batch_size=1)
 
     def open_backend(graph: Graph) -> Backend:
         return provider.open(
@@ -99,11 +105,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     def open_model(thread: EngineThread | None) -> Model:
         backend = open_backend(graph)
         if backend.n_labels not in (None, len(labels.names)):
-            raise ModelError(
-                f"config.json names {len(labels.names)} labels in id2label, but the graph gives "
-                f"{backend.n_labels}; they belong to different models"
-            )
-        vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
+            raise ModelError(_wrong_number_of_labels(settings, len(labels.names), backend.n_labels))
         if graph.entry is not None and graph.precision is Precision.INT8:
             check_agreement(
                 Judge(tokenizer, labels, vocabulary),
@@ -124,13 +126,13 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
             precision=graph.precision,
             policy=backend.policy,
             max_length=max_length,
+            n_words=graph.n_words,
             n_threads=backend.n_threads,
             shares_cores=provider.shares_cores,
             can_spread=backend.can_spread,
             thread=thread,
         )
-        _warm_up(model)
-        return model
+        return prove(model, is_ready=graph.kind is GraphKind.READY)
 
     model = _open_on_engine_thread(open_model) if graph.kind in provider.owned else open_model(None)
     log.info(
@@ -145,6 +147,15 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     return model
 
 
+def _wrong_number_of_labels(settings: dict[str, Any], n_named: int, n_given: int | None) -> str:
+    if reason := why_made_up(settings):
+        return f"{reason}, but the graph gives {n_given}; add id2label with a name for each"
+    return (
+        f"config.json names {n_named} labels in id2label, but the graph gives {n_given}; they belong to "
+        "different models"
+    )
+
+
 def _open_on_engine_thread(open_model: Callable[[EngineThread], Model]) -> Model:
     """Open a model on the thread that will run it; the thread ends when that fails."""
     thread = EngineThread("nerve-engine-0")
@@ -153,37 +164,3 @@ def _open_on_engine_thread(open_model: Callable[[EngineThread], Model]) -> Model
     except BaseException:
         thread.close()
         raise
-
-
-def _warm_up(model: Model) -> None:
-    """Run a short window, a full one and a padded batch; check that finite scores of the right shape come back."""
-    short = model.tokenizer.tokenize(["warm up"])[0].windows[0].ids
-    full = (short * (1 + model.max_length // len(short)))[: model.max_length]
-    batches = [[short], [full]]
-    if model.policy.max_batch_size > 1:
-        batches.append([short, short[: (len(short) + 1) // 2]])
-    for rows in batches:
-        lengths = " and ".join(str(len(row)) for row in rows)
-        windows = [Window(row, 0) for row in rows]
-        try:
-            with np.errstate(invalid="ignore"):  # values that are not finite are refused below
-                model.backend.run(windows, needs_logits=False, spread=True)
-                results = model.backend.run(windows, needs_logits=True)
-        except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
-            raise ModelError(f"the model fails on a batch of {lengths} tokens: {error}") from error
-        for row, scores in zip(rows, results, strict=True):
-            _check_scores(model, scores, len(row))
-
-
-def _check_scores(model: Model, scores: TokenScores, n_tokens: int) -> None:
-    n_labels = len(model.labels.names)
-    if scores.logits is None or scores.logits.shape != (n_tokens, n_labels):
-        shape = None if scores.logits is None else scores.logits.shape
-        raise ModelError(
-            f"for {n_tokens} tokens and {n_labels} labels in id2label the graph gives an output of "
-            f"shape {shape}; it is not the graph of this token classifier"
-        )
-    if not np.isfinite(scores.logits).all():
-        is_exact = model.precision is Precision.FLOAT32
-        remedy = "its weights are damaged: fetch the checkpoint again" if is_exact else "try float32"
-        raise ModelError(f"the model gives values that are not finite in {model.precision.value}; {remedy}")

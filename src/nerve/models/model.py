@@ -22,6 +22,7 @@ class Model:
     """A loaded, proven and warm model.
 
     folder: the model folder. max_length: most tokens of a window, special tokens included.
+    n_words: rows of the table of tokens; ids from there on must not reach the backend. None where it is not known.
     policy, n_threads, can_spread: as the backend has them.
     shares_cores: calls compute on the cores that the callers run on (CPU).
     thread: the one thread that `backend.run` must be called on, or None for any.
@@ -37,6 +38,7 @@ class Model:
     precision: Precision
     policy: BatchPolicy
     max_length: int
+    n_words: int | None
     n_threads: int
     shares_cores: bool
     can_spread: bool

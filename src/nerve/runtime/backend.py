@@ -12,14 +12,17 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nerve.config import CpuMode, Precision
 from nerve.scheduling.batching import BatchPolicy
+from nerve.types import TokenScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from nerve.types import TokenScores, Window
+    from nerve.types import Window
 
 
 class GraphKind(enum.Enum):
@@ -52,12 +55,26 @@ class Backend(abc.ABC):
     def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
         """Compute one batch; returns the scores of each window, in order.
 
+        A window may be empty: a text without tokens, of a model without special tokens (`run_those_with_tokens`).
         spread: nothing else wants the cores now, so this call may use them all.
         Raises `DeviceFailed` when nothing will run any more; whatever else it raises fails this batch only.
         """
 
     def close(self) -> None:  # noqa: B027 - most have nothing to do
         """Give the device back; nothing is run any more."""
+
+
+def run_those_with_tokens(
+    windows: Sequence[Window], n_labels: int, run: Callable[[Sequence[Window]], list[TokenScores]]
+) -> list[TokenScores]:
+    """Run the windows that hold a token; of one that holds none there are no scores, and no graph need know it."""
+    held = [window for window in windows if len(window.ids)]
+    scores = iter(run(held) if held else ())
+    return [next(scores) if len(window.ids) else _no_scores(n_labels) for window in windows]
+
+
+def _no_scores(n_labels: int) -> TokenScores:
+    return TokenScores(np.empty(0, np.int64), np.empty(0, np.float32), np.empty((0, n_labels), np.float32))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.runtime.backend import GraphKind, Provider
+from nerve.runtime.driver import why_no_gpu
 
 if TYPE_CHECKING:
     from nerve.runtime.backend import Backend, OpenOptions
@@ -73,13 +74,13 @@ CUDA = Provider(
 BUILT_IN = {provider.device: provider for provider in (CPU, CUDA)}
 
 
-def choose_provider(device: str) -> Provider:
-    """Return the provider of a device; `auto` is CUDA where onnxruntime has it and there is a device, else the CPU.
+def choose_provider(device: str, device_id: int = 0) -> Provider:
+    """Return the provider of a device; `auto` is CUDA where it can be used, else the CPU.
 
-    Raises `ModelError` when it is unknown or cannot be used here.
+    device_id: the GPU that is meant. Raises `ModelError` when the device is unknown or cannot be used here.
     """
     if device == Device.AUTO:
-        return _choose_automatically()
+        return _choose_automatically(device_id)
     provider = BUILT_IN.get(device) or _find_installed(device)
     reason = provider.why_not()
     if reason is not None:
@@ -87,13 +88,20 @@ def choose_provider(device: str) -> Provider:
     return provider
 
 
-def _choose_automatically() -> Provider:
+def _choose_automatically(device_id: int) -> Provider:
     if CUDA.why_not() is not None:
         return CPU
-    if _has_nvidia_device():
-        return CUDA
-    log.warning("the installed onnxruntime has CUDA, but there is no NVIDIA device here: using the CPU")
-    return CPU
+    if not _has_nvidia_device():
+        log.warning("the installed onnxruntime has CUDA, but there is no NVIDIA device here: using the CPU")
+        return CPU
+    reason = why_no_gpu(device_id)
+    if reason is not None:
+        log.warning(
+            "there is an NVIDIA device, but CUDA cannot use it: %s; using the CPU (model.device: cuda would refuse)",
+            reason,
+        )
+        return CPU
+    return CUDA
 
 
 def _has_nvidia_device() -> bool:
@@ -107,5 +115,12 @@ def _find_installed(device: str) -> Provider:
     if device not in found:
         known = ", ".join([Device.AUTO.value, *BUILT_IN, *sorted(found)])
         raise ModelError(f"model.device: unknown device {device}; known here: {known}")
-    provider: Provider = found[device].load()
+    point = found[device]
+    try:
+        provider: Provider = point.load()
+    except Exception as error:
+        raise ModelError(
+            f"model.device is {device}, of another package ({point.value}), which cannot be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     return provider

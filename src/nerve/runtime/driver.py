@@ -22,6 +22,11 @@ def why_no_cuda(libraries: Path, device_id: int) -> str | None:
 
     libraries: folder of onnxruntime's provider libraries.
     """
+    return why_no_gpu(device_id) or _missing_library(libraries)
+
+
+def why_no_gpu(device_id: int) -> str | None:
+    """Return why no program can use the GPU `device_id` for CUDA 13, or None when one can."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError as error:
@@ -37,7 +42,24 @@ def why_no_cuda(libraries: Path, device_id: int) -> str | None:
     driver.cuDeviceGetCount(ctypes.byref(count))
     if device_id >= count.value:
         return f"model.device_id is {device_id}, but there are {count.value} devices, counted from 0"
-    return _missing_library(libraries)
+    status = _try_context(driver, device_id)
+    if status:
+        return f"device {device_id} cannot be used: {_describe(driver, status)}"
+    return None
+
+
+def _try_context(driver: ctypes.CDLL, device_id: int) -> int:
+    """Take the device's context, as every program that computes must, and give it back; returns the driver's status.
+
+    A device that is taken by another program, has no memory left or has failed is seen here.
+    """
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    status: int = driver.cuDeviceGet(ctypes.byref(device), device_id)
+    if not status:
+        status = driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+        if not status:
+            driver.cuDevicePrimaryCtxRelease_v2(device)
+    return status
 
 
 def _describe(driver: ctypes.CDLL, status: int) -> str:

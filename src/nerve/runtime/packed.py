@@ -28,7 +28,7 @@ import numpy as np
 
 from nerve.config import Device
 from nerve.errors import DeviceFailed, ModelError
-from nerve.runtime.backend import Backend
+from nerve.runtime.backend import Backend, run_those_with_tokens
 from nerve.runtime.faults import is_out_of_memory, is_sticky
 from nerve.runtime.packing import (
     PackingRules,
@@ -129,6 +129,10 @@ class PackedSession(Backend):
         """See `Backend`. A step that the device has no memory for is computed in two halves."""
         if threading.get_ident() != self._thread:
             raise RuntimeError("a packed session runs on the thread that made it only")
+        if not all(len(window.ids) for window in windows):
+            return run_those_with_tokens(
+                windows, self.n_labels or 1, lambda held: self.run(held, needs_logits)
+            )
         try:
             return self._run(windows, needs_logits, self._run_once)
         except Exception as error:

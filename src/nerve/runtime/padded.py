@@ -16,7 +16,7 @@ import numpy as np
 
 from nerve.config import CpuMode, Device
 from nerve.errors import DeviceFailed, ModelError
-from nerve.runtime.backend import Backend
+from nerve.runtime.backend import Backend, run_those_with_tokens
 from nerve.runtime.faults import is_sticky
 from nerve.runtime.sessions import create_session
 from nerve.types import TokenScores
@@ -95,6 +95,10 @@ class Session(Backend):
         spread: nothing else wants the cores now, so this call may use them all.
         Raises `DeviceFailed` when nothing will run any more, else whatever onnxruntime raises.
         """
+        if not all(len(window.ids) for window in windows):
+            return run_those_with_tokens(
+                windows, self.n_labels or 1, lambda held: self.run(held, needs_logits, spread)
+            )
         session = self._wide if spread else self._session
         ids, lengths = collate([window.ids for window in windows], self._pad_id, self._id_type)  # (B,T), (B,)
         try:

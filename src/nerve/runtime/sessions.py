@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ ort.set_default_logger_severity(4)
 _PROVIDERS = {Device.CPU: "CPUExecutionProvider", Device.CUDA: "CUDAExecutionProvider"}
 # On the CPU the fused operator takes a quarter longer than the two that it stands for, to the same bits.
 _SLOW_FUSION = "BiasGeluFusion"
+# One session is made at a time: the environment, which `_one_kind_of_attention` changes, is one for all threads.
+_making = threading.Lock()
 # The graph c = MatMulInteger(a, b), a uint8 (m, k), b int8 (k, n), of opset 10; made in the tests, too. Here, because
 # the module `onnx` is known to `graph` only.
 _INT8_PRODUCT = (
@@ -89,7 +92,7 @@ def create_session(
             **(settings or {}),
         }
     try:
-        with _one_kind_of_attention(device):
+        with _making, _one_kind_of_attention(device):
             session = ort.InferenceSession(
                 source if isinstance(source, bytes) else str(source),
                 options,
@@ -128,7 +131,8 @@ def _one_kind_of_attention(device: Device) -> Iterator[None]:
     """Keep the CPU's attention operators from another way to compute where there is no padding.
 
     They read the variable when a session is made. The other way (flash attention) adds up in another order, so a
-    text alone would not give the same bits as the same text in a padded batch.
+    text alone would not give the same bits as the same text in a padded batch. On CUDA the same variable would take
+    the quickest operators away, so it cannot stay set. The caller holds `_making`.
     """
     name = "ORT_DISABLE_FLASH_ATTENTION"
     before = _passed_on.get(name)

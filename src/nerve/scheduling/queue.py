@@ -104,7 +104,9 @@ class Queue:
         if not self._jobs:
             return None
         if self.tokens + n_tokens > self._max_tokens:
-            return self._overloaded("queue_tokens", "the queue is full (batching.max_queue_tokens)")
+            return self._overloaded(
+                "queue_tokens", f"the queue is full (batching.max_queue_tokens = {self._max_tokens})"
+            )
         # Each waiting job is served a window in its turn, so no more of them come before the last window of a job than
         # it has windows.
         ahead = self._running_tokens + min(self.tokens, n_windows * self._turn_tokens)

@@ -11,9 +11,10 @@ label set, its scheme:
     IO      I-               neighbours with the same tag are one entity.
     PLAIN   no prefix        as IO, with the whole name as the tag.
 
-E- L- S- U- M- are prefixes only where every tag written with them is written with B- too; otherwise a
-label such as `E-MAIL` would lose its head. A label without prefix in a set that has some (`MISC` beside
-`B-PER`) is an inside label with its whole name as the tag, as transformers reads it.
+E- S- M-, or L- U-, are prefixes in the whole set where some tag written with one of them is written with B- or
+I- too; a tag that has S- or U- alone (`S-TITLE`) is then one of single tokens. Without such a tag, a label such
+as `E-MAIL` keeps its head. A label without prefix in a set that has some (`MISC` beside `B-PER`, also `b-per`,
+`B_PER`, `PER-B`) is an inside label with its whole name as the tag, as transformers reads it.
 """
 
 from __future__ import annotations
@@ -113,9 +114,9 @@ def _scheme_of(names: tuple[str, ...]) -> LabelScheme:
     for name in names:
         if name[1:2] == "-":
             tags.setdefault(name[0], set()).add(name[2:])
+    spans = tags.get("B", set()) | tags.get("I", set())
     for letters, scheme in _CLOSING_FAMILIES.items():
-        closing = set().union(*(tags.get(letter, set()) for letter in letters))
-        if closing and closing <= tags.get("B", set()):
+        if any(spans & tags.get(letter, set()) for letter in letters):
             return LabelScheme(scheme)
     if "B" in tags:
         return LabelScheme.IOB

@@ -10,6 +10,7 @@ BERT's do without either where the words are known (`word_cache`).
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Encoding, Tokenizer
@@ -20,7 +21,7 @@ from nerve.text.word_cache import WordCache, has_separate_words
 from nerve.types import TokenizedText, TruncationDirection, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 _MANY_TOKENS = 4096
@@ -35,6 +36,14 @@ _OVERRIDES = {
     "add_prefix_space": ("pre_tokenizer", "add_prefix_space"),
 }
 _FAITHFUL_CLASSES = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
+# Keys that name a token which transformers' classes put around a text: always, or where another key says so.
+_NAMED = ("cls_token", "sep_token")
+_NAMED_IF = {"bos_token": "add_bos_token", "eos_token": "add_eos_token"}
+# Those of classes whose files name none at all.
+_USUAL_PAIRS = (("[CLS]", "[SEP]"), ("<s>", "</s>"))
+# Texts of one token at least, for most tokenizers; after them tokens of the vocabulary are tried.
+_PROBES = ("warm up", "a", "A", "1", ".", "中", "가")
+_MOST_PROBES = 1000
 
 
 class TextTokenizer:
@@ -43,19 +52,26 @@ class TextTokenizer:
     max_length: most tokens of a window, special tokens included.
     stride: tokens that neighbouring windows share; None for 128, or half a window where that is less.
     max_input_tokens: most tokens of a text that is not truncated.
+    some_ids: the ids of some short text, special tokens included; at least one.
+    foreign_tokens: those that the model has no row for, as `limit_ids` was told: id -> token.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, max_length: int, stride: int | None, max_input_tokens: int
+        self,
+        tokenizer: Tokenizer,
+        max_length: int,
+        stride: int | None,
+        max_input_tokens: int,
     ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self._prefix, self._suffix = _special_tokens_around(tokenizer)
+        self._prefix, self._suffix, self.some_ids = _special_tokens_around(tokenizer)
         separate = has_separate_words(tokenizer)
         self._words = WordCache(tokenizer, self._prefix, self._suffix) if separate else None
         self._capacity = max_length - len(self._prefix) - len(self._suffix)
         self._max_input_tokens = max_input_tokens
+        self.foreign_tokens: dict[int, str] = {}
         if self._capacity < 1:
             raise ModelError(
                 f"the max length of {max_length} tokens leaves no room between the special tokens; raise "
@@ -69,6 +85,11 @@ class TextTokenizer:
                 f"runtime.window_stride is {stride}, but a window holds {self._capacity} tokens besides "
                 f"special ones (max length {max_length}); set window_stride below that"
             )
+
+    def limit_ids(self, n_words: int) -> None:
+        """Refuse texts with a token whose id is `n_words` or above from now on: the model has no row for it."""
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.foreign_tokens = {number: token for token, number in vocabulary.items() if number >= n_words}
 
     @property
     def special_tokens(self) -> dict[int, str]:
@@ -86,8 +107,8 @@ class TextTokenizer:
         """Tokenize texts; any thread may call this.
 
         beside_others: let other Python threads go on meanwhile, and use several cores for several texts.
-        Raises `InvalidRequest` for a text above `max_input_tokens` that is not truncated, and for one
-        that holds a lone surrogate (impossible over HTTP, possible from Python).
+        Raises `InvalidRequest` for a text above `max_input_tokens` that is not truncated, for one with a token that
+        the model has no row for, and for one that holds a lone surrogate (impossible over HTTP, possible from Python).
         """
         try:
             if not beside_others:
@@ -128,6 +149,14 @@ class TextTokenizer:
                 "send it in parts, or with truncate: true"
             )
 
+    def _check_ids(self, index: int, ids: list[int]) -> None:
+        found = self.foreign_tokens.keys() & set(ids)
+        if found:
+            raise InvalidRequest(
+                f"inputs[{index}]: it has a token that the tokenizer knows and the model does not (id {min(found)}); "
+                "leave it out of the text"
+            )
+
     def _cut(
         self,
         index: int,
@@ -143,6 +172,8 @@ class TextTokenizer:
             self._check_size(index, n_tokens)
         n_prefix, n_suffix = len(self._prefix), len(self._suffix)
         n_real = n_tokens - n_prefix - n_suffix
+        if self.foreign_tokens and (n_real <= self._capacity or not truncate):
+            self._check_ids(index, ids)
         if n_real <= self._capacity:
             return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=False)
         if truncate:
@@ -152,6 +183,8 @@ class TextTokenizer:
             else:
                 kept = slice(n_prefix + excess, n_prefix + n_real)
             ids = self._prefix + ids[kept] + self._suffix
+            if self.foreign_tokens:
+                self._check_ids(index, ids)
             offsets = [(0, 0)] * n_prefix + offsets[kept] + [(0, 0)] * n_suffix
             return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=True)
         real = ids[n_prefix : n_prefix + n_real]
@@ -186,7 +219,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 def contradictions(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[str]:
     """Return the keys of tokenizer_config.json (`settings`) that say otherwise than tokenizer.json."""
-    if settings.get("tokenizer_class") in _FAITHFUL_CLASSES:
+    if follows_its_file(settings):
         return []
     found = []
     for key, (part, attribute) in _OVERRIDES.items():
@@ -199,15 +232,53 @@ def contradictions(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[st
     return found
 
 
-def _special_tokens_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the ids of the special tokens before and after a text.
+def missing_special_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[str]:
+    """Return the special tokens that the tokenizer's settings name, and tokenizer.json does not put around a text.
+
+    settings: tokenizer_config.json, over special_tokens_map.json.
+    """
+    wanted = {_content(settings.get(key)) for key in _NAMED}
+    wanted |= {_content(settings.get(key)) for key, condition in _NAMED_IF.items() if settings.get(condition)}
+    vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    if not any(settings.get(key) for key in (*_NAMED, *_NAMED_IF)):
+        wanted.update(*(pair for pair in _USUAL_PAIRS if all(token in vocabulary for token in pair)))
+    prefix, suffix, _ = _special_tokens_around(tokenizer)
+    there = {*prefix, *suffix}
+    return sorted(token for token in wanted if token in vocabulary and vocabulary[token] not in there)
+
+
+def follows_its_file(settings: Mapping[str, Any]) -> bool:
+    """Tell whether transformers, too, takes tokenizer.json as it is, whatever the settings say."""
+    return settings.get("tokenizer_class") in _FAITHFUL_CLASSES
+
+
+def _content(token: object) -> str:
+    """Return the text of a token of the settings, which can be an AddedToken written out; empty for none."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
+
+
+def _short_texts(tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield texts that should have a token: usual ones, then some of the vocabulary."""
+    yield from _PROBES
+    yield from islice(tokenizer.get_vocab(with_added_tokens=False), _MOST_PROBES)
+
+
+def _special_tokens_around(tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
+    """Return the ids of the special tokens before and after a text, and all ids of some short text.
 
     They are the same for every text: a single sequence's template has fixed ends.
     """
-    encoding = tokenizer.encode("a")
-    mask: list[int] = encoding.special_tokens_mask
-    n_prefix = mask.index(0) if 0 in mask else 0
-    n_suffix = mask[::-1].index(0) if 0 in mask else 0
-    if 0 not in mask or 1 in mask[n_prefix : len(mask) - n_suffix]:
+    for text in _short_texts(tokenizer):
+        encoding = tokenizer.encode(text)
+        mask: list[int] = encoding.special_tokens_mask
+        if 0 in mask:
+            break
+    else:
+        raise ModelError("tokenizer.json gives nothing but special tokens, whatever the text; write it anew")
+    n_prefix = mask.index(0)
+    n_suffix = mask[::-1].index(0)
+    if 1 in mask[n_prefix : len(mask) - n_suffix]:
         raise ModelError("tokenizer.json: special tokens must stand before and after a text, not inside")
-    return encoding.ids[:n_prefix], encoding.ids[len(mask) - n_suffix :]
+    ids: list[int] = encoding.ids
+    return ids[:n_prefix], ids[len(mask) - n_suffix :], ids

@@ -62,7 +62,7 @@ class Search:
     ) -> None:
         self.target = target
         self.cores = usable_cores()
-        self.is_cpu = choose_provider(config.model.device).shares_cores
+        self.is_cpu = choose_provider(config.model.device, config.model.device_id).shares_cores
         self.start = setting_of(config)
         self.best = self.start
         self.measured: list[Measured] = []

@@ -31,6 +31,10 @@ class Family(Protocol):
     """How the checkpoints of one kind of model are read; its methods raise `NotBuildable` with the reason."""
 
     @property
+    def word_table(self) -> str:
+        """Name of the tensor that holds a row for each token of the vocabulary."""
+
+    @property
     def position_table(self) -> str | None:
         """Name of the tensor that holds a row for each position; None where there is none."""
 

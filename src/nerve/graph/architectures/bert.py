@@ -59,6 +59,11 @@ class BertForm:
     default_heads: int = 12
 
     @property
+    def word_table(self) -> str:
+        """Name of the tensor that holds a row for each token."""
+        return self.prefix + "embeddings.word_embeddings.weight"
+
+    @property
     def position_table(self) -> str:
         """Name of the tensor that holds a row for each position."""
         return self.prefix + "embeddings.position_embeddings.weight"
@@ -77,7 +82,7 @@ class BertForm:
     def describe(self, config: Mapping[str, Any], tensors: Tensors) -> Encoder:
         """Name every weight of the checkpoint. Raises `NotBuildable`."""
         embeddings = self.prefix + "embeddings."
-        words = tensors.take(embeddings + "word_embeddings.weight", None, None)
+        words = tensors.take(self.word_table, None, None)
         size = words.shape[1]
         positions = tensors.take(self.position_table, None, size)
         if self.has_token_types:

@@ -1,0 +1,105 @@
+"""What a client is told when there is no room: which limit refused, and what to do."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builders import PATIENCE, open_model
+from nerve.engine.engine import Engine, Outcome
+from nerve.errors import Overloaded
+from nerve.scheduling.batching import BatchPolicy, Job
+from nerve.scheduling.queue import Queue
+from nerve.types import PredictOptions, TokenScores, Window
+
+OPTIONS = PredictOptions()
+
+
+class Gate:
+    """The backend of a real model, behind a gate."""
+
+    def __init__(self, backend: object) -> None:
+        self._backend = backend
+        self.entered = threading.Semaphore(0)
+        self.opened = threading.Event()
+
+    def run(self, windows: list[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
+        """Wait for the gate, then compute."""
+        self.entered.release()
+        assert self.opened.wait(PATIENCE)
+        scores: list[TokenScores] = self._backend.run(windows, needs_logits)  # type: ignore[attr-defined]
+        return scores
+
+    def close(self) -> None:
+        """See `Backend`."""
+
+
+@pytest.fixture
+def held(lookup_model: Path) -> Iterator[Engine]:
+    """Run one request, which does not end, and let another one wait; four tokens may."""
+    model, _ = open_model(lookup_model, runtime={"window_stride": 4})
+    gate = Gate(model.backend)
+    engine = Engine(replace(model, backend=gate, n_threads=1), 4)  # type: ignore[arg-type]
+    outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+    engine.start(["anna"], OPTIONS, math.inf, outcomes.put)
+    assert gate.entered.acquire(timeout=PATIENCE)
+    engine.start(["anna"], OPTIONS, math.inf, outcomes.put)
+    yield engine
+    gate.opened.set()
+    engine.close()
+
+
+def refusal_of(engine: Engine, text: str) -> Overloaded:
+    """Return the error of a text that is refused."""
+    outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+    engine.start([text], OPTIONS, math.inf, outcomes.put)
+    error = outcomes.get(timeout=PATIENCE)
+    assert isinstance(error, Overloaded)
+    return error
+
+
+def test_full_queue_names_its_limit(held: Engine) -> None:
+    """And what waits; a client that cannot know the limit is told to come back."""
+    error = refusal_of(held, "anna sees bob")
+    assert error.reason == "queue_tokens"
+    assert "3 tokens wait" in str(error)
+    assert "batching.max_queue_tokens = 4" in str(error)
+    assert str(error).endswith("send the request again later")
+
+
+def test_busy_pool_says_so(held: Engine) -> None:
+    """The threads for large texts are the limit there, not the queue."""
+    release = threading.Event()
+    for _ in range(64):
+        held.pool.run(lambda: release.wait(PATIENCE), lambda _: None, pytest.fail)
+    with pytest.raises(Overloaded) as caught:
+        held.pool.check()
+    release.set()
+    assert caught.value.reason == "pool"
+    assert "64 large requests wait for a thread" in str(caught.value)
+    assert "queue" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("max_seconds", "deadline", "reason", "words"),
+    [
+        (0.001, math.inf, "queue_wait", "batching.max_queue_ms"),
+        (math.inf, 1.0, "queue_deadline", "after the deadline of the request"),
+    ],
+)
+def test_long_wait_names_its_limit(max_seconds: float, deadline: float, reason: str, words: str) -> None:
+    """It is the time that is too long, whatever the tokens are."""
+    waiting = Queue(BatchPolicy(64, 1, 1.0), 1000, max_seconds)
+    waiting.rates.note_call(1, 1.0, 1)
+    assert waiting.admit(Job([Window([1] * 4, 0)], needs_logits=False), 0.0) is None
+    error = waiting.why_full(0.0, deadline)
+    assert isinstance(error, Overloaded)
+    assert error.reason == reason
+    assert words in str(error)
+    assert "max_queue_tokens" not in str(error)
