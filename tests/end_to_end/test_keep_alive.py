@@ -21,6 +21,7 @@ BEGUN = b"POST /predict_tokens HTTP/1.1\r\nhost: a\r\n"
 
 def ask(connection: socket.socket) -> None:
     """Send a request and read its answer."""
+    connection.settimeout(10)
     connection.sendall(request_bytes(GOOD_BODY))
     assert read_answer(connection)[0].status == 200
 
