@@ -111,6 +111,8 @@ class Server:
         config_file = WORK / f"{name}-{model.name}.yaml"
         config_file.write_text(json.dumps(config, indent=2))  # JSON is YAML
         environment = peer_environment(spec, model, self.port)
+        if "BENCH_CARD" in environment:  # a card of its own: a server that is held may hold its lock
+            environment["BENCH_CARD"] += f".{name}"
         self.settings = config if "{config}" in spec.command else environment
         filled = {"python": sys.executable, "bin": Path(sys.executable).parent, "port": self.port}
         command = [part.format(**filled, config=config_file) for part in spec.command]

@@ -86,7 +86,7 @@ class Overloaded(PredictError):
     """There is no room for the request now.
 
     `retry_after_seconds` is the time the queue needs to drain, at the measured rate. `reason` names the limit:
-    one of `queue_tokens`, `queue_wait`, `queue_deadline` and `pool`.
+    one of `queue_tokens`, `queue_wait`, `queue_deadline`, `pool` and `pending_bytes`.
     """
 
     def __init__(self, message: str, retry_after_seconds: float, reason: str) -> None:
@@ -128,6 +128,6 @@ class ClientGone(PredictError):
 # Every `PredictError.reason`, and "internal_error" for what is none.
 REASONS = (
     *("malformed", "invalid", "media_type", "encoding", "body_size", "unauthorized"),
-    *("queue_tokens", "queue_wait", "queue_deadline", "pool", "deadline", "client_gone"),
+    *("queue_tokens", "queue_wait", "queue_deadline", "pool", "pending_bytes", "deadline", "client_gone"),
     *("unavailable", "device_failed", "inference_failed", "internal_error"),
 )

@@ -83,7 +83,7 @@ def test_error_table_has_a_row_for_every_failure_of_a_request() -> None:
 def test_every_failure_has_a_reason_that_is_counted() -> None:
     """A reason that the metrics do not know would make a defect of a refusal; no two failures share one."""
     reasons = [error.reason for error in subclasses(PredictError) if error is not Overloaded]
-    ours = ("queue_tokens", "queue_wait", "queue_deadline", "pool")
+    ours = ("queue_tokens", "queue_wait", "queue_deadline", "pool", "pending_bytes")
     assert sorted([*reasons, *ours, PredictError.reason]) == sorted(REASONS)
 
 

@@ -37,7 +37,8 @@ def test_max_length_is_the_smallest_stated(
     settings: dict[str, Any], tokenizer_settings: dict[str, Any], asked: int | None, expected: int
 ) -> None:
     """Configuration, tokenizer and position table: the smallest wins, less the positions padding takes."""
-    assert find_max_length(settings, tokenizer_settings, asked) == expected
+    found = find_max_length(settings, tokenizer_settings, asked)
+    assert (found.tokens, found.cut) == (expected, expected)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,11 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 Route = Annotated[str, Meta(pattern="^/.")]
 
+# `limits.max_pending_bytes`, where it is not set: bodies of the largest size.
+_BODIES_OF_MOST_BYTES = 16
+# A body, and its text in memory: up to 4 bytes for each character.
+_BODY_AND_TEXT = 5
+
 
 class CheckpointSource(enum.StrEnum):
     """Where a checkpoint comes from."""
@@ -154,12 +159,26 @@ class BatchingConfig(_Section, frozen=True):
 
 
 class LimitsConfig(_Section, frozen=True):
-    """What one request may ask for."""
+    """What one request may ask for, and what all may hold together."""
 
     max_inputs: PositiveInt = 128
     max_input_tokens: PositiveInt = 131072
     max_body_bytes: PositiveInt = 8 * 1024 * 1024
+    max_pending_bytes: PositiveInt | None = None
     request_timeout_ms: PositiveInt = 30_000
+
+    def __post_init__(self) -> None:
+        """Refuse limits that do not fit each other: what one allows would always be refused by the other."""
+        if self.most_pending_bytes < _BODY_AND_TEXT * self.max_body_bytes:
+            raise ValueError(
+                f"max_pending_bytes must be at least {_BODY_AND_TEXT} times max_body_bytes: a body, and as much as "
+                "its texts can take"
+            )
+
+    @property
+    def most_pending_bytes(self) -> int:
+        """The limit with its default filled in."""
+        return self.max_pending_bytes or _BODIES_OF_MOST_BYTES * self.max_body_bytes
 
 
 class CpuConfig(_Section, frozen=True):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nerve.graph.architectures.encoder import Encoder, Layer, Linear, Norm
     from nerve.types import FloatArray
 
-BUILDER_VERSION = 3
+BUILDER_VERSION = 4
 
 _OPSET = 17
 _IR_VERSION = 8  # belongs to opset 17; older than what the oldest onnxruntime we allow reads
@@ -200,25 +200,35 @@ def relative_bias(graph: GraphWriter, encoder: Encoder) -> str:
     """MPNet's bias by distance, (1, heads, T, T); an empty name for other architectures."""
     if encoder.relative_bias is None:
         return ""
-    buckets = graph.constant(
-        "distance_buckets", distance_buckets(len(encoder.positions), len(encoder.relative_bias))
+    n_positions = len(encoder.positions)
+    table = graph.constant(
+        "relative_bias", bias_by_distance(encoder.relative_bias, n_positions)
+    )  # (heads, 2P - 1)
+    zero, one, shift = (
+        graph.constant(name, np.array(value, np.int32))
+        for name, value in (("zero", 0), ("step", 1), ("farthest", n_positions - 1))
     )
-    table = graph.constant("relative_bias", encoder.relative_bias.T)  # (heads, buckets)
     time = graph.node("Shape", ["input_ids"], "time", start=1, end=2)  # (1,)
-    ends = graph.node("Concat", [time, time], "times", axis=0)  # (2,)
-    starts = graph.constant("starts", np.zeros(2, np.int64))
-    square = graph.node("Slice", [buckets, starts, ends], "distances")  # (T, T)
-    bias = graph.node("Gather", [table, square], "distance_bias", axis=1)  # (heads, T, T)
-    return graph.node(
-        "Unsqueeze", [bias, graph.constant("first_axis", np.zeros(1, np.int64))], "attention_bias"
+    n_tokens = graph.node(
+        "Cast", [graph.node("Squeeze", [time], "time_scalar")], "n_tokens", to=TensorProto.INT32
     )
+    at = graph.node("Range", [zero, n_tokens, one], "at")  # (T,)
+    first_axis = graph.constant("first_axis", np.zeros(1, np.int64))
+    keys = graph.node("Unsqueeze", [at, first_axis], "keys")  # (1, T)
+    queries = graph.node("Unsqueeze", [at, graph.constant("second_axis", np.ones(1, np.int64))], "queries")
+    columns = graph.node("Sub", [graph.node("Add", [queries, shift], "shifted"), keys], "distances")  # (T, T)
+    bias = graph.node("Gather", [table, columns], "distance_bias", axis=1)  # (heads, T, T)
+    return graph.node("Unsqueeze", [bias, first_axis], "attention_bias")
 
 
-def distance_buckets(positions: int, buckets: int) -> npt.NDArray[np.int32]:
-    """Bucket of every (query, key) pair: T5's scheme, in float32 as modeling_mpnet.py computes it."""
-    at = np.arange(positions)
-    distance = at[:, None] - at[None, :]  # (P, P), query minus key
-    half = buckets // 2
+def bias_by_distance(relative_bias: FloatArray, positions: int) -> FloatArray:
+    """Return the bias of every distance, query minus key, from -(P - 1) on: (heads, 2P - 1).
+
+    One row for each distance, not for each pair of positions: of these there are billions where contexts are long.
+    T5's scheme, in float32 as modeling_mpnet.py computes it.
+    """
+    distance = np.arange(1 - positions, positions)
+    half = len(relative_bias) // 2
     exact = half // 2
     far = np.abs(distance)
     with np.errstate(divide="ignore"):
@@ -227,7 +237,8 @@ def distance_buckets(positions: int, buckets: int) -> npt.NDArray[np.int32]:
         )
         spread = np.where(far < exact, 0, growth * np.float32(half - exact)).astype(np.int64)
     bucket = np.where(far < exact, far, np.minimum(exact + spread, half - 1))
-    return (bucket + np.where(distance < 0, half, 0)).astype(np.int32)
+    by_distance: FloatArray = relative_bias.T[:, bucket + np.where(distance < 0, half, 0)]
+    return by_distance
 
 
 class AttentionScope(NamedTuple):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nerve.graph.architectures.encoder import Activation
-from nerve.graph.builder import distance_buckets
+from nerve.graph.builder import bias_by_distance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +102,9 @@ def _bias(encoder: Encoder, width: int) -> FloatArray | None:
     """Return MPNet's bias by distance, (heads, T, T)."""
     if encoder.relative_bias is None:
         return None
-    found: FloatArray = encoder.relative_bias.T[:, distance_buckets(width, len(encoder.relative_bias))]
+    at = np.arange(width)
+    by_distance = bias_by_distance(encoder.relative_bias, width)  # (heads, 2T - 1)
+    found: FloatArray = by_distance[:, at[:, None] - at[None, :] + width - 1]
     return found
 
 

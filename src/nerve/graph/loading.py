@@ -55,7 +55,19 @@ class Graph:
     entry: Path | None = field(default=None, compare=False)
     mixes_rows: str | None = None
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that a session holds of it, more or less: those of the graph and of the files that it names."""
+        if isinstance(self.source, bytes):
+            return len(self.source)
+        size = self.source.stat().st_size
+        if size > _LARGEST_OUTLINE:  # its tensors are inside
+            return size
+        return sum(part.stat().st_size for part in weights.onnx_parts(self.source))
 
+
+# A graph whose tensors lie in other files is smaller than that.
+_LARGEST_OUTLINE = 2**27
 _ZERO = np.zeros((), np.float32)
 
 

@@ -87,11 +87,8 @@ def _relative_bias(graph: _PackedWriter, encoder: Encoder) -> str:
     """
     if encoder.relative_bias is None:
         return ""
-    n_positions = len(encoder.positions)
-    buckets = builder.distance_buckets(n_positions, len(encoder.relative_bias))  # (P, P)
-    # Row 0 holds the distances 0, -1, ..., -(P - 1), column 0 holds 0, 1, ..., P - 1.
-    by_distance = np.concatenate([buckets[0, :0:-1], buckets[:, 0]])  # (2P - 1,)
-    table = graph.constant("relative_bias", encoder.relative_bias.T[:, by_distance])  # (heads, 2P - 1)
+    by_distance = builder.bias_by_distance(encoder.relative_bias, len(encoder.positions))
+    table = graph.constant("relative_bias", by_distance)  # (heads, 2P - 1)
     bias = graph.node("Gather", [table, "distances"], "distance_bias", axis=1)  # (heads, S, S)
     axis = graph.constant("first_axis", np.zeros(1, np.int64))
     return graph.node("Unsqueeze", [bias, axis], "attention_bias")

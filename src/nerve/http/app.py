@@ -22,6 +22,7 @@ from nerve.errors import DeadlineExceeded, InvalidRequest, Unauthorized, Unavail
 from nerve.http.exchange import Exchange, Service
 from nerve.http.in_flight import InFlight
 from nerve.http.openapi import build_openapi
+from nerve.http.pending import PendingBytes
 from nerve.http.refusals import Refusals
 from nerve.http.request import Headers, Request, Response
 from nerve.http.responses import encode_json, error_body, error_response
@@ -74,6 +75,7 @@ class App:
         self._metrics = metrics
         self._in_flight = InFlight()
         self._refusals = Refusals()
+        self.pending = PendingBytes(config.limits.most_pending_bytes)
         self._service: Service | None = None
         self._unready_reason = "starting: the model is loading"
         self._has_failed = False  # the device, for good
@@ -133,7 +135,7 @@ class App:
                 config.server.canary_timeout_ms / 1000,
                 self._tell_health,
             )
-        service = Service(engine, self._limits, self._metrics, self._in_flight)
+        service = Service(engine, self._limits, self._metrics, self._in_flight, self.pending)
         announce()
         self._is_complete = is_complete or _always
         self._metrics.set_ready(ready=True)
@@ -315,10 +317,12 @@ def describe(model: Model, config: Config) -> dict[str, object]:
         "id2label": {str(index): name for index, name in enumerate(model.labels.names)},
         "label_scheme": model.labels.scheme.value,
         "max_length": model.max_length,
+        "max_length_from": model.max_length_from,
         "limits": {
             "max_inputs": config.limits.max_inputs,
             "max_input_tokens": config.limits.max_input_tokens,
             "max_body_bytes": config.limits.max_body_bytes,
+            "max_pending_bytes": config.limits.most_pending_bytes,
             "request_timeout_ms": config.limits.request_timeout_ms,
             "max_batch_tokens": model.policy.token_budget,
             "max_batch_size": model.policy.max_batch_size,

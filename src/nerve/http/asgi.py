@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import MalformedRequest
+from nerve.http.pending import UNBOUNDED, UNCOUNTED_BYTES, PendingBytes, Share
 from nerve.http.request import CUT_SHORT, OnBody, multiplexed_ports, stated_length
 from nerve.http.responses import defect_response
 from nerve.observability.defects import log_defect
@@ -27,8 +29,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 class AsgiRequest:
     """A request as an ASGI server hands it over; `answer` is set to the response."""
 
-    def __init__(self, scope: AsgiScope, receive: Receive) -> None:
+    def __init__(self, scope: AsgiScope, receive: Receive, pending: PendingBytes = UNBOUNDED) -> None:
         self._receive = receive
+        self._pending = pending
+        self._share: Share | None = None
         # A value that is not ASCII counts as absent, as it does with Granian's RSGI.
         self._headers = {
             name.decode("latin-1"): value.decode() for name, value in scope["headers"] if value.isascii()
@@ -85,10 +89,15 @@ class AsgiRequest:
             if len(body) > limit:
                 then(None, None)
                 return
+            if more and len(body) > UNCOUNTED_BYTES:
+                if self._share is None:
+                    self._share = self._pending.open(partial(then, None), stated or None)
+                if not self._share.grow(len(body)):  # it was refused
+                    return
         self._is_read = True
         if len(body) < stated:
             then(None, MalformedRequest(CUT_SHORT))
-        else:
+        elif self._share is None or self._share.keep(len(body)):
             then(body, None)
 
     def watch(self, gone: Callable[[], None]) -> None:
@@ -108,6 +117,8 @@ class AsgiRequest:
             self._loop.call_soon_threadsafe(self._settle, response)
 
     def _settle(self, response: Response) -> None:
+        if self._share is not None:
+            self._share.close()
         if not self.answer.done():
             self.answer.set_result(response)
         for task in self._tasks:
@@ -120,6 +131,7 @@ class Application:
     handle: answers one request.
     start: begins to load the model; given the worker's event loop.
     close: finishes what was admitted; blocks.
+    pending: bounds the bodies that arrive.
     """
 
     def __init__(
@@ -127,8 +139,10 @@ class Application:
         handle: Callable[[Request], None],
         start: Callable[[asyncio.AbstractEventLoop], None],
         close: Callable[[], None],
+        pending: PendingBytes = UNBOUNDED,
     ) -> None:
         self.handle = handle
+        self.pending = pending
         self._start = start
         self._close = close
 
@@ -147,7 +161,7 @@ class Application:
             return
         if scope["type"] != "http":
             raise ValueError(f"nerve answers HTTP only, not {scope['type']}")
-        request = AsgiRequest(scope, receive)
+        request = AsgiRequest(scope, receive, self.pending)
         self.handle(request)
         response = await request.answer
         if request.leaves_body:

@@ -10,6 +10,7 @@ It is answered once: by whoever removes it from `InFlight`, be it the last step,
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from nerve.engine.cancel import Cancel
 from nerve.engine.engine import INLINE_TOKENS
 from nerve.errors import ClientGone, DeadlineExceeded, PayloadTooLarge
 from nerve.http.gzip import INLINE_BYTES, gunzip, is_gzip
+from nerve.http.pending import UNCOUNTED_BYTES, PendingBytes, Share
 from nerve.http.request import Body, Headers, Response
 from nerve.http.responses import error_response
 from nerve.observability.defects import survive
@@ -43,6 +45,7 @@ class Service:
     limits: LimitsConfig
     metrics: Metrics
     in_flight: InFlight
+    pending: PendingBytes
 
 
 class Exchange:
@@ -66,6 +69,7 @@ class Exchange:
         "_request",
         "_request_id",
         "_service",
+        "_share",
         "_started",
         "deadline",
     )
@@ -93,6 +97,7 @@ class Exchange:
         self._is_gzip = False
         self._is_read = False
         self._cancel = Cancel()
+        self._share: Share | None = None  # of the texts
 
     def begin(self) -> None:
         """Read the body; all else follows."""
@@ -154,6 +159,8 @@ class Exchange:
     def _on_plain_body(self, body: Body, on_pool: bool = False) -> None:
         try:
             self._query = query = self._codec.decode(body)
+            if len(body) > UNCOUNTED_BYTES:
+                self._count(query.texts)
             self._service.engine.start(
                 query.texts, query.options, self.deadline, self._on_outcome, self._cancel, on_pool
             )
@@ -186,7 +193,7 @@ class Exchange:
         service = self._service
         if not service.in_flight.remove(self):
             return
-        self._cancel.end()
+        self._let_go()
         headers = self._headers
         try:
             seconds = now - self._started
@@ -206,8 +213,22 @@ class Exchange:
 
     def _fail(self, error: Exception) -> None:
         if self._service.in_flight.remove(self):
-            self._cancel.end()
+            self._let_go()
             self._answer(error_response(error, self._headers, self._request_id))
+
+    def _count(self, texts: list[str]) -> None:
+        """Take room for texts that may be large. Raises `Overloaded`."""
+        self._share = share = self._service.pending.take(sum(map(sys.getsizeof, texts)))
+        if (
+            self not in self._service.in_flight
+        ):  # answered meanwhile, by somebody who may not have seen the share
+            share.close()
+
+    def _let_go(self) -> None:
+        """Hold nothing any more that holds this, nor room that others want."""
+        self._cancel.end()
+        if self._share is not None:
+            self._share.close()
 
 
 def add_prediction_headers(headers: Headers, summary: Summary, seconds: float) -> None:

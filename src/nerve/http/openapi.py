@@ -188,6 +188,7 @@ _INFO = {
         "id2label": {"type": "object", "additionalProperties": _STRING},
         "label_scheme": _STRING,
         "max_length": _INTEGER,
+        "max_length_from": _STRING,
         "limits": {"type": "object"},
     },
     "required": ["version", "model_id", "revision", "dtype", "provider", "id2label", "max_length", "limits"],

@@ -17,6 +17,7 @@ from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defi
 
 from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import MalformedRequest
+from nerve.http.pending import UNBOUNDED, UNCOUNTED_BYTES, PendingBytes, Share
 from nerve.http.request import CUT_SHORT, OnBody, multiplexed_ports, stated_length
 from nerve.http.responses import defect_response
 from nerve.http.timer import Timer
@@ -48,6 +49,7 @@ class RsgiRequest:
         "_gone",
         "_headers",
         "_is_answered",
+        "_pending",
         "_proto",
         "_reading",
         "_scope",
@@ -56,9 +58,10 @@ class RsgiRequest:
         "path",
     )
 
-    def __init__(self, scope: RsgiScope, proto: RSGIHTTPProtocol) -> None:
+    def __init__(self, scope: RsgiScope, proto: RSGIHTTPProtocol, pending: PendingBytes = UNBOUNDED) -> None:
         self._proto = proto
         self._scope = scope
+        self._pending = pending
         self._headers = scope.headers
         self._is_answered = False
         self._began = time.monotonic()
@@ -133,6 +136,7 @@ class RsgiRequest:
     def _unread(self) -> _Chunks | None:
         """Return what is left of the body; None where nothing is."""
         if self._reading is not None:
+            self._reading.let_go()
             return None if self._reading.is_over else self._reading
         try:
             n_bytes = stated_length(self._headers.get("content-length"))
@@ -147,7 +151,7 @@ class RsgiRequest:
     def _chunks(self, n_bytes: int | None) -> _Chunks:
         # Over HTTP/2 the end of a body is a message of the client's own, and the stream is reset where it is
         # answered before that.
-        return _Chunks(self._proto, n_bytes, reads_end=not self.is_http1)
+        return _Chunks(self._proto, n_bytes, not self.is_http1, self._pending)
 
     def _patience(self) -> float:
         """Return the seconds for which an answer waits for the rest of the body."""
@@ -178,10 +182,14 @@ class _Chunks:
     """Reads a body piece by piece.
 
     n_bytes: as the client states. reads_end: wait for the news that the body has ended even when all bytes are there.
-    is_over: nothing more of it will be read, be it whole or cut.
+    is_over: nothing more of it will be read, be it whole or cut. pending: counts what has arrived.
     """
 
-    def __init__(self, proto: RSGIHTTPProtocol, n_bytes: int | None, reads_end: bool) -> None:
+    def __init__(
+        self, proto: RSGIHTTPProtocol, n_bytes: int | None, reads_end: bool, pending: PendingBytes
+    ) -> None:
+        self._pending = pending
+        self._share: Share | None = None
         self._iterator: Any = aiter(proto)  # may be called only once
         self._awaitable: Any = None
         self._body = bytearray()
@@ -208,6 +216,7 @@ class _Chunks:
         """
         was_waiting = self._then is not None  # read before the other: `_end` writes them the other way round
         self._then = None
+        self.let_go()  # after the other: `_count` writes them the other way round
         self._body = bytearray()
         if settled is not None:
             self._settled.append(settled)
@@ -275,20 +284,41 @@ class _Chunks:
             return
         else:
             self._body += chunk
-            if len(self._body) > self._limit:
+            n_bytes = len(self._body)
+            if n_bytes > self._limit:
                 self._end(None, None)
                 return
-            if len(self._body) == self._ends_at:
+            if n_bytes == self._ends_at:
                 self._end(self._body, None)
                 return
+            if n_bytes > UNCOUNTED_BYTES and not self._count(n_bytes):
+                self._body = bytearray()  # nobody wants it any more: what comes yet is thrown away
         self._next()
+
+    def _count(self, n_bytes: int) -> bool:
+        """Count what has arrived; False when the body was refused or answered, on this thread or another one."""
+        share, then = self._share, self._then
+        if share is None and then is not None:
+            self._share = share = self._pending.open(partial(then, None), self._n_bytes)
+        if share is None or not share.grow(n_bytes):
+            return False
+        if self._then is None:  # answered meanwhile, by somebody who may not have seen the share
+            share.close()
+            return False
+        return True
+
+    def let_go(self) -> None:
+        """Give the room back that the body had."""
+        if self._share is not None:
+            self._share.close()
 
     def _end(self, body: bytes | bytearray | None, error: Exception | None) -> None:
         self.is_over = body is not None or error is not None
         self._body = bytearray()  # else it is held until the request is answered
         then, self._then = self._then, None
         if then is not None:
-            then(body, error)
+            if body is None or self._share is None or self._share.keep(len(body)):  # else it was refused
+                then(body, error)
         elif self.is_over:
             self._settle(is_whole=error is None)
 
@@ -335,7 +365,7 @@ def _call(callback: Callable[..., object], args: tuple[object, ...]) -> None:
         log_defect(error, "in a callback of a request")
 
 
-def receive_with(handle: Handler) -> Callable[[Any], None]:
+def receive_with(handle: Handler, pending: PendingBytes = UNBOUNDED) -> Callable[[Any], None]:
     """Return what Granian calls for each request, with the two objects that it has of one.
 
     handle: never raises. Nor does what is returned: an exception that Granian does not look for stays set on its
@@ -345,7 +375,7 @@ def receive_with(handle: Handler) -> Callable[[Any], None]:
 
     def receive(watcher: Any) -> None:
         try:
-            request = RsgiRequest(watcher.scope, watcher.proto)
+            request = RsgiRequest(watcher.scope, watcher.proto, pending)
             if not request.is_http1:
                 multiplexed_ports.add(request.client_port)
             handle(request)

@@ -20,12 +20,13 @@ from nerve.checkpoint.settings import (
     read_tokenizer_settings,
     why_made_up,
 )
-from nerve.config import Precision
+from nerve.config import CpuMode, Precision
 from nerve.errors import ModelError
 from nerve.graph import load_graph
 from nerve.models.agreement import Judge, check_agreement
 from nerve.models.limits import find_max_length, make_policy
 from nerve.models.model import Model
+from nerve.models.room import Room
 from nerve.models.samples import calibration_texts
 from nerve.models.tokens import limit_ids, warn_of_tokenizer
 from nerve.models.vocabulary import read_vocabulary
@@ -33,6 +34,7 @@ from nerve.models.warm_up import prove
 from nerve.runtime.backend import GraphKind, OpenOptions
 from nerve.runtime.cores import usable_cores
 from nerve.runtime.devices import choose_provider
+from nerve.runtime.memory import Memory
 from nerve.scheduling.threads import EngineThread
 from nerve.text.labels import parse_labels
 from nerve.text.tokenizer import TextTokenizer, load_tokenizer
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from nerve.checkpoint import ModelFolder
     from nerve.config import Config
     from nerve.graph import Graph
-    from nerve.runtime.backend import Backend
+    from nerve.runtime.backend import Backend, Provider
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +71,15 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     graph = load_graph(
         folder.path, config.model.precision, cache_dir, config.model.graph, provider, calibration
     )
-    max_length = find_max_length(settings, tokenizer_settings, config.model.max_length, graph.n_positions)
+    room = _find_room(config, provider, settings, graph)
+    length = find_max_length(settings, tokenizer_settings, config.model.max_length, graph.n_positions, room)
+    max_length = length.tokens
     tokenizer = TextTokenizer(
-        raw_tokenizer, max_length, config.runtime.window_stride, config.limits.max_input_tokens
+        raw_tokenizer,
+        max_length,
+        config.runtime.window_stride,
+        config.limits.max_input_tokens,
+        length.cut,
     )
     vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
     limit_ids(tokenizer, vocabulary, graph.n_words)
@@ -94,7 +102,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
                 max_length=max_length,
                 policy=policy,
                 max_batch_tokens=config.batching.max_batch_tokens,
-                n_threads=config.cpu.threads or max(1, usable_cores() // config.server.workers),
+                n_threads=_n_threads(config),
                 mode=config.cpu.mode,
             )
         )
@@ -126,6 +134,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
             precision=graph.precision,
             policy=backend.policy,
             max_length=max_length,
+            max_length_from=length.origin,
             n_words=graph.n_words,
             n_threads=backend.n_threads,
             shares_cores=provider.shares_cores,
@@ -145,6 +154,36 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         model.backend.provider,
     )
     return model
+
+
+def _n_threads(config: Config) -> int:
+    return config.cpu.threads or max(1, usable_cores() // config.server.workers)
+
+
+def _find_room(config: Config, provider: Provider, settings: dict[str, Any], graph: Graph) -> Room:
+    """Tell what windows may take of the memory that a worker has for itself."""
+    mode, n_threads = config.cpu.mode, _n_threads(config)
+    n_calls = n_sessions = 1
+    if provider.shares_cores:
+        n_calls = 2 * (1 if mode is CpuMode.LATENCY else n_threads)  # on two lanes
+        if mode is CpuMode.AUTO and n_threads > 1:  # a second session, for calls on all cores
+            n_calls, n_sessions = n_calls + 1, 2
+    memory = provider.memory(config.model.device_id)
+    if memory is not None:
+        share = config.server.workers
+        memory = Memory(memory.total // share, memory.free // share)
+    return Room(
+        settings=settings,
+        kind=graph.kind,
+        memory=memory,
+        weights=n_sessions * graph.n_bytes,
+        n_sessions=n_sessions,
+        n_calls=n_calls,
+        batch_tokens=min(
+            config.batching.max_batch_tokens or provider.least_batch_tokens, provider.enough_tokens
+        ),
+        most_tokens=provider.most_window_tokens,
+    )
 
 
 def _wrong_number_of_labels(settings: dict[str, Any], n_named: int, n_given: int | None) -> str:

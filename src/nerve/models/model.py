@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Model:
     """A loaded, proven and warm model.
 
-    folder: the model folder. max_length: most tokens of a window, special tokens included.
+    folder: the model folder. max_length: most tokens of a window, special tokens included; `max_length_from`: what
+        has decided that.
     n_words: rows of the table of tokens; ids from there on must not reach the backend. None where it is not known.
     policy, n_threads, can_spread: as the backend has them.
     shares_cores: calls compute on the cores that the callers run on (CPU).
@@ -38,6 +39,7 @@ class Model:
     precision: Precision
     policy: BatchPolicy
     max_length: int
+    max_length_from: str
     n_words: int | None
     n_threads: int
     shares_cores: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +16,17 @@ from nerve.models.tokens import limit_ids
 from nerve.types import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from nerve.models.model import Model
     from nerve.types import FloatArray, TokenScores
 
 log = logging.getLogger(__name__)
 
+# The first of the long windows, and the most seconds that the next one may be expected to take, of twice the length.
+_FIRST_TOKENS = 512
+_GROWTH = 4.0
+_MOST_SECONDS = 5.0
 # Texts that the dependence on a batch is looked for with, evenly spread over those of `nerve verify`.
 _N_SAMPLES = 4
 _MOST_SAMPLE_TOKENS = 32
@@ -45,23 +50,42 @@ def prove(model: Model, *, is_ready: bool) -> Model:
 
 
 def warm_up(model: Model) -> None:
-    """Run a short window, a full one and a padded batch; check that finite scores of the right shape come back."""
+    """Run a short window, long ones and a padded batch; check that finite scores of the right shape come back."""
     short = _short_row(model)
-    full = (short * (1 + model.max_length // len(short)))[: model.max_length]
-    batches = [[short], [full]]
+    _try(model, [short])
     if model.policy.max_batch_size > 1:
-        batches.append([short, short[: (len(short) + 1) // 2]])
-    for rows in batches:
+        _try(model, [short, short[: (len(short) + 1) // 2]])
+    for n_tokens in _growing_lengths(model.max_length):
+        seconds = _try(model, [(short * (1 + n_tokens // len(short)))[:n_tokens]])
+        if n_tokens < model.max_length and _GROWTH * seconds > _MOST_SECONDS:
+            log.info("windows of more than %d tokens are not tried at start: they take long", n_tokens)
+            return
+
+
+def _growing_lengths(longest: int) -> Iterator[int]:
+    """Yield lengths up to the longest, each twice the one before."""
+    n_tokens = _FIRST_TOKENS
+    while n_tokens < longest:
+        yield n_tokens
+        n_tokens *= 2
+    yield longest
+
+
+def _try(model: Model, rows: list[list[int]]) -> float:
+    """Run a batch without and with logits; returns the seconds that it took. Raises `ModelError`."""
+    windows = [Window(row, 0) for row in rows]
+    started = time.monotonic()
+    try:
+        with np.errstate(invalid="ignore"):  # values that are not finite are refused below
+            model.backend.run(windows, needs_logits=False, spread=True)
+            results = model.backend.run(windows, needs_logits=True)
+    except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
         lengths = " and ".join(str(len(row)) for row in rows)
-        windows = [Window(row, 0) for row in rows]
-        try:
-            with np.errstate(invalid="ignore"):  # values that are not finite are refused below
-                model.backend.run(windows, needs_logits=False, spread=True)
-                results = model.backend.run(windows, needs_logits=True)
-        except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
-            raise ModelError(f"the model fails on a batch of {lengths} tokens: {error}") from error
-        for row, scores in zip(rows, results, strict=True):
-            _check_scores(model, scores, len(row))
+        raise ModelError(f"the model fails on a batch of {lengths} tokens: {error}") from error
+    seconds = time.monotonic() - started
+    for row, scores in zip(rows, results, strict=True):
+        _check_scores(model, scores, len(row))
+    return seconds
 
 
 def _check_scores(model: Model, scores: TokenScores, n_tokens: int) -> None:
@@ -80,7 +104,7 @@ def _check_scores(model: Model, scores: TokenScores, n_tokens: int) -> None:
 
 def _short_row(model: Model) -> list[int]:
     ids = [token for token in model.tokenizer.some_ids if token not in model.tokenizer.foreign_tokens]
-    return ids[: model.max_length]
+    return ids[: model.max_length] or [0]
 
 
 def find_words(model: Model) -> int | None:

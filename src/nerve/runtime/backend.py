@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from nerve.runtime.memory import Memory
     from nerve.types import Window
 
 
@@ -109,6 +110,8 @@ class Provider:
     shares_cores: calls compute on the cores that the callers run on, and may be made from any thread.
     why_not: says why it cannot be used here, and what to do; None when it can.
     least_batch_tokens, max_padding, enough_tokens: defaults of `BatchPolicy`.
+    memory: tells of a device what its calls may use; None where it is not known.
+    most_window_tokens: longest window by default, whatever the model and the memory allow.
     """
 
     device: str
@@ -121,3 +124,5 @@ class Provider:
     least_batch_tokens: int = 0
     max_padding: float = 1.0
     enough_tokens: int = sys.maxsize
+    memory: Callable[[int], Memory | None] = lambda device_id: None
+    most_window_tokens: int = 8192

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.runtime.backend import GraphKind, Provider
-from nerve.runtime.driver import why_no_gpu
+from nerve.runtime.driver import device_memory, why_no_gpu
+from nerve.runtime.memory import usable_memory
 
 if TYPE_CHECKING:
     from nerve.runtime.backend import Backend, OpenOptions
@@ -27,6 +28,10 @@ GROUP = "nerve.backends"
 _CPU_MAX_PADDING = 0.05
 # Tokens of a call on CPU from which on more tokens make it no more efficient: docs/decisions/0005.
 _CPU_ENOUGH_TOKENS = 256
+# Longest window on CPU by default. Attention grows with the square of the window, all else with its tokens: with a
+# model as wide as BERT-base a token costs 1.4 times as many operations in a window of 2,048 as in one of 128, and 2.7
+# times as many in one of 8,192.
+_CPU_WINDOW_TOKENS = 2048
 # Default of batching.max_batch_tokens on a GPU for graphs that are not packed. For packed ones it is measured.
 _CUDA_BATCH_TOKENS = 16384
 
@@ -61,6 +66,8 @@ CPU = Provider(
     shares_cores=True,
     max_padding=_CPU_MAX_PADDING,
     enough_tokens=_CPU_ENOUGH_TOKENS,
+    memory=lambda device_id: usable_memory(),
+    most_window_tokens=_CPU_WINDOW_TOKENS,
 )
 CUDA = Provider(
     device=Device.CUDA.value,
@@ -70,6 +77,7 @@ CUDA = Provider(
     owned=frozenset({GraphKind.PACKED}),
     why_not=_why_no_cuda,
     least_batch_tokens=_CUDA_BATCH_TOKENS,
+    memory=device_memory,
 )
 BUILT_IN = {provider.device: provider for provider in (CPU, CUDA)}
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
+from nerve.runtime.memory import Memory
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -46,6 +48,21 @@ def why_no_gpu(device_id: int) -> str | None:
     if status:
         return f"device {device_id} cannot be used: {_describe(driver, status)}"
     return None
+
+
+def device_memory(device_id: int) -> Memory | None:
+    """Return the memory of a GPU; None where the driver does not tell. Others may hold a part of it."""
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return None
+    device, size = ctypes.c_int(), ctypes.c_size_t()
+    failed = (
+        driver.cuInit(0)
+        or driver.cuDeviceGet(ctypes.byref(device), device_id)
+        or driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+    )
+    return None if failed or not size.value else Memory(size.value, size.value)
 
 
 def _try_context(driver: ctypes.CDLL, device_id: int) -> int:

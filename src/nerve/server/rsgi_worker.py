@@ -63,7 +63,11 @@ def serve_rsgi(
 
     at_once = AtOnce()
     serve = getattr(worker, WORKERS_METHODS[runtime_mode][(sock[0] or sock[1]).is_uds()])
-    serve(_Scheduler(at_once, receive_with(application.handle), None, None, None), at_once, shutdown)
+    serve(
+        _Scheduler(at_once, receive_with(application.handle, application.pending), None, None, None),
+        at_once,
+        shutdown,
+    )
 
     async def wait() -> None:
         await ended.wait()

@@ -268,4 +268,4 @@ def _application(worker: Worker, config: Config) -> Application:
 
         close = close_both
 
-    return Application(answer_defects(handle), worker.start, close)
+    return Application(answer_defects(handle), worker.start, close, worker.app.pending)

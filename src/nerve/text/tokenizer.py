@@ -49,7 +49,8 @@ _MOST_PROBES = 1000
 class TextTokenizer:
     """A tokenizer together with the window it cuts for.
 
-    max_length: most tokens of a window, special tokens included.
+    max_length: most tokens of a window, special tokens included. cut: tokens at which `truncate` cuts, likewise; None
+        for `max_length`.
     stride: tokens that neighbouring windows share; None for 128, or half a window where that is less.
     max_input_tokens: most tokens of a text that is not truncated.
     some_ids: the ids of some short text, special tokens included; at least one.
@@ -62,6 +63,7 @@ class TextTokenizer:
         max_length: int,
         stride: int | None,
         max_input_tokens: int,
+        cut: int | None = None,
     ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -70,6 +72,7 @@ class TextTokenizer:
         separate = has_separate_words(tokenizer)
         self._words = WordCache(tokenizer, self._prefix, self._suffix) if separate else None
         self._capacity = max_length - len(self._prefix) - len(self._suffix)
+        self._most_kept = self._capacity + (0 if cut is None else cut - max_length)
         self._max_input_tokens = max_input_tokens
         self.foreign_tokens: dict[int, str] = {}
         if self._capacity < 1:
@@ -172,27 +175,24 @@ class TextTokenizer:
             self._check_size(index, n_tokens)
         n_prefix, n_suffix = len(self._prefix), len(self._suffix)
         n_real = n_tokens - n_prefix - n_suffix
-        if self.foreign_tokens and (n_real <= self._capacity or not truncate):
+        truncated = truncate and n_real > self._most_kept
+        if truncated:
+            first = (
+                n_prefix if direction is TruncationDirection.RIGHT else n_tokens - n_suffix - self._most_kept
+            )
+            n_real = self._most_kept
+            ids = self._prefix + ids[first : first + n_real] + self._suffix
+            offsets = [(0, 0)] * n_prefix + offsets[first : first + n_real] + [(0, 0)] * n_suffix
+        if self.foreign_tokens:
             self._check_ids(index, ids)
         if n_real <= self._capacity:
-            return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=False)
-        if truncate:
-            excess = n_real - self._capacity
-            if direction is TruncationDirection.RIGHT:
-                kept = slice(n_prefix, n_prefix + self._capacity)
-            else:
-                kept = slice(n_prefix + excess, n_prefix + n_real)
-            ids = self._prefix + ids[kept] + self._suffix
-            if self.foreign_tokens:
-                self._check_ids(index, ids)
-            offsets = [(0, 0)] * n_prefix + offsets[kept] + [(0, 0)] * n_suffix
-            return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated=True)
+            return TokenizedText(text, ids, offsets, n_prefix, n_suffix, (Window(ids, 0),), truncated)
         real = ids[n_prefix : n_prefix + n_real]
         windows = tuple(
             Window(self._prefix + real[start:stop] + self._suffix, start)
             for start, stop in plan_windows(n_real, self._capacity, self._stride)
         )
-        return TokenizedText(text, ids, offsets, n_prefix, n_suffix, windows, truncated=False)
+        return TokenizedText(text, ids, offsets, n_prefix, n_suffix, windows, truncated)
 
 
 def _offsets(encoding: Encoding) -> list[tuple[int, int]]:

@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         )
         max_length = find_max_length(
             read_config(folder.path), read_tokenizer_settings(folder.path), config.model.max_length
-        )
+        ).tokens
         asked: tuple[Precision, ...] = options.precision or (config.model.precision,)
         agreements = _agreements(config, asked, texts, report)
         if options.min_agreement is not None:  # the servers, and the file, must accept what is asked for here

@@ -1,0 +1,130 @@
+"""How long a window may be by default: what config.json allows is bounded by memory and time.
+
+Attention compares every token of a window with every other one, in each of its heads. On the CPU ONNX Runtime holds
+the whole square, so the memory of a call grows with the square of its window, and several calls run at once. The
+figures here are an estimate from config.json, made before anything is allocated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nerve.runtime.backend import GraphKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from nerve.runtime.memory import Memory
+
+# Windows up to here are never shortened: what people serve has them.
+ALWAYS_TOKENS = 512
+# Share of the memory that is left beside the weights, for all calls that can run at once. ONNX Runtime's arenas grow by
+# doubling, so that a call can hold twice of what it needs.
+SHARE = 4
+# What a session keeps after a long window, and the shorter ones before it, in units of that window's call.
+_KEPT = 1.5
+_FLOAT_BYTES = 4
+# Keys of configs, by family; and what is taken where none of them is there, which is large for an encoder.
+_HEADS = ("num_attention_heads", "n_heads", "n_head", "num_heads", "encoder_attention_heads")
+_HIDDEN = ("hidden_size", "dim", "d_model", "n_embd")
+_INNER = ("intermediate_size", "hidden_dim", "n_inner", "d_ff", "encoder_ffn_dim")
+_USUAL_HEADS, _USUAL_HIDDEN = 16, 1024
+# Arrays of a float for each head and pair of tokens that exist at once. Measured for built graphs; exporters write
+# attention as many operators, and DeBERTa's with indexes of 8 bytes for each.
+_SQUARES = {GraphKind.BUILT: 1, GraphKind.PACKED: 0, GraphKind.READY: 8}
+_SQUARES_WITH_BIAS = 2
+_WITH_BIAS = frozenset({"mpnet"})
+# Rows of a float for each token that exist at once, in units of the layers' width and of their inner width.
+_HIDDEN_ROWS, _INNER_ROWS = 8, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What windows may take.
+
+    memory: of this process, or of its GPU; None where it is not known. weights: bytes that sessions will take of it.
+    n_sessions: each keeps what its largest call has taken. n_calls: calls that can run at once. batch_tokens: tokens
+    of a call, if that is more than a window. most_tokens: longest window by default, for the sake of time.
+    """
+
+    settings: Mapping[str, Any]
+    kind: GraphKind
+    memory: Memory | None
+    weights: int
+    n_sessions: int
+    n_calls: int
+    batch_tokens: int
+    most_tokens: int
+
+    def call_bytes(self, n_tokens: int) -> int:
+        """Estimate what a call with windows of so many tokens takes."""
+        squares = _SQUARES[self.kind]
+        if self.kind is GraphKind.BUILT and self.settings.get("model_type") in _WITH_BIAS:
+            squares = _SQUARES_WITH_BIAS
+        heads = _read(self.settings, _HEADS, _USUAL_HEADS)
+        hidden = _read(self.settings, _HIDDEN, _USUAL_HIDDEN)
+        inner = _read(self.settings, _INNER, 4 * hidden)
+        rows = max(n_tokens, self.batch_tokens)
+        shared = 1 if squares else 0  # masks and distances, which all heads share
+        a_token = (squares * heads + shared) * n_tokens + _HIDDEN_ROWS * hidden + _INNER_ROWS * inner
+        return rows * a_token * _FLOAT_BYTES
+
+    def shorten(self, limit: int) -> tuple[int, str | None]:
+        """Return the longest window up to `limit` that fits memory and time, and why it is shorter, if it is."""
+        n_tokens = next(
+            n for n in _lengths(limit) if n <= ALWAYS_TOKENS or (n <= self.most_tokens and self.fits(n))
+        )
+        if n_tokens == limit:
+            return limit, None
+        is_time = 2 * n_tokens > self.most_tokens
+        reason = "the time that longer ones take" if is_time else f"memory: {self.describe()}"
+        return n_tokens, f"{reason}; the model allows {limit}, and model.max_length sets another length"
+
+    def why_too_long(self, n_tokens: int) -> str | None:
+        """Say why a window that was asked for cannot be had; None when it can, one at a time."""
+        if self.memory is None or n_tokens <= ALWAYS_TOKENS:
+            return None
+        needed = int(self.call_bytes(n_tokens) * self.n_sessions * _KEPT)
+        free = self.memory.free - self.weights
+        if needed <= free:
+            return None
+        return (
+            f"windows of that length take about {_in_gb(needed)} of memory, and {_in_gb(max(free, 0))} are free beside "
+            f"the weights; lower it, to {self.shorten(n_tokens)[0]} for example"
+        )
+
+    def fits(self, n_tokens: int) -> bool:
+        """Tell whether windows of that length leave enough memory to everything else, whatever runs at once."""
+        if self.memory is None:
+            return True
+        # What is free changes from start to start: it decides only where others have taken most of it.
+        left = min(self.memory.total, 2 * self.memory.free) - self.weights
+        return self.call_bytes(n_tokens) * self.n_calls * SHARE <= left
+
+    def describe(self) -> str:
+        """Say what calls may take."""
+        calls = f"{self.n_calls} calls at once" if self.n_calls > 1 else "a call"
+        total = _in_gb(self.memory.total) if self.memory is not None else "unknown"
+        return f"{calls} may take 1/{SHARE} of what the weights leave of {total}"
+
+
+def _lengths(limit: int) -> Iterator[int]:
+    """Yield lengths to try, the longest first: the limit, then powers of two."""
+    yield limit
+    n_tokens = ALWAYS_TOKENS
+    while 2 * n_tokens < limit:
+        n_tokens *= 2
+    while n_tokens >= ALWAYS_TOKENS:
+        if n_tokens < limit:
+            yield n_tokens
+        n_tokens //= 2
+
+
+def _read(settings: Mapping[str, Any], keys: tuple[str, ...], usual: int) -> int:
+    found = (settings.get(key) for key in keys)
+    return next((value for value in found if isinstance(value, int) and value > 0), usual)
+
+
+def _in_gb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB"
