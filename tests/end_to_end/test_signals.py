@@ -38,9 +38,11 @@ def asked_all_the_time(server: ServerProcess) -> Iterator[set[object]]:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    yield seen
-    ended.set()
-    thread.join()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("interface", ["rsgi", "asgi"])
