@@ -33,6 +33,8 @@ def folder() -> Iterator[Path]:
         tiny.write_checkpoint(made / "weights")
         for file in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(made / "graph" / file, made / "weights")
+        for file in made.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors closes its own to others
         yield made
 
 

@@ -261,7 +261,7 @@ def test_folders_are_open_to_group_0() -> None:
         (owner,) = re.findall(r"--chown=(\d+:\d+) /var/cache/nerve", image)
         subprocess.run(["chown", "-R", owner, folder / "var/cache/nerve"], check=True)  # noqa: S607
         user = [str(SETPRIV), "--reuid", "1000680000", "--regid", "0", "--clear-groups", "touch"]
-        for place in ("var/cache/nerve", "var/cache/nerve/hub", "run/nerve"):
+        for place in ("var/cache/nerve", "var/cache/nerve/hub", "var/cache/huggingface", "run/nerve"):
             subprocess.run([*user, folder / place / "file"], check=True)
     finally:
         shutil.rmtree(folder)

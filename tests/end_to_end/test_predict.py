@@ -173,8 +173,10 @@ def matches(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
         "integer": int,
         "number": (int, float),
         "boolean": bool,
+        "null": type(None),
     }
-    if "type" in schema and not isinstance(value, kinds[schema["type"]]):  # type: ignore[arg-type]
+    types = schema.get("type", list(kinds))
+    if not any(isinstance(value, kinds[name]) for name in ([types] if isinstance(types, str) else types)):  # type: ignore[arg-type]
         return False
     if isinstance(value, list):
         return all(matches(item, schema.get("items", {}), root) for item in value)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -37,9 +38,11 @@ def asked_all_the_time(server: ServerProcess) -> Iterator[set[object]]:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    yield seen
-    ended.set()
-    thread.join()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("interface", ["rsgi", "asgi"])
@@ -54,8 +57,8 @@ def test_signals_that_mean_nothing_are_ignored_and_said(
         for number in IGNORED:
             for pid in (server.process.pid, *before):
                 os.kill(pid, number)
-        name = IGNORED[-1].name
-        wait_until(lambda: server.log().count(f"{name} is ignored") == 3, "all have said so")
+            said = f"{number.name} is ignored"
+            wait_until(partial(lambda said: server.log().count(said) == 3, said), "all have said so")
         time.sleep(0.5)
     assert seen == {200}
     assert workers_of(server) == before
@@ -68,8 +71,8 @@ def test_signals_that_mean_nothing_are_ignored_and_said(
 def test_signals_during_the_start_are_ignored(serve: Callable[..., ServerProcess]) -> None:
     """A volley of them, from the first moment of the server and of its worker on, starts and ends nothing."""
     server = serve(wait=False)
-    wait_until(lambda: len(workers_of(server)) == 1, "a worker is starting", timeout=30)
-    (worker,) = workers_of(server)
+    wait_until(lambda: "Spawning worker-1 with PID: " in server.log(), "a worker is starting", timeout=30)
+    worker = int(server.log().partition("Spawning worker-1 with PID: ")[2].partition('"')[0])
     until = time.monotonic() + 30
     while "ready" not in server.log() and time.monotonic() < until:
         for number in IGNORED:

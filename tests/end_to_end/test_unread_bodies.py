@@ -24,6 +24,7 @@ UNFINISHED = {
     "too large, nothing sent": (request_bytes(b"", length=2_000_001), 413),
     "too large, a part sent": (request_bytes(b"a" * 1000, length=2_000_001), 413),
     "too large in chunks": (chunked_request([b"a" * 65536] * 31, finish=False), 413),
+    "too large in chunks, all sent": (chunked_request([b"a" * 65536] * 40), 413),
     "another media type": (request_bytes(b"a", "content-type: text/plain", length=10), 415),
     "no such route": (request_bytes(b"a", path="/none", length=10), 404),
     "another method": (request_bytes(b"a", length=10).replace(b"POST", b"PUT", 1), 405),
@@ -39,7 +40,6 @@ WHOLE = {
     "another method": (request_bytes(GOOD_BODY).replace(b"POST", b"PUT", 1), 405),
     "a GET with a body": (request_bytes(GOOD_BODY, path="/health").replace(b"POST", b"GET", 1), 200),
     "a wrong field": (request_bytes(b'{"inputs": 1}'), 422),
-    "chunks": (chunked_request([b"a" * 65536] * 40), 413),
     "no body": (b"POST /none HTTP/1.1\r\nhost: a\r\n\r\n", 404),
     "good": (request_bytes(GOOD_BODY), 200),
 }

@@ -16,10 +16,11 @@ class Looks:
         self.multiplexed = multiplexed if multiplexed is not None else set()
         self.heads = Heads(30.0, lambda: self.busy, self.multiplexed)
 
-    def is_late(self, now: float, sent: float, received: float) -> bool:
+    def is_late(self, now: float, sent: float, received: float, is_first: bool = False) -> bool:
         """Look at `now` at a connection whose last bytes went and came at these times."""
         self.heads.begin_look()
-        late = self.heads.is_late(INODE, PORT, Progress(now - sent, now - received, 0), now)
+        progress = Progress(now - sent, now - received, 0, is_first)
+        late = self.heads.is_late(INODE, PORT, progress, now)
         self.heads.end_look()
         return late
 
@@ -36,6 +37,13 @@ def test_head_that_stops_is_late_after_its_time() -> None:
     looks = Looks()
     assert not looks.is_late(129.0, sent=50.0, received=100.0)
     assert looks.is_late(130.0, sent=50.0, received=100.0)
+
+
+def test_first_head_that_comes_with_its_connection_is_a_head() -> None:
+    """The kernel's clock has not moved on between the two; nothing has ever been sent."""
+    looks = Looks()
+    assert not looks.is_late(129.0, sent=100.0, received=100.0, is_first=True)
+    assert looks.is_late(130.0, sent=100.0, received=100.0, is_first=True)
 
 
 def test_head_that_drips_is_late_all_the_same() -> None:

@@ -35,7 +35,7 @@ _LINGER_SECONDS = 2.0
 # A usual `content-length`; `stated_length` looks at any other.
 _PLAIN = re.compile("[0-9]{1,18}")
 # Seconds after the head of a request for which a refusal waits for the rest of the body.
-_MOMENT_SECONDS = 0.05
+_MOMENT_SECONDS = 0.2
 
 
 class RsgiRequest:
@@ -155,7 +155,8 @@ class RsgiRequest:
 
     def _patience(self) -> float:
         """Return the seconds for which an answer waits for the rest of the body."""
-        if "expect" in self._headers:  # reading it would ask the client to send it
+        # What was begun would be here if it came fast; and to read it may ask the client to send it.
+        if self._reading is not None or "expect" in self._headers:
             return 0.0
         return self._began + _MOMENT_SECONDS - time.monotonic()
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+# The thread wakes no more often: thousands of calls a second would have it fight for the interpreter lock.
+_TICK_SECONDS = 0.01
+
+
 class Timer:
     """Any thread may call its methods; the thread starts with the first call, or with `start`."""
 
@@ -48,6 +52,6 @@ class Timer:
         """Wait for the next one and call it; what it holds is not kept until the one after it comes."""
         with self._changed:
             while not self._due or (left := self._due[0][0] - time.monotonic()) > 0:
-                self._changed.wait(left if self._due else None)
+                self._changed.wait(max(left, _TICK_SECONDS) if self._due else None)
             call = heapq.heappop(self._due)[2]
         call()

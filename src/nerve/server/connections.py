@@ -37,23 +37,26 @@ _SCAN_SECONDS = 5.0
 # Sockets looked at in one go, about 0.3 ms, before other threads get the interpreter.
 _SLICE = 20
 _SLICE_PAUSE_SECONDS = 0.002
-# linux/tcp.h, struct tcp_info: offsets of tcpi_last_data_sent, tcpi_last_data_recv (ms ago), tcpi_notsent_bytes.
-_LAST_SENT, _LAST_RECEIVED, _NOT_SENT = 44, 52, 144
-_INFO_BYTES = 148
+# linux/tcp.h, struct tcp_info: offsets of tcpi_last_data_sent, tcpi_last_data_recv (ms ago), tcpi_notsent_bytes,
+# tcpi_data_segs_in, tcpi_data_segs_out.
+_FIELDS = (44, 52, 144, 152, 156)
+_INFO_BYTES = 160
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: what was not sent is thrown away
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the kernel tells of one connection.
+    """What the kernel tells of one connection. It counts in steps of some milliseconds.
 
     sent_seconds, received_seconds: since data last went out and came in; since it was opened, at first.
     n_unsent: bytes of answers that the client has no room for.
+    is_first: something came, and nothing has ever been sent.
     """
 
     sent_seconds: float
     received_seconds: float
     n_unsent: int
+    is_first: bool = False
 
     def has_stopped(self, idle_seconds: float, stall_seconds: float) -> bool:
         """Tell whether nothing came or went for `idle_seconds`, or an answer was not taken for `stall_seconds`."""
@@ -70,7 +73,9 @@ def keep_alive_seconds(server: ServerConfig) -> float:
 class Heads:
     """Finds connections whose client takes too long for the head of a request.
 
-    That is one which has sent something since its last answer, and on which no request is under way.
+    That is one which has sent something since its last answer, and on which no request is under way. What came within
+    the same few milliseconds as the answer before it cannot be told from the request: then Granian's limit, that of
+    idle connections, ends it.
 
     seconds: for a head.
     busy_ports: gives the ports of the clients whose requests are under way.
@@ -100,7 +105,8 @@ class Heads:
     def is_late(self, inode: int, port: int, progress: Progress, now: float) -> bool:
         """Look at one connection, which comes from `port` of the client."""
         self._ports.add(port)
-        if progress.received_seconds >= progress.sent_seconds or port in self._multiplexed_ports:
+        is_head = progress.is_first or progress.received_seconds < progress.sent_seconds
+        if not is_head or port in self._multiplexed_ports:
             return False
         begun = self._begun.get(inode, -math.inf)
         if begun <= now - progress.sent_seconds:  # before the last answer
@@ -206,8 +212,6 @@ def _listening_port(one: socket.socket) -> int:
 
 
 def _progress_of(one: socket.socket) -> Progress:
-    info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
-    sent, received, unsent = (
-        struct.unpack_from("I", info, at)[0] for at in (_LAST_SENT, _LAST_RECEIVED, _NOT_SENT)
-    )
-    return Progress(sent / 1000, received / 1000, unsent)
+    info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES).ljust(_INFO_BYTES, b"\0")
+    sent, received, unsent, n_in, n_out = (struct.unpack_from("I", info, at)[0] for at in _FIELDS)
+    return Progress(sent / 1000, received / 1000, unsent, is_first=n_in > 0 and n_out == 0)
