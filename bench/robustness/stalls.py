@@ -26,7 +26,7 @@ from bench.serving.servers import Server, read_specs
 from bench.serving.workload import Reference, Workload
 
 PAUSE = 0.001
-LIMITS = {"request_timeout_ms": 600_000, "max_input_tokens": 10_000_000}
+LIMITS = {"request_timeout_ms": 600_000, "max_input_tokens": 10_000_000, "max_body_bytes": 8 * 2**20}
 QUEUE = {"max_queue_tokens": 10_000_000, "max_queue_ms": None}
 SENTENCE = (
     "Please send the papers of Maria Gonzalez to 12 Rue de l'Église, card 4111-1111-1111-1111, or write to "

@@ -318,7 +318,7 @@ def test_answers_are_the_servers(
 
 
 def test_nothing_is_written_to_files(front: Proxy, server: ServerProcess) -> None:
-    """Bodies of 8 MB, chunks of every size and a slow reader stay in memory."""
+    """Bodies of the largest size, chunks of every size and a slow reader stay in memory."""
     ignored = b'{"inputs": ["Anna"]}'
     largest = ignored + b" " * (BODY_LIMIT - len(ignored))
     expected = server.client.post("/predict_tokens", content=ignored).content

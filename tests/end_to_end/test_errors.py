@@ -161,7 +161,7 @@ def test_other_media_types(server: ServerProcess, kind: str) -> None:
         ({"inputs": "Anna", "truncate": 1}, "truncate"),
         ({"inputs": "Anna", "truncate": "true"}, "truncate"),
         ({"inputs": "Anna", "truncation_direction": "up"}, "truncation_direction"),
-        ({"inputs": "Anna", "truncation_direction": 1}, "truncation_direction"),
+        ({"inputs": "Anna", "truncation_direction": 7}, "truncation_direction"),
         ({"inputs": "Anna", "raw_scores": "yes"}, "raw_scores"),
         ({"inputs": "Anna", "aggregation_strategy": "best"}, "aggregation_strategy"),
         ({"inputs": "Anna", "aggregation_strategy": 1}, "aggregation_strategy"),

@@ -189,7 +189,9 @@ def test_limits_fit_each_other(limits: dict[str, int]) -> None:
 
 
 def test_limits_that_do_not_fit_are_refused_at_start() -> None:
-    """Else bodies that one of them allows would be told for ever to come later."""
+    """Else what one of them allows would be refused for ever by the other."""
+    with pytest.raises(ValueError, match="max_request_tokens must not be below max_input_tokens"):
+        LimitsConfig(max_request_tokens=100_000)
     with pytest.raises(ValueError, match="max_pending_bytes must be at least 5 times max_body_bytes"):
         LimitsConfig(max_body_bytes=100, max_pending_bytes=499)
 
@@ -282,7 +284,7 @@ def test_body_that_makes_room_is_answered_and_thrown_away(http_version: str) -> 
         other.connection.is_over = True
         other.connection.arrive(b"")
     assert [type(told) for told in stopped.told] == [Overloaded]
-    wait_until(lambda: stopped.connection.answers == [429])  # the rest is awaited for a moment
+    wait_until(lambda: stopped.connection.answers == [429])  # a moment is left to the rest of the body
     assert other.told == [bytes(2 * LARGE - 1)]
     for _ in range(3):
         stopped.connection.arrive(bytes(LARGE))
@@ -304,7 +306,7 @@ def test_body_that_finds_no_room_is_answered_at_once() -> None:
     body.connection.arrive(bytes(LARGE))
     assert [type(told) for told in body.told] == [Overloaded]
     body.connection.arrive(bytes(LARGE))
-    assert body.connection.answers == [429]
+    wait_until(lambda: body.connection.answers == [429])
     assert pending.total == LARGE
 
 

@@ -21,7 +21,8 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 Route = Annotated[str, Meta(pattern="^/.")]
 
-# `limits.max_pending_bytes`, where it is not set: bodies of the largest size.
+# `limits.max_request_tokens` and `max_pending_bytes`, where they are not set: so many texts, and bodies, of the most.
+_TEXTS_OF_MOST_TOKENS = 4
 _BODIES_OF_MOST_BYTES = 16
 # A body, and its text in memory: up to 4 bytes for each character.
 _BODY_AND_TEXT = 5
@@ -163,7 +164,8 @@ class LimitsConfig(_Section, frozen=True):
 
     max_inputs: PositiveInt = 128
     max_input_tokens: PositiveInt = 131072
-    max_body_bytes: PositiveInt = 8 * 1024 * 1024
+    max_request_tokens: PositiveInt | None = None
+    max_body_bytes: PositiveInt = 4 * 1024 * 1024
     max_pending_bytes: PositiveInt | None = None
     request_timeout_ms: PositiveInt = 30_000
 
@@ -174,6 +176,13 @@ class LimitsConfig(_Section, frozen=True):
                 f"max_pending_bytes must be at least {_BODY_AND_TEXT} times max_body_bytes: a body, and as much as "
                 "its texts can take"
             )
+        if self.most_request_tokens < self.max_input_tokens:
+            raise ValueError("max_request_tokens must not be below max_input_tokens, which is for one text")
+
+    @property
+    def most_request_tokens(self) -> int:
+        """The limit with its default filled in."""
+        return self.max_request_tokens or _TEXTS_OF_MOST_TOKENS * self.max_input_tokens
 
     @property
     def most_pending_bytes(self) -> int:

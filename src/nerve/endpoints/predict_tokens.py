@@ -128,13 +128,8 @@ def _describe_fields(properties: dict[str, Any], limits: LimitsConfig) -> None:
     }
     for name, members in (("aggregation_strategy", AggregationStrategy), ("offset_unit", OffsetUnit)):
         properties[name] = {"enum": [*(member.value for member in members), None]}
-    properties["truncation_direction"] = {
-        "type": ["string", "null"],
-        "pattern": "^([Ll][Ee][Ff][Tt]|[Rr][Ii][Gg][Hh][Tt])$",
-        "default": "Right",
-    }
-    for name in ("truncate", "raw_scores"):
-        properties[name] = {"type": ["boolean", "null"]}
+    direction = {"type": "string", "pattern": "^([Ll][Ee][Ff][Tt]|[Rr][Ii][Gg][Hh][Tt])$"}
+    properties["truncation_direction"] = {"anyOf": [direction, {"type": "null"}], "default": "Right"}
     for name, described in properties.items():
         if name != "inputs":
             described.setdefault("description", "null counts as absent")

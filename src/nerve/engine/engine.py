@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 from nerve.engine.cancel import Cancel
 from nerve.engine.pool import Pool
-from nerve.errors import DeadlineExceeded, DeviceFailed, InvalidRequest, stack_of
+from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, stack_of
 from nerve.scheduling.batching import Job
 from nerve.scheduling.lane import Lane
 from nerve.scheduling.queue import Queue
 from nerve.scheduling.threads import EngineThread
 from nerve.text.aggregation import decode_texts, needs_logits
+from nerve.text.tokenizer import too_many_tokens
 from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Engine:
     lower priority: a long document uses every core that is idle, and short requests hardly notice it. On a GPU, where
     one step holds windows of many requests, the fair order of one queue is enough.
 
+    max_request_tokens: of all windows of one request.
     on_batch: called after each model call with its windows, tokens, padding, seconds, and threads that it stands for.
     on_failure: called, on some thread, when the device has failed for good; the process must end.
     """
@@ -68,8 +71,10 @@ class Engine:
         on_batch: Callable[[int, int, int, float, int], None] | None = None,
         on_failure: Callable[[], None] | None = None,
         max_queue_seconds: float = math.inf,
+        max_request_tokens: int = sys.maxsize,
     ) -> None:
         self.model = model
+        self.max_request_tokens = max_request_tokens
         self.pool = Pool()
         self._on_failure = on_failure
         self._answering = None if model.shares_cores else EngineThread("nerve-answers")
@@ -171,11 +176,20 @@ class Engine:
         return self._bulk_lane if job.n_tokens > self._bulk_tokens else self._lane
 
     def tokenize(
-        self, texts: Sequence[str], options: PredictOptions, beside_others: bool = True
+        self,
+        texts: Sequence[str],
+        options: PredictOptions,
+        beside_others: bool = True,
+        check: Callable[[], None] = lambda: None,
     ) -> list[TokenizedText]:
         """Tokenize the texts of a request; see `TextTokenizer.tokenize`."""
         return self.model.tokenizer.tokenize(
-            texts, options.truncate, options.truncation_direction, beside_others
+            texts,
+            options.truncate,
+            options.truncation_direction,
+            beside_others,
+            self.max_request_tokens,
+            check,
         )
 
     def make_rows(
@@ -252,10 +266,10 @@ class Call:
             if n_characters <= _INLINE_CHARACTERS:
                 self._queue(engine.tokenize(self._texts, self._options, beside_others=False))
             elif on_pool:
-                self._queue(engine.tokenize(self._texts, self._options))
+                self._queue(engine.tokenize(self._texts, self._options, check=self._check))
             else:
                 engine.pool.check()
-                work = partial(engine.tokenize, self._texts, self._options)
+                work = partial(engine.tokenize, self._texts, self._options, check=self._check)
                 engine.pool.run(work, self._queue, self._end, self._cancel)
         except Exception as error:  # noqa: BLE001 - whoever waits must get it
             self._end(error)
@@ -263,6 +277,10 @@ class Call:
     def cancel(self) -> None:
         """Drop what has not run; the result of what runs may still be given to `done`."""
         self._cancel.set()
+
+    def _check(self) -> None:
+        if self._cancel.is_set:
+            raise ClientGone("nobody waits for it any more")
 
     def _drop_job(self) -> None:
         job = self._job  # another thread may take it
@@ -274,6 +292,8 @@ class Call:
             if time.monotonic() >= self._deadline:
                 raise DeadlineExceeded("the deadline passed before the request reached the queue")
             job = make_job(tokenized, self._options, self._deadline)
+            if job.n_tokens > self._engine.max_request_tokens:
+                raise too_many_tokens(self._engine.max_request_tokens)
             self._tokenized = tokenized
             self._tokenize_seconds = time.perf_counter() - self._started
             job.waiter = self._answer

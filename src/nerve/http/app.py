@@ -124,6 +124,7 @@ class App:
             on_batch=self._metrics.record_batch,
             on_failure=fail,
             max_queue_seconds=math.inf if limit is None else limit / 1000,
+            max_request_tokens=self._limits.most_request_tokens,
         )
         self._info = encode_json(describe(model, config))
         self._is_draining = is_draining
@@ -321,6 +322,7 @@ def describe(model: Model, config: Config) -> dict[str, object]:
         "limits": {
             "max_inputs": config.limits.max_inputs,
             "max_input_tokens": config.limits.max_input_tokens,
+            "max_request_tokens": config.limits.most_request_tokens,
             "max_body_bytes": config.limits.max_body_bytes,
             "max_pending_bytes": config.limits.most_pending_bytes,
             "request_timeout_ms": config.limits.request_timeout_ms,

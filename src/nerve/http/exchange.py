@@ -219,10 +219,8 @@ class Exchange:
     def _count(self, texts: list[str]) -> None:
         """Take room for texts that may be large. Raises `Overloaded`."""
         self._share = share = self._service.pending.take(sum(map(sys.getsizeof, texts)))
-        if (
-            self not in self._service.in_flight
-        ):  # answered meanwhile, by somebody who may not have seen the share
-            share.close()
+        if self not in self._service.in_flight:
+            share.close()  # it was answered meanwhile, by somebody who may not have seen the share
 
     def _let_go(self) -> None:
         """Hold nothing any more that holds this, nor room that others want."""

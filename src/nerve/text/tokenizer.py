@@ -1,7 +1,7 @@
 """Turns texts into token ids, offsets and windows; the sole user of `tokenizers`.
 
-A text is tokenized once and whole; truncation and windows are cut here, from the ids, which gives the
-same ids as truncating in the library and lets a window start anywhere.
+A text is tokenized once; truncation and windows are cut here, from the ids, which gives the same ids as truncating in
+the library and lets a window start anywhere. A long text is tokenized piece by piece (`pieces`).
 
 Threads: `encode` of the library holds the interpreter lock, `encode_batch` releases it and spreads texts over
 threads of its own. For a few short texts `encode` is quicker: there is no lock to win back. Tokenizers as
@@ -10,21 +10,24 @@ BERT's do without either where the words are known (`word_cache`).
 
 from __future__ import annotations
 
+import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from nerve.errors import InvalidRequest, ModelError
+from nerve.text.pieces import LONG, AnyTokenizer, LongTexts, SeparateWords, Tokens, offsets_of
 from nerve.text.windows import plan_windows
 from nerve.text.word_cache import WordCache, has_separate_words
 from nerve.types import TokenizedText, TruncationDirection, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-_MANY_TOKENS = 4096
+# Characters of texts that are given to the library together.
+_GROUP = 131_072
 _STRIDE = 128
 
 # Keys of tokenizer_config.json that most tokenizer classes of transformers put over what tokenizer.json says, as
@@ -71,6 +74,11 @@ class TextTokenizer:
         self._prefix, self._suffix, self.some_ids = _special_tokens_around(tokenizer)
         separate = has_separate_words(tokenizer)
         self._words = WordCache(tokenizer, self._prefix, self._suffix) if separate else None
+        self._long: LongTexts = (
+            SeparateWords(tokenizer)
+            if separate
+            else AnyTokenizer(tokenizer, len(self._prefix), len(self._suffix))
+        )
         self._capacity = max_length - len(self._prefix) - len(self._suffix)
         self._most_kept = self._capacity + (0 if cut is None else cut - max_length)
         self._max_input_tokens = max_input_tokens
@@ -106,12 +114,16 @@ class TextTokenizer:
         truncate: bool = False,
         direction: TruncationDirection = TruncationDirection.RIGHT,
         beside_others: bool = True,
+        most_tokens: int = sys.maxsize,
+        check: Callable[[], None] = lambda: None,
     ) -> list[TokenizedText]:
         """Tokenize texts; any thread may call this.
 
         beside_others: let other Python threads go on meanwhile, and use several cores for several texts.
-        Raises `InvalidRequest` for a text above `max_input_tokens` that is not truncated, for one with a token that
-        the model has no row for, and for one that holds a lone surrogate (impossible over HTTP, possible from Python).
+        most_tokens: of all texts together. check: called now and then; what it raises ends the work.
+        Raises `InvalidRequest` for a text above `max_input_tokens` that is not truncated, for texts above
+        `most_tokens`, for one with a token that the model has no row for, and for one that holds a lone surrogate
+        (impossible over HTTP, possible from Python).
         """
         try:
             if not beside_others:
@@ -119,19 +131,66 @@ class TextTokenizer:
                     self._cut(index, text, *self._encode(text), truncate, direction)
                     for index, text in enumerate(texts)
                 ]
-            encodings = self._tokenizer.encode_batch(texts)
+            found: list[TokenizedText] = []
+            n_left = most_tokens
+            for group in _groups(texts):
+                check()
+                index = len(found)
+                if len(group[0]) > LONG:
+                    text = self._tokenize_long(index, group[0], truncate, direction, n_left, check)
+                    found += [text] if text is not None else []
+                else:
+                    found += self._tokenize_group(index, group, truncate, direction)
+                n_left -= sum(len(text.ids) for text in found[index:])
+                if n_left < 0 or len(found) == index:
+                    raise too_many_tokens(most_tokens)
+            return found
         except TypeError as error:
             raise InvalidRequest("inputs: a text is not valid Unicode (lone surrogate)") from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # Rust's, and not an `Exception`
                 raise
             raise RuntimeError("the tokenizer panicked") from None
+
+    def _tokenize_group(
+        self, first: int, texts: Sequence[str], truncate: bool, direction: TruncationDirection
+    ) -> list[TokenizedText]:
+        """Tokenize texts that are not long; first: index of the first one."""
         found = []
-        for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+        for index, (text, encoding) in enumerate(
+            zip(texts, self._tokenizer.encode_batch(texts), strict=True), first
+        ):
             if not truncate:
                 self._check_size(index, len(encoding))  # before a list is made of each
-            found.append(self._cut(index, text, encoding.ids, _offsets(encoding), truncate, direction))
+            found.append(self._cut(index, text, encoding.ids, offsets_of(encoding), truncate, direction))
         return found
+
+    def _tokenize_long(
+        self,
+        index: int,
+        text: str,
+        truncate: bool,
+        direction: TruncationDirection,
+        n_left: int,
+        check: Callable[[], None],
+    ) -> TokenizedText | None:
+        """Tokenize a long text as far as it is needed; None when it has more than `n_left` tokens."""
+        n_special = len(self._prefix) + len(self._suffix)
+        if truncate:
+            take = (
+                self._long.first_tokens if direction is TruncationDirection.RIGHT else self._long.last_tokens
+            )
+            tokens: Tokens | None = take(text, self._most_kept + 1, check)
+        else:
+            most = min(self._max_input_tokens, n_left)
+            tokens = self._long.all_tokens(text, most - n_special, check)
+            if tokens is None and most == self._max_input_tokens:
+                raise self._too_long(index, f"more than {most}")
+        if tokens is None:
+            return None
+        ids = self._prefix + tokens[0] + self._suffix
+        offsets = [(0, 0)] * len(self._prefix) + tokens[1] + [(0, 0)] * len(self._suffix)
+        return self._cut(index, text, ids, offsets, truncate, direction)
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return ids and offsets of a short text."""
@@ -147,10 +206,13 @@ class TextTokenizer:
 
     def _check_size(self, index: int, n_tokens: int) -> None:
         if n_tokens > self._max_input_tokens:
-            raise InvalidRequest(
-                f"inputs[{index}]: {n_tokens} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
-                "send it in parts, or with truncate: true"
-            )
+            raise self._too_long(index, str(n_tokens))
+
+    def _too_long(self, index: int, n_tokens: str) -> InvalidRequest:
+        return InvalidRequest(
+            f"inputs[{index}]: {n_tokens} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
+            "send it in parts, or with truncate: true"
+        )
 
     def _check_ids(self, index: int, ids: list[int]) -> None:
         found = self.foreign_tokens.keys() & set(ids)
@@ -195,17 +257,28 @@ class TextTokenizer:
         return TokenizedText(text, ids, offsets, n_prefix, n_suffix, windows, truncated)
 
 
-def _offsets(encoding: Encoding) -> list[tuple[int, int]]:
-    """Return the offsets of all tokens.
+def too_many_tokens(most: int) -> InvalidRequest:
+    """Return the error of a request whose texts have more tokens together than one may have."""
+    return InvalidRequest(
+        f"inputs: more tokens in all than limits.max_request_tokens = {most}; send several requests"
+    )
 
-    The library gives them in one call that holds the interpreter lock, 0.2 us a token. Of a long text they
-    are asked for one by one, which takes as long in all, but lets other threads in.
-    """
-    if len(encoding) <= _MANY_TOKENS:
-        offsets: list[tuple[int, int]] = encoding.offsets
-        return offsets
-    span = encoding.token_to_chars  # None for the special tokens around the text
-    return [span(index) or (0, 0) for index in range(len(encoding))]
+
+def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the texts in order: each long one alone, others together as far as they are not much."""
+    group: list[str] = []
+    n_characters = 0
+    for text in texts:
+        n_characters += len(text)
+        if group and (n_characters > _GROUP or len(text) > LONG):
+            yield group
+            group, n_characters = [], len(text)
+        group.append(text)
+        if len(text) > LONG:
+            yield group
+            group, n_characters = [], 0
+    if group:
+        yield group
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

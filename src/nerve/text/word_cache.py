@@ -113,5 +113,12 @@ def has_separate_words(tokenizer: Tokenizer) -> bool:
     settings: dict[str, Any] = json.loads(tokenizer.to_str())
     kinds = [(settings.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
     return kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not any(
-        " " in token["content"] or token["lstrip"] or token["rstrip"] for token in settings["added_tokens"]
+        _may_hold_space(tokenizer, token) for token in settings["added_tokens"]
     )
+
+
+def _may_hold_space(tokenizer: Tokenizer, token: dict[str, Any]) -> bool:
+    """Tell whether an added token may take a space, or what is made one before added tokens are looked for."""
+    content: str = token["content"]
+    forms = (content, tokenizer.normalizer.normalize_str(content))
+    return token["lstrip"] or token["rstrip"] or any(map(str.isspace, "".join(forms)))
