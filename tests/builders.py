@@ -251,28 +251,28 @@ def workers_of(server: ServerProcess) -> list[int]:
     return workers
 
 
-class HeldSession(Backend):
-    """A real session behind a gate. `entered` counts the calls that have come to it."""
+class Gate(Backend):
+    """The backend of a real model, behind a gate. `entered` counts the calls that have come to it."""
 
-    def __init__(self, session: Backend) -> None:
-        self._session = session
-        self.provider = session.provider
-        self.gate = threading.Event()
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.provider = backend.provider
+        self.opened = threading.Event()
         self.entered = threading.Semaphore(0)
         self.n_windows = 0
 
     def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
         """Wait for the gate, then compute."""
         self.entered.release()
-        assert self.gate.wait(PATIENCE)
+        assert self.opened.wait(PATIENCE)
         self.n_windows += len(windows)
-        return self._session.run(windows, needs_logits)
+        return self._backend.run(windows, needs_logits)
 
 
-def hold(model: Model) -> tuple[Model, HeldSession]:
-    """Put a gate before the session of a model, for one engine thread."""
-    session = HeldSession(model.backend)
-    return dataclasses.replace(model, backend=session, n_threads=1), session
+def hold(model: Model) -> tuple[Model, Gate]:
+    """Put a gate before the backend of a model, for one engine thread."""
+    gate = Gate(model.backend)
+    return dataclasses.replace(model, backend=gate, n_threads=1), gate
 
 
 def open_engine(model_folder: Path, **sections: dict[str, Any]) -> Engine:

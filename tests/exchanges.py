@@ -3,52 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from builders import PATIENCE, open_model
+from builders import PATIENCE, Gate, hold, open_model
+from nerve.config import Config
 from nerve.endpoints import create_endpoints
 from nerve.engine.engine import Engine
 from nerve.errors import REASONS
 from nerve.http.app import App, routes_of
 from nerve.http.request import Response
 from nerve.observability.metrics import Metrics
-from nerve.runtime.backend import Backend
-from nerve.types import TokenScores, Window
 
-
-class Gate(Backend):
-    """The backend of a real model, behind a gate. `entered` counts the calls that have come to it."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self.provider = backend.provider
-        self.opened = threading.Event()
-        self.entered = threading.Semaphore(0)
-        self.n_windows = 0
-
-    def run(self, windows: Sequence[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
-        """Wait for the gate, then compute."""
-        self.entered.release()
-        assert self.opened.wait(PATIENCE)
-        self.n_windows += len(windows)
-        return self._backend.run(windows, needs_logits)
+BODY = b'{"inputs": "anna lives in paris", "aggregation_strategy": "simple"}'
 
 
 class Probe:
     """A request without a server; its body arrives when `arrive` is called, or at once."""
 
-    def __init__(self, body: bytes | None, **headers: str) -> None:
+    def __init__(self, body: bytes | None = BODY, **headers: str) -> None:
         self.method, self.path = "POST", "/predict_tokens"
         self._headers = {name.replace("_", "-"): value for name, value in headers.items()}
         self._body = body
         self._then: Callable[[bytes | None, Exception | None], None] | None = None
-        self._gone: Callable[[], None] | None = None
+        self.gone: Callable[[], None] | None = None
         self.is_watched = threading.Event()
         self.answers: queue.SimpleQueue[Response] = queue.SimpleQueue()
 
@@ -62,21 +44,21 @@ class Probe:
         if self._body is not None:
             then(self._body, None)
 
-    def arrive(self, body: bytes) -> None:
+    def arrive(self, body: bytes | None, error: Exception | None = None) -> None:
         """Give the body that was waited for."""
         assert self._then is not None
-        self._then(body, None)
+        self._then(body, error)
 
     def watch(self, gone: Callable[[], None]) -> None:
         """Keep who wants to know that the client left."""
-        self._gone = gone
+        self.gone = gone
         self.is_watched.set()
 
     def leave(self) -> None:
         """Go, once that is watched for."""
         assert self.is_watched.wait(PATIENCE)
-        assert self._gone is not None
-        self._gone()
+        assert self.gone is not None
+        self.gone()
 
     def respond(self, response: Response) -> None:
         """Keep the answer."""
@@ -87,14 +69,19 @@ class Probe:
         return self.answers.get(timeout=PATIENCE)
 
 
+def make_app(config: Config) -> App:
+    """Make an application that has no model yet."""
+    endpoints = create_endpoints(config)
+    return App(config, None, Metrics(routes_of(endpoints), REASONS), endpoints)
+
+
 @contextlib.contextmanager
 def open_app(folder: Path, **sections: dict[str, Any]) -> Iterator[tuple[App, Gate]]:
     """Serve a model behind a gate, with one engine thread; the gate is opened at the end."""
     model, config = open_model(folder, **{"runtime": {"window_stride": 4}, **sections})
-    gate = Gate(model.backend)
-    endpoints = create_endpoints(config)
-    app = App(config, None, Metrics(routes_of(endpoints), REASONS), endpoints)
-    app.start(dataclasses.replace(model, backend=gate, n_threads=1), config)
+    held, gate = hold(model)
+    app = make_app(config)
+    app.start(held, config)
     try:
         yield app, gate
     finally:
@@ -108,8 +95,9 @@ def engine_of(app: App) -> Engine:
     return app._service.engine
 
 
-def send(app: App, request: Probe) -> Probe:
+def send(app: App, request: Probe | None = None) -> Probe:
     """Hand a request over, as the server does."""
+    request = request or Probe()
     app.handle(request)
     return request
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from builders import PATIENCE
-from exchanges import Gate, busy_pool, engine_of, open_app, wait_until
+from builders import PATIENCE, Gate
+from exchanges import busy_pool, engine_of, open_app, wait_until
 from nerve.engine.cancel import Cancel
 from nerve.engine.engine import Engine
 from nerve.engine.pool import Pool

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from builders import LOOKUP, PATIENCE, WORDS, HeldSession, hold, predict_blocking, write_lookup_model
+from builders import LOOKUP, PATIENCE, WORDS, Gate, hold, predict_blocking, write_lookup_model
 from nerve.checkpoint import ModelFolder
 from nerve.config import Config, parse_config
 from nerve.engine import in_process
@@ -81,8 +81,8 @@ def engine_of() -> Iterator[Callable[..., Engine]]:
     yield create
     for engine in engines:
         session = engine.model.backend
-        if isinstance(session, HeldSession):
-            session.gate.set()
+        if isinstance(session, Gate):
+            session.opened.set()
         engine.close()
 
 
@@ -227,7 +227,7 @@ def test_deadline_passes_while_waiting(small: Model, engine_of: Callable[..., En
         assert engine.queued_tokens == 0
         with pytest.raises(DeadlineExceeded):
             await in_process.predict(engine, ["paris"], SIMPLE, time.monotonic() - 1)
-        session.gate.set()
+        session.opened.set()
         assert (await first).rows[0][0].token == "anna"
 
     asyncio.run(scenario())
@@ -287,7 +287,7 @@ def test_loop_that_ends_early_does_not_hurt_the_engine(
         task.cancel()
 
     asyncio.run(abandoned())
-    session.gate.set()
+    session.opened.set()
     assert predict_blocking(engine, ["paris"], SIMPLE).rows[0][0].token == "paris"
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
@@ -302,7 +302,7 @@ def test_two_event_loops_share_an_engine(small: Model, engine_of: Callable[..., 
         second = pool.submit(predict, engine, ["paris"])
         while not engine.queued_tokens:
             second.done()
-        session.gate.set()
+        session.opened.set()
         try:
             answers = [future.result(5)[0][0].token for future in (first, second)]
         finally:
@@ -340,7 +340,7 @@ def test_request_that_is_not_answered_leaves_no_cycle(
         assert texts_gone() is None
     finally:
         gc.enable()
-    session.gate.set()
+    session.opened.set()
     assert not isinstance(first.get(timeout=PATIENCE), Exception)
 
 
@@ -359,7 +359,7 @@ def test_full_queue_refuses_before_tokenizing(small: Model, engine_of: Callable[
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
             await in_process.predict(engine, ["\ud800 cannot be tokenized"], SIMPLE)
-        session.gate.set()
+        session.opened.set()
         await asyncio.gather(running, waiting)
 
     asyncio.run(scenario())
@@ -378,7 +378,7 @@ def test_request_that_does_not_fit_is_refused_whole(small: Model, engine_of: Cal
         with pytest.raises(Overloaded):
             await in_process.predict(engine, ["x x x x x x x x"], SIMPLE)
         assert engine.queued_tokens == 3
-        session.gate.set()
+        session.opened.set()
         assert (await waiting).rows[0][0].token == "paris"
         await running
 
@@ -442,7 +442,7 @@ def test_large_request_is_not_refused_for_a_full_queue_of_small_ones(
         await asyncio.sleep(0)
         large = asyncio.create_task(in_process.predict(engine, [" ".join(["x"] * 14)] * n_windows, SIMPLE))
         await asyncio.to_thread(session.entered.acquire)
-        session.gate.set()
+        session.opened.set()
         assert len((await large).rows) == n_windows
         await asyncio.gather(running, waiting)
 

@@ -6,46 +6,26 @@ import math
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from builders import PATIENCE, open_model
+from builders import PATIENCE, hold, open_model
 from nerve.engine.engine import Engine, Outcome
 from nerve.errors import Overloaded
 from nerve.scheduling.batching import BatchPolicy, Job
 from nerve.scheduling.queue import Queue
-from nerve.types import PredictOptions, TokenScores, Window
+from nerve.types import PredictOptions, Window
 
 OPTIONS = PredictOptions()
-
-
-class Gate:
-    """The backend of a real model, behind a gate."""
-
-    def __init__(self, backend: object) -> None:
-        self._backend = backend
-        self.entered = threading.Semaphore(0)
-        self.opened = threading.Event()
-
-    def run(self, windows: list[Window], needs_logits: bool, spread: bool = False) -> list[TokenScores]:
-        """Wait for the gate, then compute."""
-        self.entered.release()
-        assert self.opened.wait(PATIENCE)
-        scores: list[TokenScores] = self._backend.run(windows, needs_logits)  # type: ignore[attr-defined]
-        return scores
-
-    def close(self) -> None:
-        """See `Backend`."""
 
 
 @pytest.fixture
 def held(lookup_model: Path) -> Iterator[Engine]:
     """Run one request, which does not end, and let another one wait; four tokens may."""
     model, _ = open_model(lookup_model, runtime={"window_stride": 4})
-    gate = Gate(model.backend)
-    engine = Engine(replace(model, backend=gate, n_threads=1), 4)  # type: ignore[arg-type]
+    held, gate = hold(model)
+    engine = Engine(held, 4)
     outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     engine.start(["anna"], OPTIONS, math.inf, outcomes.put)
     assert gate.entered.acquire(timeout=PATIENCE)

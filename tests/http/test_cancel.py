@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from builders import PATIENCE
-from exchanges import Gate, Probe, engine_of, open_app, send, wait_until
+from builders import PATIENCE, Gate
+from exchanges import Probe, engine_of, open_app, send, wait_until
 from nerve.endpoints.predict_tokens import PredictTokensCodec
 from nerve.http.app import App
 

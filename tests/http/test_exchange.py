@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import queue
 import threading
 import time
 import weakref
@@ -14,66 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from builders import PATIENCE, HeldSession, hold, write_config
+from builders import PATIENCE, Gate, hold, write_config
+from exchanges import BODY, Probe, make_app, send
 from nerve.checkpoint import ModelFolder
 from nerve.config import Config, load_config
-from nerve.endpoints import create_endpoints
-from nerve.errors import REASONS, MalformedRequest
-from nerve.http.app import App, routes_of
+from nerve.errors import MalformedRequest
+from nerve.http.app import App
 from nerve.http.request import Response
 from nerve.models.loader import load_model
-from nerve.observability.metrics import Metrics
 
-BODY = b'{"inputs": "anna lives in paris", "aggregation_strategy": "simple"}'
 # Long enough for the thread pool, and for many model calls.
 LARGE_BODY = json.dumps({"inputs": "anna lives in paris " * 1_000, "aggregation_strategy": "simple"}).encode()
-
-
-class Probe:
-    """A request without a server; its body arrives when `arrive` is called, or at once."""
-
-    def __init__(self, body: bytes | None = BODY, **headers: str) -> None:
-        self.method, self.path = "POST", "/predict_tokens"
-        self._headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        self._body = body
-        self._then: Callable[[bytes | None, Exception | None], None] | None = None
-        self.gone: Callable[[], None] | None = None
-        self.is_watched = threading.Event()
-        self.answers: queue.SimpleQueue[Response] = queue.SimpleQueue()
-
-    def header(self, name: str) -> str | None:
-        """Return a header."""
-        return self._headers.get(name)
-
-    def read(self, limit: int, then: Callable[[bytes | None, Exception | None], None]) -> None:
-        """Give the body, or keep who wants it."""
-        self._then = then
-        if self._body is not None:
-            then(self._body, None)
-
-    def arrive(self, body: bytes | None, error: Exception | None = None) -> None:
-        """Give the body that was waited for."""
-        assert self._then is not None
-        self._then(body, error)
-
-    def watch(self, gone: Callable[[], None]) -> None:
-        """Keep who wants to know that the client left."""
-        self.gone = gone
-        self.is_watched.set()
-
-    def leave(self) -> None:
-        """Go, once that is watched for."""
-        assert self.is_watched.wait(PATIENCE)
-        assert self.gone is not None
-        self.gone()
-
-    def respond(self, response: Response) -> None:
-        """Keep the answer."""
-        self.answers.put(response)
-
-    def answer(self) -> Response:
-        """Wait for the answer."""
-        return self.answers.get(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -90,28 +40,15 @@ def config(lookup_model: Path, tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def gated(config: Config, lookup_model: Path, tmp_path: Path) -> Iterator[tuple[App, HeldSession]]:
+def gated(config: Config, lookup_model: Path, tmp_path: Path) -> Iterator[tuple[App, Gate]]:
     """Serve the lookup model behind a gate, with one engine thread."""
     model = load_model(config, ModelFolder(lookup_model, "test", ""), tmp_path)
-    held, session = hold(model)
+    held, gate = hold(model)
     app = make_app(config)
     app.start(held, config)
-    yield app, session
-    session.gate.set()
+    yield app, gate
+    gate.opened.set()
     app.close()
-
-
-def make_app(config: Config) -> App:
-    """Make an application that has no model yet."""
-    endpoints = create_endpoints(config)
-    return App(config, None, Metrics(routes_of(endpoints), REASONS), endpoints)
-
-
-def send(app: App, request: Probe | None = None) -> Probe:
-    """Hand a request over, as the server does."""
-    request = request or Probe()
-    app.handle(request)
-    return request
 
 
 def tokens(response: Response) -> list[str]:
@@ -140,33 +77,33 @@ def test_no_worker_is_ready_before_all_were(config: Config, lookup_model: Path, 
         app.close()
 
 
-def test_request_of_a_client_that_left_is_dropped(gated: tuple[App, HeldSession]) -> None:
+def test_request_of_a_client_that_left_is_dropped(gated: tuple[App, Gate]) -> None:
     """A request that waits is noticed when its client goes: it never runs, and is counted as 499."""
-    app, session = gated
+    app, gate = gated
     first = send(app)
-    assert session.entered.acquire(timeout=PATIENCE)
+    assert gate.entered.acquire(timeout=PATIENCE)
     second = send(app)
     second.leave()
     assert second.answer().status == 499
-    session.gate.set()
+    gate.opened.set()
     assert tokens(first.answer()) == ["anna", "paris"]
     assert tokens(send(app).answer()) == ["anna", "paris"]
-    assert session.n_windows == 2
+    assert gate.n_windows == 2
     assert second.answers.empty()
 
 
 def test_large_request_of_a_client_that_left_is_dropped(
-    gated: tuple[App, HeldSession], caplog: pytest.LogCaptureFixture
+    gated: tuple[App, Gate], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The windows that run end unseen, those that wait never run, and nothing is made of the scores of some."""
-    app, session = gated
+    app, gate = gated
     left = send(app, Probe(LARGE_BODY))
-    assert session.entered.acquire(timeout=PATIENCE)
+    assert gate.entered.acquire(timeout=PATIENCE)
     left.leave()
     assert left.answer().status == 499
-    session.gate.set()
+    gate.opened.set()
     app.close()
-    assert 0 < session.n_windows < 100
+    assert 0 < gate.n_windows < 100
     assert not [record.message for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -179,35 +116,35 @@ def hold_pool(app: App) -> threading.Event:
     return release
 
 
-def test_client_that_leaves_while_its_text_waits_to_be_tokenized(gated: tuple[App, HeldSession]) -> None:
+def test_client_that_leaves_while_its_text_waits_to_be_tokenized(gated: tuple[App, Gate]) -> None:
     """It is not tokenized any more, and its windows never run."""
-    app, session = gated
-    session.gate.set()
+    app, gate = gated
+    gate.opened.set()
     assert len(tokens(send(app, Probe(LARGE_BODY)).answer())) == 2_000
-    n_windows = session.n_windows
+    n_windows = gate.n_windows
     release = hold_pool(app)
     left = send(app, Probe(LARGE_BODY))
     left.leave()
     assert left.answer().status == 499
     release.set()
     app.close()
-    assert session.n_windows == n_windows
+    assert gate.n_windows == n_windows
 
 
 def test_client_that_leaves_before_its_answer_is_made(
-    gated: tuple[App, HeldSession], monkeypatch: pytest.MonkeyPatch
+    gated: tuple[App, Gate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is made of scores that nobody wants any more."""
-    app, session = gated
+    app, gate = gated
     left = send(app, Probe(LARGE_BODY))
-    assert session.entered.acquire(timeout=PATIENCE)
+    assert gate.entered.acquire(timeout=PATIENCE)
     assert left.is_watched.wait(PATIENCE)
     assert left.gone is not None
     assert app._service is not None
     pool = app._service.engine.pool
     monkeypatch.setattr(app._service.engine, "make_rows", lambda *_: pytest.fail("nobody wants this"))
     release = hold_pool(app)
-    session.gate.set()
+    gate.opened.set()
     deadline = time.monotonic() + PATIENCE
     while pool._n_waiting < 3 and time.monotonic() < deadline:
         threading.Event().wait(0.01)
@@ -217,28 +154,28 @@ def test_client_that_leaves_before_its_answer_is_made(
     release.set()
 
 
-def test_deadline_is_kept_while_the_request_waits(gated: tuple[App, HeldSession]) -> None:
+def test_deadline_is_kept_while_the_request_waits(gated: tuple[App, Gate]) -> None:
     """504 within a few hundredths of a second of the deadline, once, and the window never runs."""
-    app, session = gated
+    app, gate = gated
     first = send(app)
-    assert session.entered.acquire(timeout=PATIENCE)
+    assert gate.entered.acquire(timeout=PATIENCE)
     started = time.monotonic()
     late = send(app, Probe(request_timeout_ms="50"))
     answer = late.answer()
     assert answer.status == 504
     assert 0.05 <= time.monotonic() - started < 5
     assert b"before the answer was ready" in answer.body
-    session.gate.set()
+    gate.opened.set()
     assert tokens(first.answer()) == ["anna", "paris"]
     assert tokens(send(app).answer()) == ["anna", "paris"]
-    assert session.n_windows == 2
+    assert gate.n_windows == 2
     assert late.answers.empty()
 
 
-def test_deadline_is_kept_while_the_body_arrives(gated: tuple[App, HeldSession]) -> None:
+def test_deadline_is_kept_while_the_body_arrives(gated: tuple[App, Gate]) -> None:
     """504 says so; a body that comes afterwards is not answered again."""
-    app, session = gated
-    session.gate.set()
+    app, gate = gated
+    gate.opened.set()
     request = send(app, Probe(body=None, request_timeout_ms="30"))
     answer = request.answer()
     assert answer.status == 504
@@ -249,7 +186,7 @@ def test_deadline_is_kept_while_the_body_arrives(gated: tuple[App, HeldSession])
     assert request.answers.empty()
 
 
-def test_defect_of_the_interface_is_answered_once(gated: tuple[App, HeldSession]) -> None:
+def test_defect_of_the_interface_is_answered_once(gated: tuple[App, Gate]) -> None:
     """A request whose body cannot even be asked for gets its 500, and no second answer at its deadline."""
 
     class Broken(Probe):
@@ -263,10 +200,10 @@ def test_defect_of_the_interface_is_answered_once(gated: tuple[App, HeldSession]
     assert request.answers.empty()
 
 
-def test_watch_sleeps_and_wakes(gated: tuple[App, HeldSession]) -> None:
+def test_watch_sleeps_and_wakes(gated: tuple[App, Gate]) -> None:
     """After a second without requests, deadlines are kept as before."""
-    app, session = gated
-    session.gate.set()
+    app, gate = gated
+    gate.opened.set()
     assert tokens(send(app).answer()) == ["anna", "paris"]
     in_flight = app._in_flight
     deadline = time.monotonic() + PATIENCE
@@ -281,27 +218,27 @@ def test_watch_sleeps_and_wakes(gated: tuple[App, HeldSession]) -> None:
     ("body", "error", "status"), [(None, None, 413), (b"", MalformedRequest("cut"), 400)]
 )
 def test_body_that_cannot_be_read(
-    gated: tuple[App, HeldSession], body: bytes | None, error: Exception | None, status: int
+    gated: tuple[App, Gate], body: bytes | None, error: Exception | None, status: int
 ) -> None:
     """Too large a body and one that is cut short get their statuses, and cost nothing."""
-    app, session = gated
+    app, gate = gated
     request = send(app, Probe(body=None))
     request.arrive(None if error is not None else body, error)
     assert request.answer().status == status
-    assert session.n_windows == 0
+    assert gate.n_windows == 0
 
 
 @pytest.mark.parametrize("others_wait", [False, True])
-def test_answered_request_is_let_go_of(gated: tuple[App, HeldSession], others_wait: bool) -> None:
+def test_answered_request_is_let_go_of(gated: tuple[App, Gate], others_wait: bool) -> None:
     """No thread that looked at it keeps it, its text and the connection's objects, until the next one comes.
 
     On a server that is never idle it is not kept until its deadline either.
     """
-    app, session = gated
+    app, gate = gated
     other = send(app, Probe(body=None)) if others_wait else None
     request = send(app)
     assert request.is_watched.wait(PATIENCE)
-    session.gate.set()
+    gate.opened.set()
     assert tokens(request.answer()) == ["anna", "paris"]
     request.gone = request._then = None  # the stand-in's own way back to what holds it
     gone = weakref.ref(request)
@@ -319,10 +256,10 @@ def test_answered_request_is_let_go_of(gated: tuple[App, HeldSession], others_wa
         assert tokens(other.answer()) == ["anna", "paris"]
 
 
-def test_requests_from_many_threads_get_their_own_answers(gated: tuple[App, HeldSession]) -> None:
+def test_requests_from_many_threads_get_their_own_answers(gated: tuple[App, Gate]) -> None:
     """Any thread may hand requests over; each is answered once, with its own entities, and all are counted."""
-    app, session = gated
-    session.gate.set()
+    app, gate = gated
+    gate.opened.set()
     names = ["anna", "paris", "new york", "bob"]
     sent: list[tuple[str, Probe]] = []
 

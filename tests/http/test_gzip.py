@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchanges import Gate, Probe, busy_pool, engine_of, open_app, send, wait_until
+from builders import Gate
+from exchanges import Probe, busy_pool, engine_of, open_app, send, wait_until
 from nerve.errors import MalformedRequest, PayloadTooLarge, UnsupportedEncoding
 from nerve.http.app import App
 from nerve.http.gzip import INLINE_BYTES, gunzip, is_gzip

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchanges import Gate, Probe, busy_pool, engine_of, open_app, send, wait_until
+from builders import Gate
+from exchanges import Probe, busy_pool, engine_of, open_app, send, wait_until
 from nerve.config import LimitsConfig
 from nerve.errors import Overloaded
 from nerve.http.app import App
