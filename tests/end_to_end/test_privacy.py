@@ -102,7 +102,7 @@ def test_canary(watched: Callable[..., tuple[ServerProcess, Collector]], trouble
         {"inputs": [CANARY] * 3},
         {"inputs": f"{CANARY} " * 50},
         {"inputs": CANARY * 4000},
-        # Beyond 16 KiB the work is done in the process for large requests: answered, failed, refused.
+        # Large ones, which the thread pool works on: answered, failed, refused.
         {"inputs": CANARY + " " * 20_000},
         {"inputs": f"{CANARY} y" + " " * 20_000},
         {"inputs": f"{CANARY} " * 2000},

@@ -26,7 +26,8 @@ def warn_of_tokenizer(tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
         log.warning(
             "tokenizer_config.json contradicts tokenizer.json in %s; tokenizer.json is used, where transformers may "
             "follow the other: %s",
-            *(" and ".join(contradicted), _WRITE_ANEW),
+            " and ".join(contradicted),
+            _WRITE_ANEW,
         )
     if missing := missing_special_tokens(tokenizer, settings):
         log.warning(
