@@ -74,7 +74,7 @@ parity: $(PARITY_READY)
 # against running servers, then by bytes.
 fuzz: $(DEV_READY) $(FUZZ_READY)
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)/bin/schemathesis
-	$(BIN)/python -m pytest --hypothesis-profile=fuzz tests/server/test_fuzz.py
+	$(BIN)/python -m pytest --hypothesis-profile=fuzz tests/end_to_end/test_fuzz.py
 
 # Known weaknesses of what is installed, by PyPI's database; needs its JSON interface, which mirrors seldom have.
 # AUDIT_ARGS="--vulnerability-service osv" asks osv.dev instead. What cannot be looked up is an error.
