@@ -173,6 +173,18 @@ def test_short_requests_overtake_one_of_many_windows() -> None:
     assert b.batches[:4] == [[1], [2], [3], [1]]
 
 
+def test_short_request_overtakes_many_of_many_windows() -> None:
+    """A batch is the turn of all its jobs: whoever comes later waits for one window of each, not for all of them."""
+    b = Bench(max_batch_size=4, max_tokens=10_000)
+    for tag in range(16):
+        b.submit(tag, n_windows=30)
+    b.submit(99)
+    b.run()
+    assert [99] not in b.batches[:4]
+    assert 99 in b.batches[4]
+    assert b.batches[:4] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
+
+
 def test_jobs_with_and_without_logits_do_not_mix() -> None:
     """A batch is for jobs that need logits or for jobs that do not."""
     b = Bench()

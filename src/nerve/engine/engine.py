@@ -43,8 +43,8 @@ Outcome = Prediction | Exception
 _INLINE_CHARACTERS = 4_000
 # Tokens of one request up to which its rows are made and encoded where its scores arrive: about 1 ms.
 INLINE_TOKENS = 1_000
-# Windows' worth of tokens beyond which a request goes to the bulk lane.
-_BULK_WINDOWS = 4
+# Tokens beyond which a request goes to the bulk lane: those of one full window of most models.
+_BULK_TOKENS = 512
 # Engine threads on the CPU run at lower priority than the threads that talk to clients (docs/decisions/0008),
 # and those of the bulk lane at a lower one still: about an eighth of a contended core is left to these.
 _NICENESS = 10
@@ -55,8 +55,8 @@ class Engine:
     """Answers predict requests with one model; any thread may call its methods.
 
     Where the model shares its cores with the callers (CPU) there are two lanes, each with its own queue of
-    `max_queue_tokens` and its own threads. Requests of more than a few windows take the bulk lane, whose threads have a
-    lower priority: a long document uses every core that is idle, and short requests hardly notice it. On a GPU, where
+    `max_queue_tokens` and its own threads. Requests of many tokens take the bulk lane, whose threads have a lower
+    priority: a long document, or a batch of texts, uses every core that is idle, and short requests hardly notice it. On a GPU, where
     one step holds windows of many requests, the fair order of one queue is enough.
 
     max_request_tokens: of all windows of one request.
@@ -99,7 +99,6 @@ class Engine:
         if shares:
             self._bulk_lane = open_lane(_BULK_NICENESS, may_spread=False, gathers=False)
         self._lanes = list(dict.fromkeys((self._lane, self._bulk_lane)))
-        self._bulk_tokens = _BULK_WINDOWS * model.max_length
 
     @property
     def queued_tokens(self) -> int:
@@ -163,7 +162,7 @@ class Engine:
 
         n_characters: at least as many as it will have tokens. A large request may turn out to take either lane.
         """
-        possible = self._lanes[:1] if n_characters <= self._bulk_tokens else self._lanes
+        possible = self._lanes[:1] if n_characters <= _BULK_TOKENS else self._lanes
         reasons = [lane.why_full(deadline) for lane in possible]
         if all(reasons):
             try:
@@ -173,7 +172,7 @@ class Engine:
 
     def lane_of(self, job: Job) -> Lane:
         """Return the lane of a job."""
-        return self._bulk_lane if job.n_tokens > self._bulk_tokens else self._lane
+        return self._bulk_lane if job.n_tokens > _BULK_TOKENS else self._lane
 
     def tokenize(
         self,

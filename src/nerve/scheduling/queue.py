@@ -152,7 +152,7 @@ class Queue:
             return None
         expected = self._gathering.expected(now)
         pairs = self._choose_windows(expected)
-        chosen = {id(job): job for job, _ in pairs}.values()
+        chosen = list({id(job): job for job, _ in pairs}.values())
         self._turn_tokens -= sum(job.turn_tokens for job in chosen)
         for job, window_index in pairs:
             job.waiting.remove(window_index)
@@ -166,12 +166,9 @@ class Queue:
         self._n_waiting -= len(pairs)
         self._n_running += len(pairs)
         self._n_busy += 1
-        head = self._jobs.popleft()
-        if head.waiting:
-            self._jobs.append(head)  # its turn is over: many windows must not hold up other requests
         for job in chosen:
-            if not job.waiting and job is not head:
-                self._jobs.remove(job)
+            self._jobs.remove(job)
+        self._jobs.extend(job for job in chosen if job.waiting)  # their turn is over
         is_alone = self._n_busy == 1 and not self._jobs and not expected
         return Batch(pairs, spread=is_alone and self._spreading.is_worthwhile)
 
