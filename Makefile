@@ -18,7 +18,7 @@ AUDIT := .venv-audit
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 
-.PHONY: install serve test check format lint types imports bench bench-quick golden parity fuzz audit clean
+.PHONY: install serve test check format lint types imports bench bench-quick golden parity zoo fuzz audit clean
 
 install: $(READY)
 
@@ -69,6 +69,13 @@ golden: $(PARITY_READY)
 parity: $(PARITY_READY)
 	OMP_NUM_THREADS=1 $(PARITY)/bin/python tests/parity/record.py "$$($(PARITY)/bin/nerve pull)" --check
 	$(PARITY)/bin/python -m pytest tests/parity/test_export.py
+
+# The zoo of tests/zoo: checkpoints as those that people serve, with transformers' answers.
+zoo: $(PARITY_READY)
+	$(PARITY)/bin/python -m pip install --quiet sentencepiece==0.2.3 tiktoken==0.14.0
+	rm -rf tests/zoo/.made
+	$(PARITY)/bin/python tests/zoo/make_zoo.py tests/zoo/zoo.json tests/zoo/.made
+	$(PARITY)/bin/python tests/zoo/pack.py tests/zoo/.made tests/zoo/zoo.tar.xz
 
 # Looks for bodies and headers that end in a 5xx, a crash or a hang, for some minutes: by the OpenAPI document
 # against running servers, then by bytes.

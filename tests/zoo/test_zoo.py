@@ -1,0 +1,69 @@
+"""What people serve: a tiny checkpoint of each of 60 repositories, with the same files, against transformers.
+
+`make zoo` makes zoo.tar.xz anew. The tests need neither PyTorch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nerve
+from nerve.errors import StartupError
+from nerve.graph.architectures import FAMILIES
+from zoo.answers import STRATEGIES, find_difference, flatten
+
+HERE = Path(__file__).parent
+ENTRIES = {entry["slug"]: entry for entry in json.loads((HERE / "zoo.json").read_text())["entries"]}
+
+
+def is_served(entry: dict[str, Any]) -> bool:
+    """Tell whether there is a way to serve a repository: its architecture is built, or it brings a graph."""
+    return entry["model_type"] in FAMILIES or any(name.endswith(".onnx") for name in entry["files"])
+
+
+SERVED = sorted(slug for slug, entry in ENTRIES.items() if is_served(entry))
+REFUSED = sorted(ENTRIES.keys() - set(SERVED))
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `models/SLUG`, `references/SLUG.json` and `texts.json`."""
+    folder = tmp_path_factory.mktemp("zoo")
+    with tarfile.open(HERE / "zoo.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.mark.parametrize("slug", SERVED)
+def test_answers_equal_transformers(zoo: Path, slug: str) -> None:
+    """Ids, offsets, entities of every strategy, and scores within 1e-4; aggregation.md documents what differs."""
+    texts = json.loads((zoo / "texts.json").read_text())["texts"]
+    reference = json.loads((zoo / "references" / f"{slug}.json").read_text())
+    with nerve.load(zoo / "models" / slug, threads=1) as classifier:
+        found = {}
+        for strategy in STRATEGIES:
+            answers = classifier.predict(texts, strategy, truncate=True)  # type: ignore[arg-type]
+            differences = [
+                (number, what)
+                for number, rows in enumerate(answers)
+                if (what := find_difference(reference, number, texts[number], strategy, flatten(rows)))
+            ]
+            if differences:
+                found[strategy] = differences
+    assert not found
+
+
+@pytest.mark.parametrize("slug", REFUSED)
+def test_what_is_not_built_is_refused_with_the_remedy(zoo: Path, slug: str) -> None:
+    """One line that names the model type, and `nerve export`."""
+    with pytest.raises(StartupError) as refusal:
+        nerve.load(zoo / "models" / slug)
+    message = str(refusal.value)
+    assert ENTRIES[slug]["model_type"] in message
+    assert "nerve export" in message
+    assert "\n" not in message
