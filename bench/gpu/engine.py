@@ -386,19 +386,8 @@ def fault(folder: Path, device: Device) -> dict:
     return {"fault": said[0], "is_sticky": is_sticky(RuntimeError(said[0])), "step after it": said[1]}
 
 
-NAMES = {
-    "fault": fault,
-    "steps": steps,
-    "kernels": kernels,
-    "placement": placement,
-    "replays": replays,
-    "tails": tails,
-    "mapped": mapped,
-    "memory": memory,
-    "quick_steps": quick_steps,
-    "int8_weights": int8_weights,
-    "padded": padded,
-}
+_PARTS = [fault, steps, kernels, placement, replays, tails, mapped, memory, quick_steps, int8_weights, padded]
+NAMES = {part.__name__: part for part in _PARTS}
 
 if __name__ == "__main__":
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -24,6 +24,9 @@ PASSED_ON = {
 }
 PACKAGE = REPOSITORY / "src/nerve"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+BENCH = sorted(
+    path for part in ("gpu", "robustness", "serving") for path in (REPOSITORY / "bench" / part).rglob("*.py")
+)
 MOST_LINES, MOST_LINES_OF_A_CLASS = 400, 300
 
 
@@ -109,7 +112,7 @@ def test_metrics_are_ours_and_documented() -> None:
     assert all(name.startswith("nerve_") for name, _ in found)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+@pytest.mark.parametrize("path", [*SOURCES, *BENCH], ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_modules_stay_readable(path: Path) -> None:
     """Every module says what it is for, and neither it nor a class of it outgrows what can be read in one go."""
     text = path.read_text()

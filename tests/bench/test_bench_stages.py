@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bench.serving import stages, zero_model
-from bench.serving.stages import DECODE, ENCODE, HAND_OVER, HTTP, MODEL, REST, ROWS, TOKENIZE
+from bench.serving import stacks, stages, zero_model
+from bench.serving.stacks import DECODE, ENCODE, HAND_OVER, HTTP, MODEL, REST, ROWS, TOKENIZE
 
 SOURCES = {"runtime/padded": ["outputs = self._session.run(names, feed)", "feed = np.zeros(shape)"]}
 GRANIAN = "future_watcher (granian/_futures.py:12)"
@@ -58,14 +58,14 @@ GRANIAN = "future_watcher (granian/_futures.py:12)"
 )
 def test_sample_belongs_to_the_innermost_function_of_our_own(frames: list[str], stage: str) -> None:
     """What a library does counts for the stage that called it; the graph's call is told from its arrays."""
-    assert stages.stage_of(frames, SOURCES) == stage
+    assert stacks.stage_of(frames, SOURCES) == stage
 
 
 def test_stages_are_those_of_modules_and_functions_that_there_are() -> None:
     """What was renamed or moved would count for another stage, unseen."""
-    sources = {name: "\n".join(lines) for name, lines in stages.read_sources().items()}
-    assert {*stages.MODULES, *stages.FUNCTIONS} <= sources.keys()
-    for module, functions in stages.FUNCTIONS.items():
+    sources = {name: "\n".join(lines) for name, lines in stacks.read_sources().items()}
+    assert {*stacks.MODULES, *stacks.FUNCTIONS} <= sources.keys()
+    for module, functions in stacks.FUNCTIONS.items():
         for part, _ in functions:
             assert re.search(rf"def \w*{part}", sources[module]), (module, part)
 
@@ -77,7 +77,7 @@ def test_samples_are_counted_by_thread() -> None:
         f"thread (12): MainThread;{GRANIAN};encode_rows (nerve/endpoints/predict_tokens.py:137) 5\n"
         "thread (13): nerve-engine-0;Scheduler._work (nerve/scheduling/lane.py:9) 1\n"
     )
-    assert stages.count_samples(raw, SOURCES) == {
+    assert stacks.count_samples(raw, SOURCES) == {
         12: Counter({HTTP: 3, ENCODE: 5}),
         13: Counter({HAND_OVER: 1}),
     }
@@ -129,7 +129,7 @@ def test_wall_time_adds_up_to_what_the_client_saw() -> None:
     metrics = {"nerve_request_duration_seconds_count": 10, "nerve_request_duration_seconds_sum": 0.05}
     for stage, seconds in {"tokenize": 0.01, "queue": 0.002, "inference": 0.03, "aggregate": 0.004}.items():
         metrics[f'nerve_stage_duration_seconds_sum{{stage="{stage}"}}'] = seconds
-    wall = stages.split_wall(metrics, 5.5, dict.fromkeys(stages.STAGES, 0.1))
+    wall = stages.split_wall(metrics, 5.5, dict.fromkeys(stacks.STAGES, 0.1))
     assert wall[HTTP] == pytest.approx(0.5)
     assert wall[MODEL] == pytest.approx(3)
     assert wall[REST] == pytest.approx(0.2)
