@@ -26,11 +26,13 @@ from nerve.engine.engine import Engine
 from nerve.errors import DeadlineExceeded, InvalidRequest, Overloaded, Unavailable
 from nerve.models.loader import load_model
 from nerve.models.model import Model
+from nerve.scheduling.batching import Job
 from nerve.types import (
     AggregationStrategy,
     PredictOptions,
     Row,
     TruncationDirection,
+    Window,
 )
 
 SIMPLE = PredictOptions(aggregation_strategy=AggregationStrategy.SIMPLE)
@@ -447,3 +449,11 @@ def test_large_request_is_not_refused_for_a_full_queue_of_small_ones(
         await asyncio.gather(running, waiting)
 
     asyncio.run(scenario())
+
+
+def test_batch_of_texts_takes_the_bulk_lane(small: Model, engine_of: Callable[..., Engine]) -> None:
+    """Requests with many texts must not hold up those of one, however short each text is."""
+    engine = engine_of(small)
+    window = Window([1] * 16, 0)
+    assert engine.lane_of(Job([window] * 32, needs_logits=False)) is engine.lane_of(Job([window], False))
+    assert engine.lane_of(Job([window] * 33, needs_logits=False)) is not engine.lane_of(Job([window], False))

@@ -514,7 +514,7 @@ def test_failed_call_is_logged_without_its_message(
     assert "fire" not in caplog.text
     assert len(b.calls) == 2  # it is no call that was told of
     b.lane.drain()
-    assert (b.queue._running_tokens, b.queue._n_running, b.queue._n_busy) == (0, 0, 0)
+    assert (b.queue._running_tokens, b.queue._n_running, b.queue.n_busy) == (0, 0, 0)
 
 
 def test_failed_device_fails_all_and_admits_nothing(
@@ -629,4 +629,4 @@ def test_every_job_is_delivered_exactly_once_under_load(bench: Callable[..., Ben
         assert [s.label_ids.tolist() for s in job.scores()] == [w.ids for w in job.windows]
     assert b.lane.queued_tokens == 0
     assert b.lane.queued_requests == 0
-    assert (b.queue._running_tokens, b.queue._n_running, b.queue._n_busy) == (0, 0, 0)
+    assert (b.queue._running_tokens, b.queue._n_running, b.queue.n_busy) == (0, 0, 0)

@@ -542,6 +542,15 @@ def test_lone_call_counts_for_the_cores_that_it_has(may_spread: bool, n_cores: i
     assert refused.value.retry_after_seconds == pytest.approx(0.2 * n_cores / 2)
 
 
+def test_lone_call_has_one_core_while_the_other_lane_computes() -> None:
+    """Cores that others compute on are not taken from them."""
+    b = Bench(n_threads=2, may_spread=True)
+    b.submit(1)
+    batch = b.queue.choose(b.now, has_cores=False)
+    assert batch is not None
+    assert not batch.spread
+
+
 def test_batch_beside_which_others_wait_or_run_is_not_spread() -> None:
     """The cores are for them."""
     b = Bench(n_threads=2, max_batch_size=1, may_spread=True)
@@ -752,7 +761,7 @@ def test_nothing_counts_as_running_in_the_end(n_threads: int) -> None:
             b.end(batch, failure=failure)
     b.run()
     assert len(b.delivered) == 5
-    assert (b.queue._running_tokens, b.queue._n_running, b.queue._n_busy) == (0, 0, 0)
+    assert (b.queue._running_tokens, b.queue._n_running, b.queue.n_busy) == (0, 0, 0)
 
 
 def test_failed_device_fails_all_and_admits_nothing() -> None:
@@ -887,7 +896,7 @@ def test_every_job_is_delivered_exactly_once(
         if job.error is None and id(job) in kept:
             assert [s.label_ids.tolist() for s in job.scores()] == [w.ids for w in job.windows]
     assert (b.queue.tokens, len(b.queue)) == (0, 0)
-    assert (b.queue._running_tokens, b.queue._n_running, b.queue._n_busy) == (0, 0, 0)
+    assert (b.queue._running_tokens, b.queue._n_running, b.queue.n_busy) == (0, 0, 0)
 
 
 def play(

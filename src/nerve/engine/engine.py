@@ -79,7 +79,13 @@ class Engine:
         self._on_failure = on_failure
         self._answering = None if model.shares_cores else EngineThread("nerve-answers")
 
-        def open_lane(niceness: int, *, may_spread: bool, gathers: bool) -> Lane:
+        def open_lane(
+            niceness: int,
+            *,
+            may_spread: bool,
+            gathers: bool,
+            has_cores: Callable[[], bool] = lambda: True,
+        ) -> Lane:
             return Lane(
                 Queue(
                     model.policy, max_queue_tokens, max_queue_seconds, model.n_threads, may_spread, gathers
@@ -91,13 +97,21 @@ class Engine:
                 else [EngineThread(f"nerve-engine-{k}") for k in range(model.n_threads)],
                 on_batch,
                 niceness,
+                has_cores,
             )
 
-        shares = model.shares_cores
-        self._lane = open_lane(_NICENESS if shares else 0, may_spread=model.can_spread, gathers=shares)
-        self._bulk_lane = self._lane
-        if shares:
-            self._bulk_lane = open_lane(_BULK_NICENESS, may_spread=False, gathers=False)
+        if model.shares_cores:
+            bulk = open_lane(_BULK_NICENESS, may_spread=False, gathers=False)
+            # A call on all cores would leave a batch job of many requests none.
+            self._lane = open_lane(
+                _NICENESS,
+                may_spread=model.can_spread,
+                gathers=True,
+                has_cores=lambda: not bulk.is_computing,
+            )
+            self._bulk_lane = bulk
+        else:
+            self._lane = self._bulk_lane = open_lane(0, may_spread=model.can_spread, gathers=False)
         self._lanes = list(dict.fromkeys((self._lane, self._bulk_lane)))
 
     @property

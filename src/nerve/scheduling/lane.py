@@ -51,6 +51,7 @@ class Lane:
     threads: they run batches; closed at the end.
     on_batch: called after each batch with its windows, tokens, padding, seconds, and threads that it stands for.
     niceness: lowers the priority of the threads, 0 to 19 (Linux).
+    has_cores: tells whether a call may use the cores of all threads: nothing else computes on them.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Lane:
         threads: Sequence[EngineThread],
         on_batch: Callable[[int, int, int, float, int], None] | None = None,
         niceness: int = 0,
+        has_cores: Callable[[], bool] = lambda: True,
     ) -> None:
         self._queue = jobs
         self._run = run
@@ -68,6 +70,7 @@ class Lane:
         self._threads = threads
         self._on_batch = on_batch
         self._niceness = niceness
+        self._has_cores = has_cores
         self._lock = threading.Lock()
         self._parked: list[queue.SimpleQueue[None]] = []  # of the threads that wait, each one's own
         self._n_gathering = 0  # of these, those that wait for a bounded time
@@ -84,6 +87,11 @@ class Lane:
     def queued_requests(self) -> int:
         """Jobs of which windows wait."""
         return len(self._queue)
+
+    @property
+    def is_computing(self) -> bool:
+        """True while a call runs."""
+        return self._queue.n_busy > 0
 
     @property
     def n_calls(self) -> int:
@@ -198,7 +206,7 @@ class Lane:
         with self._lock:
             now = time.monotonic()
             expired = self._queue.expire(now)
-            batch = self._queue.choose(now)
+            batch = self._queue.choose(now, has_cores=self._has_cores())
             if batch is not None and len(self._queue):
                 self._wake_one()  # another thread may go on with the rest
         if expired:

@@ -67,7 +67,7 @@ class Queue:
         self._n_waiting = 0  # windows
         self._running_tokens = 0
         self._n_running = 0  # windows
-        self._n_busy = 0  # threads that run a batch
+        self.n_busy = 0  # threads that run a batch; read without the lock, too
         self._closed: PredictError | None = None  # why nothing is admitted any more
 
     def __len__(self) -> int:
@@ -90,7 +90,7 @@ class Queue:
         self._turn_tokens += job.turn_tokens
         self._n_waiting += len(job.windows)
         self._gathering.note_arrival(len(job.windows))
-        self._spreading.note_arrival(is_running=self._n_busy > 0)
+        self._spreading.note_arrival(is_running=self.n_busy > 0)
         return None
 
     def why_full(
@@ -146,8 +146,11 @@ class Queue:
                     expired.append(job)
         return expired
 
-    def choose(self, now: float) -> Batch | None:
-        """Take the windows of the next batch; None when none should run now. The caller runs it and calls `settle`."""
+    def choose(self, now: float, *, has_cores: bool = True) -> Batch | None:
+        """Take the windows of the next batch; None when none should run now. The caller runs it and calls `settle`.
+
+        has_cores: the batch may use the cores of all threads, if nothing else of this queue runs or waits.
+        """
         if not self._jobs or self.awaited(now):
             return None
         expected = self._gathering.expected(now)
@@ -165,11 +168,11 @@ class Queue:
         self._turn_tokens += sum(job.turn_tokens for job in chosen)
         self._n_waiting -= len(pairs)
         self._n_running += len(pairs)
-        self._n_busy += 1
+        self.n_busy += 1
         for job in chosen:
             self._jobs.remove(job)
         self._jobs.extend(job for job in chosen if job.waiting)  # their turn is over
-        is_alone = self._n_busy == 1 and not self._jobs and not expected
+        is_alone = has_cores and self.n_busy == 1 and not self._jobs and not expected
         return Batch(pairs, spread=is_alone and self._spreading.is_worthwhile)
 
     def awaited(self, now: float) -> int:
@@ -224,7 +227,7 @@ class Queue:
 
         started: of the batch. since: when the thread that ran it was done with the batch before, or woke up.
         """
-        self._n_busy -= 1
+        self.n_busy -= 1
         self._running_tokens -= batch.n_tokens
         self._n_running -= len(batch.pairs)
         if isinstance(outcome, Exception):
