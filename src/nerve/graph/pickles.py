@@ -11,6 +11,7 @@ values are never compared, printed or walked through, so nesting and repetition 
 from __future__ import annotations
 
 import pickletools
+import warnings
 from typing import TYPE_CHECKING, cast
 
 from nerve.graph.torch_names import (
@@ -40,7 +41,11 @@ def read_pickle(data: bytes | IO[bytes]) -> tuple[object, dict[str, PickledStora
     """
     machine = _Machine()
     try:
-        return machine.run(pickletools.genops(data)), machine.storages
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of escapes in strings that no state dict has
+            return machine.run(pickletools.genops(data)), machine.storages
     except DamagedPickle:
         raise
     except (ValueError, TypeError, LookupError, OverflowError, EOFError) as error:
