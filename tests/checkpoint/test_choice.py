@@ -79,7 +79,13 @@ def test_explicit_graph_is_taken_or_nothing_is() -> None:
         (["model.safetensors", "model.onnx"], None, "model.safetensors"),
         (["model.safetensors.index.json", "model.onnx"], None, "model.safetensors.index.json"),
         (["model.safetensors", "model.onnx"], "model.onnx", "model.onnx"),
+        (["pytorch_model.bin", "model.onnx"], None, "pytorch_model.bin"),
+        (["pytorch_model.bin.index.json", "onnx/model.onnx"], None, "pytorch_model.bin.index.json"),
+        (["pytorch_model.bin", "model.safetensors"], None, "model.safetensors"),
+        (["pytorch_model.bin", "model.safetensors.index.json"], None, "model.safetensors.index.json"),
         (["adapter_model.safetensors", "model.onnx"], None, "model.onnx"),
+        (["model.fp16.safetensors", "pytorch_model.bin"], None, "pytorch_model.bin"),
+        (["training_args.bin", "optimizer.pt", "model.onnx"], None, "model.onnx"),
     ],
 )
 def test_weights_win_where_a_graph_can_be_built(files: list[str], graph: str | None, expected: str) -> None:
@@ -97,13 +103,21 @@ def test_graph_is_used_where_none_can_be_built() -> None:
     ("files", "graph", "message"),
     [
         (["model.safetensors"], None, "no ONNX graph, and none can be built .*'deberta'.*nerve export"),
-        (["pytorch_model.bin"], None, "pickle.*model.safetensors.*nerve export"),
+        (["pytorch_model.bin"], None, "no ONNX graph, and none can be built .*'deberta'.*nerve export"),
         (["README.md"], None, "neither an ONNX graph .* nor weights"),
+        (["adapter_model.safetensors", "adapter_config.json"], None, "is an adapter .*merge_and_unload"),
+        (["adapter_model.bin", "training_args.bin"], None, "is an adapter .*merge_and_unload"),
+        (["tf_model.h5"], None, r"TensorFlow, Flax or Rust only \(tf_model.h5\).*from_tf"),
+        (["flax_model.msgpack", "training_args.bin"], None, r"Rust only \(flax_model.msgpack\).*from_flax"),
+        (["rust_model.ot"], None, r"Rust only \(rust_model.ot\)"),
+        (["model.fp16.safetensors"], None, "model.fp16.safetensors is under no name that weights have"),
+        (["best.pt", "optimizer.pt"], None, "best.pt is under no name that weights have"),
+        (["training_args.bin", "optimizer.pt", "scheduler.pt"], None, r"index.json\); check"),
         (["model.onnx"], "onnx/model.onnx", "no file onnx/model.onnx; its ONNX files are model.onnx"),
         (["model.safetensors"], "model.onnx", "it has no ONNX file at all"),
     ],
 )
 def test_nothing_usable_is_refused_with_the_remedy(files: list[str], graph: str | None, message: str) -> None:
-    """The refusal tells a missing graph, a pickle, an empty checkpoint and a wrong `model.graph` apart."""
+    """The refusal tells what is missing, an adapter, other frameworks and a wrong `model.graph` apart."""
     with pytest.raises(CheckpointError, match=message):
         choose_main_file(files, {"model_type": "deberta"}, model(graph), is_bert, "here")

@@ -114,10 +114,12 @@ def test_missing_file_is_refused(folder: Path, name: str, message: str) -> None:
         fetch(folder)
 
 
-def test_pickled_weights_are_refused(folder: Path) -> None:
-    """A folder with pytorch_model.bin alone is refused, because loading a pickle can run code."""
+def test_pickled_weights_are_weights(folder: Path) -> None:
+    """A folder with pytorch_model.bin alone can be served; an adapter alone cannot."""
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="pickle"):
+    assert fetch(folder).path == folder
+    (folder / "pytorch_model.bin").rename(folder / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match="is an adapter"):
         fetch(folder)
 
 
@@ -139,7 +141,7 @@ def test_sharded_weights_need_every_shard(folder: Path) -> None:
     assert fetch(folder).path == folder
     for content in ('{"weights": 1}', '{"weight_map": {"x": 1}}'):
         (folder / "model.safetensors.index.json").write_text(content)
-        with pytest.raises(CheckpointError, match="is not a safetensors index"):
+        with pytest.raises(CheckpointError, match="is not an index of weights"):
             fetch(folder)
 
 

@@ -33,6 +33,7 @@ from nerve.errors import CheckpointError
 from nerve.graph import GraphKind, is_buildable, load_graph
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
+pickles = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "graph" / "torch_pickles.py")))
 
 REPO = "owner/tiny-ner"
 COMMIT = "a" * 40
@@ -296,9 +297,9 @@ def tiny_weights(**more: tuple[int, ...]) -> bytes:
 def test_graph_is_fetched_where_the_tensors_cannot_be_built(
     hub: Hub, tmp_path: Path, revision: str | None
 ) -> None:
-    """Weights with a tensor that has no place are followed by the graph, which then runs; also when offline."""
+    """Weights with a tensor that changes others are followed by the graph, which then runs; also when offline."""
     hub.files["config.json"] = json.dumps(tiny.make_config("bert")).encode()
-    hub.files["model.safetensors"] = tiny_weights(**{"crf.transitions": (5, 5)})
+    hub.files["model.safetensors"] = tiny_weights(**{"classifier.lora_A.weight": (5, 5)})
     hub.files["onnx/model.onnx"] = ready_graph("model.onnx_data")
     hub.files["onnx/model.onnx_data"] = np.zeros((100, tiny.N_LABELS), np.float32).tobytes()
     found = fetch(hub, tmp_path, model_of(revision))
@@ -321,6 +322,48 @@ def test_no_graph_is_fetched_where_the_tensors_fit(hub: Hub, tmp_path: Path) -> 
     assert {name for name in hub.downloaded if "model" in name} == {"model.safetensors"}
     graph = load_graph(found.path, Precision.AUTO, tmp_path / "graphs")
     assert (graph.kind, graph.n_positions) == (GraphKind.BUILT, tiny.N_POSITIONS)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"pytorch_model.bin": ["bert"]},
+        {"pytorch_model.bin.index.json": None, "one.bin": ["bert"], "two.bin": ["classifier"]},
+    ],
+    ids=["whole", "shards"],
+)
+def test_pickled_weights_are_fetched_where_there_are_no_others(
+    hub: Hub, tmp_path: Path, files: dict[str, list[str] | None]
+) -> None:
+    """`pytorch_model.bin`, or its shards, come alone and a graph is built from them."""
+    del hub.files["model.safetensors"]
+    hub.files["config.json"] = json.dumps(tiny.make_config("bert")).encode()
+    tensors = tiny.make_tensors("bert")
+    shards = {name: starts for name, starts in files.items() if starts is not None}
+    for name, starts in shards.items():
+        part = {n: v for n, v in tensors.items() if len(shards) == 1 or n.startswith(tuple(starts))}
+        hub.files[name] = pickles.checkpoint(part)
+    if len(shards) > 1:
+        del hub.files["pytorch_model.bin"]
+        index = {"weight_map": {"a": "one.bin", "b": "two.bin"}}
+        hub.files["pytorch_model.bin.index.json"] = json.dumps(index).encode()
+    found = fetch(hub, tmp_path)
+    others = {"config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+    assert hub.downloaded - others == set(files)
+    graph = load_graph(found.path, Precision.AUTO, tmp_path / "graphs")
+    assert (graph.kind, graph.n_positions) == (GraphKind.BUILT, tiny.N_POSITIONS)
+
+
+def test_graph_is_fetched_where_a_pickle_is_none_of_weights(hub: Hub, tmp_path: Path) -> None:
+    """A pickle that asks for a name that no state dict needs is not opened; the repository's graph is used."""
+    del hub.files["model.safetensors"]
+    hub.files["config.json"] = json.dumps(tiny.make_config("bert")).encode()
+    hub.files["pytorch_model.bin"] = pickles.archive(b"\x80\x02cos\nsystem\n.", {})
+    hub.files["onnx/model.onnx"] = ready_graph("model.onnx_data")
+    hub.files["onnx/model.onnx_data"] = np.zeros((100, tiny.N_LABELS), np.float32).tobytes()
+    found = fetch(hub, tmp_path)
+    graph = load_graph(found.path, Precision.AUTO, tmp_path / "graphs")
+    assert (graph.kind, graph.source) == (GraphKind.READY, found.path / "onnx" / "model.onnx")
 
 
 def ready_graph(location: str) -> bytes:
@@ -596,7 +639,16 @@ def test_gated_files_need_the_token(hub: Hub, tmp_path: Path, monkeypatch: pytes
         ({"tokenizer.json": None}, "no fast tokenizer"),
         ({"config.json": b"<html>"}, "is not valid JSON"),
         ({"config.json": b'{"architectures": ["BertForMaskedLM"]}'}, "not a token classifier"),
-        ({"model.safetensors": None, "onnx/model.onnx": None, "onnx/model_fp16.onnx": None}, "pickle"),
+        (
+            {
+                "model.safetensors": None,
+                "onnx/model.onnx": None,
+                "onnx/model_fp16.onnx": None,
+                "pytorch_model.bin": None,
+                "tf_model.h5": b"",
+            },
+            "TensorFlow",
+        ),
     ],
 )
 def test_unfit_repository_is_refused_before_its_weights_are_fetched(

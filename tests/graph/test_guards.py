@@ -18,6 +18,7 @@ from nerve.checkpoint.choice import sort_graphs
 from nerve.config import Precision
 from nerve.errors import CheckpointError, ModelError, StartupError
 from nerve.graph import GraphKind, is_buildable, load_graph
+from nerve.graph.architectures import NotBuildable, describe
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 
@@ -93,8 +94,22 @@ def test_config_alone_tells_what_cannot_be_built(caplog: pytest.LogCaptureFixtur
     assert not is_buildable({})
 
 
-def _crf(tensors: dict[str, Any]) -> None:
-    tensors["crf.transitions"] = np.zeros((5, 5), np.float32)
+def _lora(tensors: dict[str, Any]) -> None:
+    tensors["bert.encoder.layer.1.attention.self.key.lora_A.weight"] = np.zeros((4, 32), np.float32)
+
+
+def _peft(tensors: dict[str, Any]) -> None:
+    for name in list(tensors):
+        tensors[f"base_model.model.{name}".replace("key.weight", "key.base_layer.weight")] = tensors.pop(name)
+
+
+def _bits(tensors: dict[str, Any]) -> None:
+    tensors["bert.encoder.layer.1.attention.self.key.weight.absmax"] = np.zeros(4, np.float32)
+
+
+def _wrapped(tensors: dict[str, Any]) -> None:
+    for name in list(tensors):
+        tensors["module." + name] = tensors.pop(name)
 
 
 def _no_bias(tensors: dict[str, Any]) -> None:
@@ -112,14 +127,20 @@ def _narrow(tensors: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (_crf, "crf.transitions"),
+        (_lora, "adapter .LoRA., such as .*lora_A"),
+        (_peft, "adapter .LoRA., such as .*base_layer"),
+        (_bits, "quantised weights .*key.weight.absmax"),
+        (
+            _wrapped,
+            "word_embeddings.weight is missing .there is module.bert.embeddings.word_embeddings.weight",
+        ),
         (_no_bias, "layer.1.attention.self.key.bias is missing"),
         (_no_classifier, "classifier.weight is missing"),
         (_narrow, "shape"),
     ],
 )
-def test_missing_and_surplus_tensors_are_refused(change: Any, reason: str, tmp_path: Path) -> None:
-    """No weight is made up, and none that could matter is dropped."""
+def test_missing_and_changed_tensors_are_refused(change: Any, reason: str, tmp_path: Path) -> None:
+    """No weight is made up, and none that others need is dropped."""
     folder = tiny.write_checkpoint(tmp_path / "model")
     tensors = tiny.make_tensors("bert")
     change(tensors)
@@ -141,20 +162,38 @@ def test_leftovers_of_pretraining_are_ignored(tmp_path: Path) -> None:
     assert load_graph(folder, Precision.AUTO, tmp_path) == plain
 
 
+@pytest.mark.parametrize(
+    "name", ["crf.transitions", "classifier2.weight", "loss_fct.weight", "bert.adapter.0.bias"]
+)
+def test_what_transformers_does_not_use_is_not_used(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second head or a CRF changes nothing, as in transformers, and a warning names it at every start."""
+    folder = tiny.write_checkpoint(tmp_path / "model")
+    plain = load_graph(folder, Precision.AUTO, tmp_path)
+    save_file(tiny.make_tensors("bert") | {name: np.ones((5, 5), np.float32)}, folder / "model.safetensors")
+    for _ in range(2):
+        caplog.clear()
+        assert load_graph(folder, Precision.AUTO, tmp_path) == plain
+        (warned,) = caplog.records
+        assert warned.levelname == "WARNING"
+        assert name in warned.getMessage()
+
+
+def test_a_graph_with_more_tensors_is_run_as_it_is() -> None:
+    """What lies in an ONNX file the graph computes with, so it is not left out."""
+    tensors = tiny.make_tensors("bert")
+    describe(tiny.make_config("bert"), tensors, takes_all=True)
+    with pytest.raises(NotBuildable, match="no place in the architecture, such as extra"):
+        describe(tiny.make_config("bert"), tensors | {"extra.weight": np.ones(3, np.float32)}, takes_all=True)
+
+
 def test_labels_must_fit_the_classifier(tmp_path: Path) -> None:
     """Too many or too few labels are an error even where a ready graph lies beside."""
     folder = tiny.write_checkpoint(tmp_path / "model")
     change_config(folder, id2label={"0": "O"})
     write_ready(folder / "model.onnx")
     with pytest.raises(ModelError, match="1 labels in id2label, the classifier 5"):
-        load_graph(folder, Precision.AUTO, tmp_path)
-
-
-def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
-    """pytorch_model.bin alone is refused, and the message says why."""
-    folder = tiny.write_checkpoint(tmp_path / "model")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pickle.*nerve export"):
         load_graph(folder, Precision.AUTO, tmp_path)
 
 
@@ -171,7 +210,7 @@ def test_a_cut_safetensors_file_is_refused(keep: int, tmp_path: Path) -> None:
 def test_integer_weights_are_refused(tmp_path: Path) -> None:
     """Weights that are not floating point numbers are not cast."""
     folder = tiny.write_checkpoint(tmp_path / "model", dtype=np.int8)
-    with pytest.raises(ModelError, match="is I8"):
+    with pytest.raises(ModelError, match="is int8"):
         load_graph(folder, Precision.AUTO, tmp_path)
 
 

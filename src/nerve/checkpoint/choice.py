@@ -15,9 +15,21 @@ from typing import Any, Protocol
 from nerve.config import ModelConfig, Precision
 from nerve.errors import CheckpointError
 
-WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+SAFETENSORS = ".safetensors"
+# Weights, or the index of sharded weights, the one to prefer first: the order of transformers. Other names are never
+# taken: not variants (model.fp16.safetensors), nor what training leaves (optimizer.pt, training_args.bin).
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+# What may lie in a repository in place of weights, by how its name ends, and what to do about it.
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_OTHER_FRAMEWORKS = (".h5", ".msgpack", ".ot", ".ckpt.index")
+_OTHER_FILES = (SAFETENSORS, ".bin", ".pt", ".pth", ".ckpt", ".gguf")
+_NO_WEIGHTS = frozenset({"training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"})
 
 # What a file name says of a graph's arithmetic; the first marker found decides, so the longer come first.
 _MARKERS = (
@@ -71,8 +83,8 @@ def sort_graphs(files: Collection[str], precision: Precision) -> list[str]:
 
 
 def choose_weights(files: Collection[str]) -> str | None:
-    """Return the safetensors file, or the index of a sharded one, or None; other names are not weights."""
-    return next((name for name in (WEIGHTS, WEIGHTS_INDEX) if name in files), None)
+    """Return the file of the weights, or the index of sharded ones, or None; other names are not weights."""
+    return next((name for name in WEIGHTS if name in files), None)
 
 
 def choose_main_file(
@@ -129,13 +141,24 @@ def _nothing_usable(files: Collection[str], config: Mapping[str, Any], origin: s
             f"{str(config.get('model_type'))!r} model (docs/explanation/graphs.md says of which it can); make one with "
             "`nerve export` and serve the folder it writes with source LOCAL"
         )
-    if any(name.endswith(PICKLED) for name in files):
+    names = sorted(files)
+    if any(name.endswith(_ADAPTERS) for name in names):
         return (
-            f"{origin} has its weights in a pickle file only (such as pytorch_model.bin); loading one can "
-            "run any code, so nerve never does; use a revision with model.safetensors, convert it with "
-            "transformers (`model.save_pretrained(FOLDER)`), or run `nerve export`"
+            f"{origin} is an adapter (PEFT, LoRA), not a whole model; merge it into its model "
+            "(`PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(FOLDER)`) and serve that folder"
         )
+    if others := [name for name in names if name.endswith(_OTHER_FRAMEWORKS)]:
+        return (
+            f"{origin} has weights of TensorFlow, Flax or Rust only ({others[0]}); write {WEIGHTS[0]} with "
+            "transformers 4 (`from_pretrained(..., from_tf=True)` or `from_flax=True`, then `save_pretrained(FOLDER)`)"
+        )
+    others = [name for name in names if name.endswith(_OTHER_FILES) and _is_weights_of_a_kind(name)]
+    also = f" ({others[0]} is under no name that weights have)" if others else ""
     return (
-        f"{origin} has neither an ONNX graph (*.onnx) nor weights ({WEIGHTS} or {WEIGHTS_INDEX}); check that "
+        f"{origin} has neither an ONNX graph (*.onnx) nor weights ({', '.join(WEIGHTS)}){also}; check that "
         "the path or repository is the right one, or make a graph with `nerve export`"
     )
+
+
+def _is_weights_of_a_kind(name: str) -> bool:
+    return posixpath.basename(name) not in _NO_WEIGHTS

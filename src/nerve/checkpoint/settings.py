@@ -71,7 +71,7 @@ def read_shards(index: Path, origin: str | None = None) -> set[str]:
     listed = list(by_tensor.values()) if isinstance(by_tensor, dict) else [None]
     names = {name for name in listed if isinstance(name, str)}
     if not all(isinstance(name, str) for name in listed):
-        raise CheckpointError(f"{index.name} of {origin} is not a safetensors index; fetch it again")
+        raise CheckpointError(f"{index.name} of {origin} is not an index of weights; fetch it again")
     return names
 
 

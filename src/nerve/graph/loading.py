@@ -13,22 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from nerve.checkpoint.settings import read_config
 from nerve.config import Precision
 from nerve.errors import ModelError, StartupError
 from nerve.graph import builder, cache, int8, packed, ready, weights
-from nerve.graph.architectures import NotBuildable, describe, find_family
+from nerve.graph.architectures import NotBuildable, describe, find_family, survey
 from nerve.runtime.backend import GraphKind
 from nerve.runtime.devices import CPU
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import onnx
 
-    from nerve.graph.architectures import Family
     from nerve.graph.architectures.encoder import Encoder
     from nerve.runtime.backend import Provider
 
@@ -68,20 +65,18 @@ class Graph:
 
 # A graph whose tensors lie in other files is smaller than that.
 _LARGEST_OUTLINE = 2**27
-_ZERO = np.zeros((), np.float32)
 
 
 def is_buildable(config: Mapping[str, Any], folder: Path | None = None) -> bool:
     """Return whether the guards let a checkpoint pass; log the reason if they do not.
 
-    config: its decoded `config.json`. folder: where its safetensors lie; then the names and shapes of the tensors
-    are looked at, too. A file that is damaged passes here: `load_graph` has the better word for it.
+    config: its decoded `config.json`. folder: where its weights lie; then the names and shapes of the tensors are
+    looked at, too. A file that is damaged passes here: `load_graph` has the better word for it.
     """
     try:
-        family = find_family(config)
-        if folder is not None:
-            shapes = weights.read_shapes(weights.find_safetensors(folder), family.is_needed)
-            describe(config, {name: np.broadcast_to(_ZERO, shapes[name]) for name in shapes})
+        find_family(config)
+        if folder is not None and (files := weights.find_weights(folder)):
+            survey(config, weights.open_weights(files))
     except StartupError:
         return True
     except NotBuildable as reason:
@@ -102,9 +97,9 @@ def load_graph(
 
     calibration: token ids of typical texts, for int8; without them random ids have to do.
 
-    The first of these that applies: the named `graph_file`, as it is; a graph built from safetensors; one
-    built from the weights inside an ONNX file; the ONNX file as it is. Raises `ModelError` with the
-    remedy when there is none, and `CheckpointError` for a config or an index that cannot be read.
+    The first of these that applies: the named `graph_file`, as it is; a graph built from the weights, in safetensors
+    or as PyTorch pickles them; one built from the weights inside an ONNX file; the ONNX file as it is. Raises
+    `ModelError` with the remedy when there is none, and `CheckpointError` for a config or an index that cannot be read.
     """
     known = provider.precisions
     if precision not in (Precision.AUTO, *known):
@@ -134,53 +129,82 @@ def _built_graph(
 ) -> Graph:
     """Build the graph, or find it in the cache. Raises `NotBuildable`."""
     config = read_config(folder)
-    family = find_family(config)
+    find_family(config)
+    source = _open_source(folder, config)
 
     def build() -> onnx.ModelProto:
-        encoder = _read_encoder(folder, config, family)
+        encoder = source.read()
         if kind is GraphKind.PACKED:
             return packed.build(encoder, half=computed is Precision.FLOAT16)
         if computed is Precision.INT8:
             return int8.build(encoder, calibration)
         return builder.build(encoder)
 
-    files = weights.find_safetensors(folder) or [
-        part for file in ready.find_onnx(folder, Precision.FLOAT32) for part in weights.onnx_parts(file)
-    ]
     used = [list(ids) for ids in calibration] if computed is Precision.INT8 else []
     facts = json.dumps([config, kind.value, used], sort_keys=True).encode()
-    key = cache.make_key(files, facts, computed)
-    source = cache.load_or_build(cache_dir, key, build)
-    n_words, n_positions = _count_rows(folder, (family.word_table, family.position_table))
-    return Graph(source, kind, computed, n_words, n_positions, cache.entry_of(cache_dir, key))
+    key = cache.make_key(source.files, facts, computed)
+    graph = cache.load_or_build(cache_dir, key, build)
+    return Graph(graph, kind, computed, source.n_words, source.n_positions, cache.entry_of(cache_dir, key))
 
 
-def _count_rows(folder: Path, tables: Sequence[str | None]) -> list[int | None]:
-    """Return the rows of tables in the weights; they can be fewer than `config.json` says."""
-    stored = weights.find_safetensors(folder)
-    if stored:
-        shapes = [weights.read_shapes(stored, lambda found: found in tables)]
-    else:
-        files = ready.find_onnx(folder, Precision.FLOAT32)
-        shapes = [weights.read_onnx_shapes(file) for file in files]
-    return [next((found[name][0] for found in shapes if name in found), None) for name in tables]
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What a graph is built from.
+
+    files: all that it is made of. read: returns the encoder; it raises `NotBuildable`.
+    n_words, n_positions: rows of tables; they can be fewer than `config.json` says.
+    """
+
+    files: list[Path]
+    read: Callable[[], Encoder]
+    n_words: int | None
+    n_positions: int | None
 
 
-def _read_encoder(folder: Path, config: Mapping[str, Any], family: Family) -> Encoder:
-    """Read the weights from safetensors, or else from an ONNX file. Raises `NotBuildable`."""
-    stored = weights.find_safetensors(folder)
-    if stored:
-        return describe(config, weights.read_safetensors(stored, family.is_needed))
-    reason = NotBuildable("there are no weights in safetensors")
-    for file in ready.find_onnx(folder, Precision.FLOAT32):  # the least rounded first
-        unpacked = weights.read_onnx(file)
-        if unpacked is None:
-            continue
-        try:
-            return describe(config, unpacked)
-        except NotBuildable as error:
-            reason = NotBuildable(f"the weights in {file.name} cannot be read back: {error}")
-    raise reason
+def _open_source(folder: Path, config: Mapping[str, Any]) -> _Source:
+    """Return the weights of a folder, or else what may be the weights inside its ONNX files."""
+    files = weights.find_weights(folder)
+    if not files:
+        return _open_onnx(folder, config)
+    stored = weights.open_weights(files)
+    found = survey(config, stored)
+    if found.leftovers:
+        log.info("%d tensors of pre-training or buffers are not used, such as %s", *_count_and_name(found.leftovers))
+    if found.unused:
+        log.warning(
+            "%d tensors of the weights are not used, by transformers neither, such as %s: what they stand for (a "
+            "second head, a CRF) has no part in the answers",
+            *_count_and_name(found.unused),
+        )
+    return _Source(files, lambda: describe(config, stored), found.n_words, found.n_positions)
+
+
+def _count_and_name(names: Sequence[str]) -> tuple[int, str]:
+    return len(names), ", ".join(ascii(name[:100])[1:-1] for name in names[:3])
+
+
+def _open_onnx(folder: Path, config: Mapping[str, Any]) -> _Source:
+    graphs = ready.find_onnx(folder, Precision.FLOAT32)  # the least rounded first
+    family = find_family(config)
+    shapes = [weights.read_onnx_shapes(file) for file in graphs]
+
+    def rows(table: str | None) -> int | None:
+        return next((found[table][0] for found in shapes if table in found), None)
+
+    def read() -> Encoder:
+        reason = NotBuildable("there are no weights in safetensors or of PyTorch")
+        for file in graphs:
+            unpacked = weights.read_onnx(file)
+            if unpacked is None:
+                continue
+            try:
+                return describe(config, unpacked, takes_all=True)
+            except NotBuildable as error:
+                reason = NotBuildable(f"the weights in {file.name} cannot be read back: {error}")
+        raise reason
+
+    files = [part for file in graphs for part in weights.onnx_parts(file)]
+    return _Source(files, read, rows(family.word_table), rows(family.position_table))
 
 
 def _ready_graph(file: Path, precision: Precision) -> Graph:
@@ -197,7 +221,4 @@ def _ready_graph(file: Path, precision: Precision) -> Graph:
 
 def _remedy(folder: Path, reason: NotBuildable) -> str:
     """Say what to do about a folder that has no graph and cannot be built from."""
-    text = f"no graph for {folder}: {reason}, and there is no ONNX file"
-    if weights.has_pickle_only(folder):
-        text += "; pytorch_model.bin is a pickle, which can run code, and is never opened"
-    return text + "; make one with `nerve export`"
+    return f"no graph for {folder}: {reason}, and there is no ONNX file; make one with `nerve export`"

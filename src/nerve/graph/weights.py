@@ -1,8 +1,8 @@
 """Reads the weights of a model folder as named float32 arrays.
 
-Two sources: safetensors (one file, or shards with an index), and an ONNX graph whose MatMulNBits or
-DequantizeLinear weights are unpacked under the names that PyTorch gave them. Pickled weights are never
-opened. Nothing here knows an architecture; `architectures` decides which names must be there.
+Three sources: safetensors (one file, or shards with an index); the same as `torch.save` wrote it, read by `torch_files`
+without running any code; and an ONNX graph whose MatMulNBits or DequantizeLinear weights are unpacked under the names
+that PyTorch gave them. Nothing here knows an architecture; `architectures` decides which names must be there.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import safetensors
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
 from onnx import numpy_helper
 
-from nerve.checkpoint.choice import WEIGHTS, WEIGHTS_INDEX
+from nerve.checkpoint.choice import SAFETENSORS, WEIGHTS, choose_weights
 from nerve.checkpoint.folder import explain_unreadable
 from nerve.checkpoint.settings import read_shards
 from nerve.errors import ModelError
+from nerve.graph.stored import StoredTensor, StoredWeights
+from nerve.graph.torch_files import read_torch_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
@@ -31,69 +33,64 @@ if TYPE_CHECKING:
     Weights = dict[str, FloatArray]
     Array = npt.NDArray[Any]
 
-PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# Types of elements as safetensors calls them (safetensors/src/tensor.rs, Dtype), by their names in numpy.
+_KINDS = {
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    "BF16": "bfloat16",
+    "BOOL": "bool",
+}
 
-_FLOAT_TYPES = frozenset({"F32", "F16", "BF16"})
 
+def find_weights(folder: Path) -> list[Path]:
+    """Return the files of the weights of `folder`, sorted; empty when it has none.
 
-def find_safetensors(folder: Path) -> list[Path]:
-    """Return the safetensors files of `folder`, sorted; empty when it has none.
-
-    Raises `CheckpointError` when the index is unreadable, `ModelError` when it names a file that is not there.
+    They are those of one form, the first in the order of `choose_weights`. Raises `CheckpointError` when an index is
+    unreadable, `ModelError` when it names a file that is not there.
     """
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    index = folder / WEIGHTS_INDEX
-    if not index.is_file():
+    main = choose_weights([name for name in WEIGHTS if (folder / name).is_file()])
+    if main is None:
         return []
+    if not main.endswith(".json"):
+        return [folder / main]
+    index = folder / main
     names = sorted(read_shards(index))
     if not all("/" not in name and (folder / name).is_file() for name in names):
         raise ModelError(f"{index} names files that are not beside it; copy the whole checkpoint")
     return [folder / name for name in names]
 
 
-def has_pickle_only(folder: Path) -> bool:
-    """Return True when the only weights of `folder` are pickled ones, which are never opened."""
-    return not find_safetensors(folder) and any((folder / name).is_file() for name in PICKLE_FILES)
+def open_weights(files: Iterable[Path]) -> StoredWeights:
+    """Return the tensors of files in safetensors or as PyTorch pickles them; their numbers are read later.
 
-
-def read_safetensors(files: Iterable[Path], wanted: Callable[[str], bool]) -> Weights:
-    """Return the tensors whose name is `wanted`, as float32. Raises `ModelError` for a damaged file."""
-    weights: Weights = {}
+    Raises `ModelError` for a damaged file, and `NotBuildable` for a pickle that holds something else.
+    """
+    tensors: dict[str, StoredTensor] = {}
     for file in files:
         try:
-            with safetensors.safe_open(file, framework="np") as tensors:
-                for name in filter(wanted, tensors.keys()):
-                    kind = tensors.get_slice(name).get_dtype()
-                    if kind not in _FLOAT_TYPES:
-                        raise ModelError(
-                            f"{file.name}: {name} is {kind}; float32, float16 or bfloat16 is needed"
-                        )
-                    weights[name] = tensors.get_tensor(name).astype(np.float32, copy=False)
-        except safetensors.SafetensorError as error:
-            raise ModelError(_damaged(file, error)) from error
+            tensors |= _list_safetensors(file) if file.suffix == SAFETENSORS else read_torch_file(file)
         except OSError as error:
             raise explain_unreadable(OSError(error.errno, error.strerror or str(error), str(file))) from error
-    return weights
+    return StoredWeights(tensors)
 
 
-def _damaged(file: Path, error: Exception) -> str:
-    return f"{file} cannot be read as safetensors ({error}); fetch the checkpoint again"
+def _list_safetensors(file: Path) -> dict[str, StoredTensor]:
+    try:
+        opened: Any = safetensors.safe_open(file, framework="np")
+        return {name: _stored(file, opened, name) for name in opened.keys()}  # noqa: SIM118 - it is no dict
+    except safetensors.SafetensorError as error:
+        raise ModelError(
+            f"{file} cannot be read as safetensors ({error}); fetch the checkpoint again"
+        ) from error
 
 
-def read_shapes(files: Iterable[Path], wanted: Callable[[str], bool]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors whose name is `wanted`. Raises `ModelError` for a damaged file."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        try:
-            with safetensors.safe_open(file, framework="np") as tensors:
-                for name in filter(wanted, tensors.keys()):
-                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
-        except safetensors.SafetensorError as error:
-            raise ModelError(_damaged(file, error)) from error
-        except OSError as error:
-            raise explain_unreadable(OSError(error.errno, error.strerror or str(error), str(file))) from error
-    return shapes
+def _stored(file: Path, opened: Any, name: str) -> StoredTensor:  # noqa: ANN401 - safetensors has no types
+    part = opened.get_slice(name)
+    kind = part.get_dtype()
+    return StoredTensor(
+        file.name, tuple(part.get_shape()), _KINDS.get(kind, kind), lambda: opened.get_tensor(name)
+    )
 
 
 def read_onnx_shapes(file: Path) -> dict[str, tuple[int, ...]]:

@@ -7,6 +7,7 @@ defaults of a family are those of its configuration class in transformers 5.23. 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nerve.checkpoint.settings import other_heads
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nerve.graph.architectures.encoder import Encoder, Linear
+    from nerve.graph.stored import StoredWeights
     from nerve.types import FloatArray
 
-__all__ = ["FAMILIES", "Family", "NotBuildable", "describe", "find_family"]
+__all__ = ["FAMILIES", "Family", "NotBuildable", "Survey", "describe", "find_family", "survey"]
 
 
 class Family(Protocol):
@@ -32,20 +34,20 @@ class Family(Protocol):
 
     @property
     def word_table(self) -> str:
-        """Name of the tensor that holds a row for each token of the vocabulary."""
+        """Name of the tensor that holds a row for each token; it begins with `base_model_prefix` of transformers."""
 
     @property
     def position_table(self) -> str | None:
         """Name of the tensor that holds a row for each position; None where there is none."""
 
     def is_needed(self, name: str) -> bool:
-        """Return False for tensors that a token classifier does not use."""
+        """Return False for tensors of pre-training and for buffers, which nobody need hear of."""
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Prove that the config asks for nothing but what the family computes."""
 
     def describe(self, config: Mapping[str, Any], tensors: Tensors) -> Encoder:
-        """Name every weight of the checkpoint; a tensor that is not taken is refused afterwards."""
+        """Take every weight that the class of transformers has; the log names those that nobody takes."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -76,18 +78,62 @@ def find_family(config: Mapping[str, Any]) -> Family:
     return family
 
 
-def describe(config: Mapping[str, Any], weights: Mapping[str, FloatArray]) -> Encoder:
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of weights before their numbers are read.
+
+    n_words, n_positions: rows of the tables of tokens and of positions; None where there is no such table.
+    unused: tensors that transformers' class has no place for, either. leftovers: those among them of pre-training.
+    """
+
+    n_words: int | None
+    n_positions: int | None
+    unused: list[str]
+    leftovers: list[str]
+
+
+def describe(
+    config: Mapping[str, Any], weights: Mapping[str, FloatArray], *, takes_all: bool = False
+) -> Encoder:
     """Return the encoder of a checkpoint: its `config.json`, and its tensors by name.
 
-    Raises `NotBuildable` when a tensor is missing, left over or of the wrong shape, and `ModelError` when
-    the classifier and `id2label` disagree, which no other graph of this checkpoint would repair.
+    takes_all: refuse tensors that have no place, too; those of a graph are there because it computes with them.
+    Raises `NotBuildable` when a tensor is missing or of the wrong shape, and `ModelError` when the classifier and
+    `id2label` disagree, which no other graph of this checkpoint would repair.
     """
     family = find_family(config)
-    tensors = Tensors(weights, family.is_needed)
-    encoder = family.describe(config, tensors)
-    tensors.check_surplus()
+    encoder, tensors = _describe(config, family, weights)
+    if takes_all:
+        tensors.check_surplus()
     _check_labels(config, encoder.classifier)
     return encoder
+
+
+def survey(config: Mapping[str, Any], weights: StoredWeights) -> Survey:
+    """Prove that `describe` will do, but for the numbers, none of which is read. Raises as it does."""
+    family = find_family(config)
+    encoder, tensors = _describe(config, family, weights.outline())
+    _check_labels(config, encoder.classifier)
+
+    def rows(table: str | None) -> int | None:
+        stored = tensors.find(table) if table is not None else None
+        shape = weights.shape_of(stored) if stored is not None else None
+        return shape[0] if shape else None
+
+    return Survey(rows(family.word_table), rows(family.position_table), tensors.unused(), tensors.leftovers())
+
+
+def _describe(
+    config: Mapping[str, Any], family: Family, weights: Mapping[str, FloatArray]
+) -> tuple[Encoder, Tensors]:
+    tensors = Tensors(weights, family.is_needed, family.word_table.partition(".")[0])
+    try:
+        encoder = family.describe(config, tensors)
+    except NotBuildable:
+        tensors.check_quantised()  # a better reason, if it is one
+        raise
+    tensors.check_quantised()
+    return encoder, tensors
 
 
 def _check_labels(config: Mapping[str, Any], classifier: Linear) -> None:

@@ -112,11 +112,10 @@ class BertForm:
     def _layers(self, config: Mapping[str, Any], tensors: Tensors, hidden: int) -> tuple[Layer, ...]:
         start = f"{self.prefix}{self.layer}."
         found = tensors.count_layers(start)
-        named = config.get(self.layers_key, found)
-        layers = tuple(self._layer(tensors, f"{start}{index}.", hidden) for index in range(found))
-        if found < 1 or named != found:
+        named = read_integer(config, self.layers_key, found)
+        if not 1 <= named <= found:  # those beyond `named` are not used by transformers, either
             raise NotBuildable(f"the checkpoint has {found} layers, config.json says {named}")
-        return layers
+        return tuple(self._layer(tensors, f"{start}{index}.", hidden) for index in range(named))
 
     def _layer(self, tensors: Tensors, start: str, hidden: int) -> Layer:
         up = tensors.linear(start + self.up, None, hidden)

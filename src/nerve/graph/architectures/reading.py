@@ -1,7 +1,7 @@
-"""What families read checkpoints with: keys of a config, and tensors that are each taken once.
+"""What families read checkpoints with: keys of a config, and tensors by the names of transformers' classes.
 
-Nothing here guesses. What is missing, left over or of another kind than expected is `NotBuildable`, whose text
-says why; `load_graph` then looks for a ready graph.
+Nothing here guesses. What is missing or of another kind than expected is `NotBuildable`, whose text says why;
+`load_graph` then looks for a ready graph. Tensors that nothing takes are named in the log, as transformers does.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from nerve.graph.architectures.encoder import Activation, Linear, Norm
+from nerve.graph.stored import NotBuildable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from nerve.types import FloatArray
 
-
-class NotBuildable(Exception):
-    """The graph cannot be built from this checkpoint; the text says why."""
-
+__all__ = ["NotBuildable", "Tensors", "is_leftover", "read_activation", "read_integer", "read_number"]
 
 # gelu_fast writes sqrt(2/pi) as 0.7978845608 and groups the factors otherwise; the function is the same.
 _ACTIVATIONS = {
@@ -28,6 +26,8 @@ _ACTIVATIONS = {
     "gelu_new": Activation.GELU_TANH,
     "gelu_fast": Activation.GELU_TANH,
     "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "gelu_python_tanh": Activation.GELU_TANH,
+    "gelu_accurate": Activation.GELU_TANH,
     "relu": Activation.RELU,
 }
 
@@ -38,7 +38,16 @@ _LEFTOVERS = re.compile(
     r"|^vocab_(transform|projector|layer_norm)\."
 )
 
-_NORM_NAMES = {"gamma": "weight", "beta": "bias"}
+# Tensors without which the others mean something else: scales of quantised weights (bitsandbytes, GPTQ, AWQ,
+# compressed-tensors, PyTorch), and low-rank changes that PEFT adds to weights.
+_NEEDED_BY_OTHERS = re.compile(
+    r"(^|\.)(lora_\w+|base_layer|modules_to_save|ia3_l"
+    r"|qweight|qzeros|scales|g_idx|SCB|absmax|quant_map|nested_absmax|quant_state|weight_format|weight_scale(_inv)?"
+    r"|weight_packed|weight_zero_point|input_scale|_packed_params|scale|zero_point)(\.|$)"
+)
+
+# How transformers renames tensors of TensorFlow's layer norms, wherever it stands (conversion_mapping.py, "legacy").
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
 def is_leftover(name: str) -> bool:
@@ -71,24 +80,43 @@ def read_activation(config: Mapping[str, Any], key: str) -> Activation:
 
 
 class Tensors:
-    """The tensors of a checkpoint, each taken once, so that what is left over is known."""
+    """The tensors of a checkpoint by the names that they have in transformers' class, and which of them were taken.
 
-    def __init__(self, weights: Mapping[str, FloatArray], is_needed: Callable[[str], bool]) -> None:
-        self._weights = {_modern_name(name): value for name, value in weights.items() if is_needed(name)}
-        self._left = set(self._weights)
+    base: the part of that class that all models of the family share, as names begin (`bert`). A checkpoint of that part
+    alone has its names without it, and some have it twice; both are found, as transformers finds them
+    (core_model_loading.py, rename_source_key). Of two tensors for one name transformers takes the first in the order of
+    names, digits by value.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, FloatArray], is_needed: Callable[[str], bool], base: str = ""
+    ) -> None:
+        self._weights = weights
+        self._is_needed = is_needed
+        self._base = base + "." if base else ""
+        self._stored: dict[str, str] = {}  # the name of the file by today's name
+        for name in sorted(weights, key=_order):
+            self._stored.setdefault(_modern_name(name), name)
+        self._left = set(weights)
 
     def take(self, name: str, *shape: int | None) -> FloatArray:
         """Return a tensor; None in `shape` stands for any extent."""
-        value = self._weights.get(name)
-        if value is None:
-            raise NotBuildable(f"tensor {name} is missing")
+        stored = self.find(name)
+        if stored is None:
+            raise NotBuildable(f"tensor {name} is missing{self._hint(name)}")
+        value = self._weights[stored]
         agrees = value.ndim == len(shape) and all(
             want in (None, have) for want, have in zip(shape, value.shape, strict=True)
         )
         if not agrees:
             raise NotBuildable(f"tensor {name} has shape {value.shape}, expected {shape}")
-        self._left.discard(name)
+        self._left.discard(stored)
         return value
+
+    def find(self, name: str) -> str | None:
+        """Return the name under which a tensor is stored; None where it is not."""
+        names = {name, name.removeprefix(self._base), self._base + name}
+        return min((self._stored[one] for one in names if one in self._stored), key=_order, default=None)
 
     def linear(self, name: str, out: int | None, into: int) -> Linear:
         """Return the layer `name`, from `into` to `out` features; None for any number."""
@@ -101,16 +129,54 @@ class Tensors:
 
     def count_layers(self, start: str) -> int:
         """Return how many numbers follow `start` in the names of tensors."""
-        pattern = re.compile(re.escape(start) + r"(\d+)\.")
-        return len({match[1] for name in self._weights if (match := pattern.match(name))})
+        base = f"(?:{re.escape(self._base)}){{0,2}}"
+        pattern = re.compile(base + re.escape(start.removeprefix(self._base)) + r"(\d+)\.")
+        return len({match[1] for name in self._stored if (match := pattern.match(name))})
+
+    def check_quantised(self) -> None:
+        """Refuse tensors that change what others mean and that nothing has taken: without them answers are wrong."""
+        if found := _some(name for name in self._left if _NEEDED_BY_OTHERS.search(name)):
+            raise NotBuildable(
+                f"there are tensors of quantised weights or of an adapter (LoRA), such as {found}; merge or dequantise "
+                "them and save the model again"
+            )
+
+    def unused(self) -> list[str]:
+        """Return the tensors that nothing has taken and that are not those of pre-training or buffers."""
+        return sorted(name for name in self._left if self._is_needed(self._without_base_twice(name)))
+
+    def leftovers(self) -> list[str]:
+        """Return the tensors of pre-training and the buffers, which no token classifier uses."""
+        return sorted(self._left.difference(self.unused()))
 
     def check_surplus(self) -> None:
-        """Refuse tensors that nothing has used: an extra head or adapter that we would drop silently."""
-        if self._left:
-            some = ", ".join(sorted(self._left)[:3])
-            raise NotBuildable(f"{len(self._left)} tensors have no place in the architecture, such as {some}")
+        """Refuse tensors that nothing has used: those of a graph that computes more than the family."""
+        if unused := self.unused():
+            raise NotBuildable(
+                f"{len(unused)} tensors have no place in the architecture, such as {_some(unused)}"
+            )
+
+    def _without_base_twice(self, name: str) -> str:
+        return name.removeprefix(self._base) if name.startswith(2 * self._base) else name
+
+    def _hint(self, name: str) -> str:
+        """Say under what other name a missing tensor seems to be there."""
+        longer = [found for found in self._weights if found.endswith("." + name.removeprefix(self._base))]
+        if not longer:
+            return ""
+        return f" (there is {_some(longer)}, under which transformers does not find it either; rename the tensors)"
+
+
+def _some(names: Iterable[str]) -> str:
+    return ", ".join(ascii(name[:100])[1:-1] for name in sorted(names)[:3])
+
+
+def _order(name: str) -> list[tuple[int, int, str]]:
+    """Return what transformers sorts names by: part by part, digits by value and before words."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in name.split(".")]
 
 
 def _modern_name(name: str) -> str:
-    """Rename the scale and shift of layer norms as TensorFlow called them, like transformers does."""
-    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_NORM_NAMES[m[1]]}", name)
+    for old, new in _OLD_NAMES.items():
+        name = name.replace(old, new)
+    return name
