@@ -39,8 +39,6 @@ _BERT = Kind((bert.FILE,), bert.USUAL, bert.make, ends.cls_and_sep)
 _PAIRS = (byte_pairs.VOCABULARY, byte_pairs.MERGES)
 _ROBERTA = Kind(_PAIRS, byte_pairs.USUAL_ROBERTA, byte_pairs.make, byte_pairs.finish_roberta)
 _GPT2 = Kind(_PAIRS, byte_pairs.USUAL_GPT2, byte_pairs.make, ends.as_told)
-_XLM_ROBERTA = Kind((xlm_roberta.FILE,), xlm_roberta.USUAL, xlm_roberta.make, ends.bos_and_eos)
-_ALBERT = Kind((albert.FILE,), albert.USUAL, albert.make, ends.cls_and_sep)
 _SENTENCEPIECE = Kind((decoders.FILE,), decoders.USUAL, decoders.make, ends.as_told)
 
 KINDS = {
@@ -66,13 +64,12 @@ KINDS = {
     "GPTNeoXTokenizer": Kind(_PAIRS, byte_pairs.USUAL_GPT_NEOX, byte_pairs.make_gpt_neox, ends.as_told),
     "Qwen2Tokenizer": Kind(_PAIRS, byte_pairs.USUAL_QWEN2, byte_pairs.make_qwen2, ends.as_told),
     "HerbertTokenizer": Kind(_PAIRS, byte_pairs.USUAL_HERBERT, byte_pairs.make_herbert, ends.cls_and_sep),
-    "XLMRobertaTokenizer": _XLM_ROBERTA,
+    "XLMRobertaTokenizer": Kind((xlm_roberta.FILE,), xlm_roberta.USUAL, xlm_roberta.make, ends.bos_and_eos),
     "CamembertTokenizer": Kind(
         (xlm_roberta.FILE,), xlm_roberta.USUAL_CAMEMBERT, xlm_roberta.make_camembert, ends.bos_and_eos
     ),
     "DebertaV2Tokenizer": Kind((deberta_v2.FILE,), deberta_v2.USUAL, deberta_v2.make, ends.cls_and_sep),
-    "AlbertTokenizer": _ALBERT,
-    "FNetTokenizer": _ALBERT,
+    "AlbertTokenizer": Kind((albert.FILE,), albert.USUAL, albert.make, ends.cls_and_sep),
     "RemBertTokenizer": Kind((albert.FILE_REMBERT,), albert.USUAL, albert.make_rembert, ends.cls_and_sep),
     "BigBirdTokenizer": Kind((albert.FILE,), albert.USUAL_BIG_BIRD, albert.make_big_bird, ends.cls_and_sep),
     "XLNetTokenizer": Kind((albert.FILE,), albert.USUAL_XLNET, albert.make_xlnet, albert.finish_xlnet),

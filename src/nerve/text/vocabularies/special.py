@@ -5,7 +5,7 @@ The rules are those of transformers 5 (`PreTrainedTokenizerBase._from_pretrained
     - Each class has usual names for the tokens with a role (`[CLS]`, `<s>`); tokenizer_config.json may rename them.
     - `added_tokens_decoder` of tokenizer_config.json (transformers 4.34 and later) lists every added token by id.
       Where there is none, special_tokens_map.json goes over tokenizer_config.json, and added_tokens.json lists what
-      was added, special where a role names it.
+      was added, special where one of these files gives it a role.
     - First come the added tokens in the order of their ids, then those with a role, then additional special ones.
     - The library gives an added token the id that the vocabulary has for it, else the next free one; of several with
       the same text the first has the id, the last the flags.
@@ -76,7 +76,7 @@ def read_special_tokens(
     if listed is not None:
         by_id = {int(number): _token(value) for number, value in listed.items()}
     else:
-        special = {_text(value) for value in named.values()} | {_text(value) for value in extra or ()}
+        special = {_text(value) for value in (*(merged.get(role) for role in ROLES), *(extra or ()))}
         by_id = {
             int(number): AddedToken(text, normalized=text not in special, special=text in special)
             for text, number in added_tokens.items()
@@ -115,10 +115,10 @@ def moved_tokens(tokenizer: Tokenizer, tokens: SpecialTokens) -> dict[str, tuple
 def _extra(settings: Mapping[str, Any], special_tokens_map: Mapping[str, Any]) -> list[Any] | None:
     """Return the further special tokens as they are written; those of tokenizer_config.json win."""
     for source in (settings, special_tokens_map):
-        for key in _LISTS:
-            if key in source:
-                value = source[key] or []
-                return list(value.values() if isinstance(value, dict) else value)
+        there = [source[key] or [] for key in _LISTS if key in source]
+        if there:
+            value = next(filter(None, there), [])
+            return list(value.values() if isinstance(value, dict) else value)
     return None
 
 
