@@ -373,10 +373,17 @@ def _sentence_cases() -> dict[str, Case]:
     pairs = sentence_pieces("tokenizer.model", *UNK_BOS_EOS, algorithm=2, byte_fallback=True, table=False)
     return {
         "xlm-roberta silent": Case(xlmr, plain),
-        "xlm-roberta no table": Case(xlmr, sentence_pieces("sentencepiece.bpe.model", *UNK_BOS_EOS, table=False)),
-        "xlm-roberta no prefix": Case(xlmr, plain, {"add_prefix_space": False, "tokenizer_class": "XLMRobertaTokenizer"}),
+        "xlm-roberta no table": Case(
+            xlmr, sentence_pieces("sentencepiece.bpe.model", *UNK_BOS_EOS, table=False)
+        ),
+        "xlm-roberta no prefix": Case(
+            xlmr, plain, {"add_prefix_space": False, "tokenizer_class": "XLMRobertaTokenizer"}
+        ),
         "xlm-roberta renamed": Case(
-            xlmr, plain, {"bos_token": "[CLS]", "eos_token": "[SEP]"}, {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": token("<mask>", lstrip=True)}
+            xlmr,
+            plain,
+            {"bos_token": "[CLS]", "eos_token": "[SEP]"},
+            {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": token("<mask>", lstrip=True)},
         ),
         "xlm-roberta added tokens": Case(
             xlmr, plain, None, {"mask_token": token("<mask>", lstrip=True)}, {"<user>": 130, "new token": 131}
@@ -392,38 +399,67 @@ def _sentence_cases() -> dict[str, Case]:
                 "additional_special_tokens": ["<url>"],
             },
         ),
-        "camembert": Case({"model_type": "camembert"}, plain, {"additional_special_tokens": ["<s>NOTUSED", "</s>NOTUSED"]}),
+        "camembert": Case(
+            {"model_type": "camembert"}, plain, {"additional_special_tokens": ["<s>NOTUSED", "</s>NOTUSED"]}
+        ),
         "camembert symbols": Case(
             {"model_type": "camembert"}, sentence_pieces("sentencepiece.bpe.model", *UNK_BOS_EOS, more=user)
         ),
         "deberta-v2 silent": Case(deberta, spm),
-        "deberta-v2 lower": Case(deberta, spm, {"do_lower_case": True, "vocab_type": "spm"}, None, {"[MASK]": 150}),
-        "deberta-v2 punctuation": Case(deberta, spm, {"split_by_punct": True, "tokenizer_class": "DebertaV2TokenizerFast"}),
-        "deberta-v2 no table": Case(deberta, sentence_pieces("spm.model", *DEBERTA_HEAD, unknown=3, table=False)),
+        "deberta-v2 lower": Case(
+            deberta, spm, {"do_lower_case": True, "vocab_type": "spm"}, None, {"[MASK]": 150}
+        ),
+        "deberta-v2 punctuation": Case(
+            deberta, spm, {"split_by_punct": True, "tokenizer_class": "DebertaV2TokenizerFast"}
+        ),
+        "deberta-v2 no table": Case(
+            deberta, sentence_pieces("spm.model", *DEBERTA_HEAD, unknown=3, table=False)
+        ),
         "albert silent": Case(albert, spiece),
-        "albert as written": Case(albert, spiece, {"do_lower_case": False, "keep_accents": True, "remove_space": True}),
-        "albert accents kept": Case(albert, spiece, {"keep_accents": True}, {"mask_token": token("[MASK]", lstrip=True)}),
-        "rembert": Case({"model_type": "rembert"}, sentence_pieces("sentencepiece.model", *ALBERT_HEAD, unknown=1)),
+        "albert as written": Case(
+            albert, spiece, {"do_lower_case": False, "keep_accents": True, "remove_space": True}
+        ),
+        "albert accents kept": Case(
+            albert, spiece, {"keep_accents": True}, {"mask_token": token("[MASK]", lstrip=True)}
+        ),
+        "rembert": Case(
+            {"model_type": "rembert"}, sentence_pieces("sentencepiece.model", *ALBERT_HEAD, unknown=1)
+        ),
         "rembert lower": Case(
             {"model_type": "rembert"},
             sentence_pieces("sentencepiece.model", *ALBERT_HEAD, unknown=1),
             {"do_lower_case": True, "keep_accents": False},
         ),
-        "big_bird": Case({"model_type": "big_bird"}, sentence_pieces("spiece.model", *BIG_BIRD_HEAD, unknown=3)),
+        "big_bird": Case(
+            {"model_type": "big_bird"}, sentence_pieces("spiece.model", *BIG_BIRD_HEAD, unknown=3)
+        ),
         "xlnet": Case({"model_type": "xlnet"}, sentence_pieces("spiece.model", *XLNET_HEAD)),
         "t5": Case(
             {"model_type": "mt5"},
-            sentence_pieces("spiece.model", ("<pad>", CONTROL), ("</s>", CONTROL), ("<unk>", UNKNOWN), unknown=2),
+            sentence_pieces(
+                "spiece.model", ("<pad>", CONTROL), ("</s>", CONTROL), ("<unk>", UNKNOWN), unknown=2
+            ),
             {"extra_ids": 2},
         ),
-        "llama": Case({"model_type": "llama", "tokenizer_class": "LlamaTokenizer"}, pairs, {"add_bos_token": True}),
-        "llama legacy": Case({"model_type": "llama"}, pairs, {"tokenizer_class": "LlamaTokenizer", "legacy": True}),
+        "llama": Case(
+            {"model_type": "llama", "tokenizer_class": "LlamaTokenizer"}, pairs, {"add_bos_token": True}
+        ),
+        "llama legacy": Case(
+            {"model_type": "llama"}, pairs, {"tokenizer_class": "LlamaTokenizer", "legacy": True}
+        ),
         "gemma": Case(
             {"model_type": "gemma"},
             sentence_pieces(
                 "tokenizer.model",
-                ("<pad>", CONTROL), ("<eos>", CONTROL), ("<bos>", CONTROL), ("<unk>", UNKNOWN), ("<mask>", CONTROL),
-                unknown=3, algorithm=2, byte_fallback=True, table=False,
+                ("<pad>", CONTROL),
+                ("<eos>", CONTROL),
+                ("<bos>", CONTROL),
+                ("<unk>", UNKNOWN),
+                ("<mask>", CONTROL),
+                unknown=3,
+                algorithm=2,
+                byte_fallback=True,
+                table=False,
             ),
             {"add_bos_token": True, "add_eos_token": True},
         ),
@@ -432,4 +468,4 @@ def _sentence_cases() -> dict[str, Case]:
             sentence_pieces("tokenizer.model", *UNK_BOS_EOS, byte_fallback=True),
             {"tokenizer_class": "PreTrainedTokenizerFast"},
         ),
-    }  # fmt: skip
+    }

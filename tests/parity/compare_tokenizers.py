@@ -118,7 +118,7 @@ def reference(folder: Path) -> Tokenizer:
             return made.backend_tokenizer
         slow = types.SimpleNamespace(
             vocab_file=str(folder / KINDS[name].files[0]),
-            convert_tokens_to_ids=lambda token: made.convert_tokens_to_ids(token),
+            convert_tokens_to_ids=made.convert_tokens_to_ids,
             do_lower_case=settings.get("do_lower_case", False),
             split_by_punct=settings.get("split_by_punct", False),
             keep_accents=settings.get("keep_accents", True),
