@@ -105,7 +105,7 @@ def test_config_that_is_not_a_json_object_is_refused(folder: Path, content: byte
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("config.json", r"has no config\.json"), ("tokenizer.json", "no fast tokenizer.*AutoTokenizer")],
+    [("config.json", r"has no config\.json"), ("tokenizer.json", "no tokenizer.*AutoTokenizer")],
 )
 def test_missing_file_is_refused(folder: Path, name: str, message: str) -> None:
     """Each required file has its own refusal and remedy."""

@@ -636,7 +636,7 @@ def test_gated_files_need_the_token(hub: Hub, tmp_path: Path, monkeypatch: pytes
     ("changes", "message"),
     [
         ({"config.json": None}, r"has no config\.json"),
-        ({"tokenizer.json": None}, "no fast tokenizer"),
+        ({"tokenizer.json": None, "vocab.txt": None}, "has no tokenizer"),
         ({"config.json": b"<html>"}, "is not valid JSON"),
         ({"config.json": b'{"architectures": ["BertForMaskedLM"]}'}, "not a token classifier"),
         (

@@ -12,9 +12,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from nerve.checkpoint.settings import ADDED_TOKENS
 from nerve.config import ModelConfig, Precision
 from nerve.errors import CheckpointError
+from nerve.text.vocabularies import FILES as VOCABULARIES
 
+TOKENIZERS = ("tokenizer.json", "onnx/tokenizer.json")
 SAFETENSORS = ".safetensors"
 # Weights, or the index of sharded weights, the one to prefer first: the order of transformers. Other names are never
 # taken: not variants (model.fp16.safetensors), nor what training leaves (optimizer.pt, training_args.bin).
@@ -80,6 +83,19 @@ def sort_graphs(files: Collection[str], precision: Precision) -> list[str]:
         return preference.index(_arithmetic(base)), place, not base.startswith("model"), len(name), name
 
     return sorted((name for name in files if name.endswith(".onnx")), key=rank)
+
+
+def choose_tokenizer(files: Collection[str]) -> tuple[str, ...]:
+    """Return the files that the tokenizer comes from, settings aside; () where there is none.
+
+    One file is a whole tokenizer; it wins. Otherwise they are all vocabularies, of which the tokenizer class, which
+    only the settings tell, uses its own; and the tokens that were added to them.
+    """
+    whole = next((name for name in TOKENIZERS if name in files), None)
+    if whole is not None:
+        return (whole,)
+    vocabularies = [name for name in VOCABULARIES if name in files]
+    return (*vocabularies, *([ADDED_TOKENS] if ADDED_TOKENS in files else [])) if vocabularies else ()
 
 
 def choose_weights(files: Collection[str]) -> str | None:

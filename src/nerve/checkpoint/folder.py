@@ -1,4 +1,4 @@
-"""Proves that a folder is a token classifier with a fast tokenizer and everything its model needs.
+"""Proves that a folder is a token classifier with a tokenizer and everything its model needs.
 
 The last step of every source, and cheap: it reads `config.json`, the index of sharded weights, and the
 names of external data files inside an ONNX graph, never the weights. Whether the graph's own inputs and
@@ -15,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from nerve.checkpoint.choice import BuildCheck, choose_main_file, data_files
+from nerve.checkpoint.choice import BuildCheck, choose_main_file, choose_tokenizer, data_files
 from nerve.checkpoint.settings import (
     CONFIG,
     TOKENIZER,
@@ -24,8 +24,10 @@ from nerve.checkpoint.settings import (
     read_config,
     read_shards,
 )
+from nerve.checkpoint.tokenizer import prove_tokenizer
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
+from nerve.text.vocabularies import FILES as VOCABULARIES
 
 _LFS_POINTER = b"version https://git-lfs"
 # In a serialised TensorProto: the entry {key: "location", value: <length of one or two bytes, then a path>}.
@@ -36,7 +38,7 @@ _LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x7f
 class ModelFolder:
     """A checkpoint that is here.
 
-    path: holds config.json, tokenizer.json, and weights (safetensors) and/or an ONNX graph.
+    path: holds config.json, a tokenizer or its vocabulary, and weights (safetensors) and/or an ONNX graph.
     model_id: what /info prints: hub repository, package name, or folder name.
     revision: resolved commit, version of the package, or "" for LOCAL.
     """
@@ -56,8 +58,9 @@ def check_folder(folder: Path, model: ModelConfig, is_buildable: BuildCheck) -> 
     files = list_files(folder)
     check_names(files, str(folder))
     main = choose_main_file(files, config, model, is_buildable, str(folder))
-    for name in (TOKENIZER, main, *companions(folder, main, files, str(folder))):
+    for name in (*choose_tokenizer(files), main, *companions(folder, main, files, str(folder))):
         _refuse_lfs_pointer(folder / name)
+    prove_tokenizer(folder, files, str(folder))
 
 
 def explain_unreadable(error: OSError) -> CheckpointError:
@@ -73,10 +76,11 @@ def check_names(files: Collection[str], origin: str) -> None:
     """Prove that the files every checkpoint must have are among `files`."""
     if CONFIG not in files:
         raise missing_file(CONFIG, origin)
-    if TOKENIZER not in files:
+    if not choose_tokenizer(files):
         raise CheckpointError(
-            f"{origin} has no fast tokenizer ({TOKENIZER}); write one with transformers: "
-            "AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(FOLDER), or with `nerve export`"
+            f"{origin} has no tokenizer ({TOKENIZER}) and no vocabulary to make one from ({', '.join(VOCABULARIES)}); "
+            "write one with transformers: AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(FOLDER), or with "
+            "`nerve export`"
         )
 
 

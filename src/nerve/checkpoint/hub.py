@@ -37,23 +37,23 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from nerve.checkpoint.choice import BuildCheck, choose_graph, choose_main_file
+from nerve.checkpoint.choice import BuildCheck, choose_graph, choose_main_file, choose_tokenizer
 from nerve.checkpoint.folder import ModelFolder, check_names, companions, list_files
 from nerve.checkpoint.settings import (
     CONFIG,
     SPECIAL_TOKENS,
-    TOKENIZER,
     TOKENIZER_CONFIG,
     check_config,
     read_config,
 )
 from nerve.checkpoint.storage import explain_os_error, write_json
+from nerve.checkpoint.tokenizer import prove_tokenizer
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-ALWAYS = (CONFIG, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS)
+ALWAYS = (CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS)
 LIST_TIMEOUT_SECONDS = 15.0
 _COMMIT = re.compile("[0-9a-f]{40}")
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -147,9 +147,11 @@ def _download_needed(
     check_config(config, origin)
     main = choose_main_file(listing.files, config, model, is_buildable, origin)
     log.info("checkpoint %s: using %s", origin, main)
-    for name in (*ALWAYS, main):
+    for name in (*ALWAYS, *choose_tokenizer(listing.files)):
         if name in listing.files:
             _download(repository, listing, name)
+    prove_tokenizer(folder, listing.files, origin)  # before the weights, which take longer
+    _download(repository, listing, main)
     for name in companions(folder, main, listing.files, origin):
         _download(repository, listing, name)
     graph = choose_graph(listing.files, model.precision, None)

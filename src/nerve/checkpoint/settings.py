@@ -24,6 +24,7 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
+ADDED_TOKENS = "added_tokens.json"
 
 _HEAD = "ForTokenClassification"
 # Families whose tokens have positions from the padding id + 1 (modeling_roberta.py,
@@ -48,6 +49,8 @@ _FIXED_POSITION_PADDING = {"mpnet": 1}
 _DEFAULT_LABELS = 2
 # transformers writes 10**30 into tokenizer_config.json for "no limit".
 _NO_LIMIT = 10**9
+# Name of `model_max_length` before transformers 3.
+_OLD_LENGTH = "max_len"
 
 
 def read_config(folder: Path, origin: str | None = None) -> dict[str, Any]:
@@ -57,11 +60,12 @@ def read_config(folder: Path, origin: str | None = None) -> dict[str, Any]:
 
 def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
     """Return `tokenizer_config.json` over `special_tokens_map.json`; either may be missing."""
-    found: dict[str, Any] = {}
-    for name in (SPECIAL_TOKENS, TOKENIZER_CONFIG):
-        if (folder / name).exists():
-            found |= _read_object(folder / name, str(folder))
-    return found
+    return read_optional(folder, SPECIAL_TOKENS) | read_optional(folder, TOKENIZER_CONFIG)
+
+
+def read_optional(folder: Path, name: str, origin: str | None = None) -> dict[str, Any]:
+    """Return a decoded JSON file of `folder`; empty where there is none."""
+    return _read_object(folder / name, origin or str(folder)) if (folder / name).exists() else {}
 
 
 def read_shards(index: Path, origin: str | None = None) -> set[str]:
@@ -193,7 +197,7 @@ def stated_positions(config: Mapping[str, Any]) -> int | None:
 
 def stated_length(tokenizer_settings: Mapping[str, Any]) -> int | None:
     """Return the most tokens that `tokenizer_config.json` allows, special ones included; None for no limit."""
-    stated = tokenizer_settings.get("model_max_length")
+    stated = tokenizer_settings.get("model_max_length", tokenizer_settings.get(_OLD_LENGTH))
     return stated if isinstance(stated, int) and 0 < stated < _NO_LIMIT else None
 
 

@@ -87,14 +87,14 @@ def check_agreement(
     open_reference: Callable[[], Backend],
     minimum: float,
     entry: Path | None,
-    tokenizer_file: Path,
+    tokenizer: str,
 ) -> None:
     """Log how far `served` agrees with float32; raise `ModelError` when that is below `minimum`.
 
     open_reference: opens the float32 graph; called only when there are no figures yet.
-    entry: folder that keeps them, or None. tokenizer_file: they hold for this tokenizer only.
+    entry: folder that keeps them, or None. tokenizer: the library's description; they hold for this tokenizer only.
     """
-    judged_by = "\0".join(sample_texts()).encode() + tokenizer_file.read_bytes()
+    judged_by = "\0".join((*sample_texts(), tokenizer)).encode()
     of = hashlib.sha256(_ARITHMETIC + judged_by).hexdigest()
     found = _load(entry, of)
     if found is None:

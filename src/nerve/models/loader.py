@@ -13,13 +13,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from nerve.checkpoint.settings import (
-    TOKENIZER,
     label_names,
     padding_id,
     read_config,
     read_tokenizer_settings,
     why_made_up,
 )
+from nerve.checkpoint.tokenizer import open_tokenizer
 from nerve.config import CpuMode, Precision
 from nerve.errors import ModelError
 from nerve.graph import load_graph
@@ -37,7 +37,7 @@ from nerve.runtime.devices import choose_provider
 from nerve.runtime.memory import Memory
 from nerve.scheduling.threads import EngineThread
 from nerve.text.labels import parse_labels
-from nerve.text.tokenizer import TextTokenizer, load_tokenizer
+from nerve.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,9 +61,10 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     labels = parse_labels(label_names(settings, str(folder.path)))
     if reason := why_made_up(settings):
         log.warning("%s: labels are called LABEL_0 to %s; add id2label for names", reason, labels.names[-1])
-    raw_tokenizer = load_tokenizer(folder.path)
+    raw_tokenizer, is_made = open_tokenizer(folder.path)
     tokenizer_settings = read_tokenizer_settings(folder.path)
-    warn_of_tokenizer(raw_tokenizer, tokenizer_settings)
+    if not is_made:
+        warn_of_tokenizer(raw_tokenizer, tokenizer_settings)
     provider = choose_provider(config.model.device, config.model.device_id)
     calibration: list[list[int]] = []
     if config.model.precision is Precision.INT8:
@@ -121,7 +122,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
                 open_float32,
                 config.model.min_agreement,
                 graph.entry,
-                folder.path / TOKENIZER,
+                raw_tokenizer.to_str(),
             )
         model = Model(
             model_id=folder.model_id,

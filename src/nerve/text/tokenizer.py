@@ -281,9 +281,9 @@ def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read `tokenizer.json` of a model folder. Raises `ModelError` when it cannot be read."""
-    path = folder / "tokenizer.json"
+def load_tokenizer(folder: Path, name: str = "tokenizer.json") -> Tokenizer:
+    """Read a whole tokenizer of a model folder. Raises `ModelError` when it cannot be read."""
+    path = folder / name
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare `Exception`

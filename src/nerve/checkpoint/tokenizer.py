@@ -1,0 +1,52 @@
+"""Opens the tokenizer of a checkpoint: a file that holds it whole, else made from its vocabulary and settings.
+
+Which files that are, `choice` says; how one is made, `nerve.text.vocabularies`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nerve.checkpoint.choice import TOKENIZERS, choose_tokenizer
+from nerve.checkpoint.settings import (
+    ADDED_TOKENS,
+    SPECIAL_TOKENS,
+    TOKENIZER_CONFIG,
+    read_config,
+    read_optional,
+)
+from nerve.text.tokenizer import load_tokenizer
+from nerve.text.vocabularies import make_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from tokenizers import Tokenizer
+
+
+def open_tokenizer(folder: Path) -> tuple[Tokenizer, bool]:
+    """Return the tokenizer of a model folder, and whether it was made from a vocabulary.
+
+    Raises `ModelError` for a file that is no tokenizer, and `CheckpointError` where none can be made.
+    """
+    whole = next((name for name in TOKENIZERS if (folder / name).exists()), None)
+    if whole is not None:
+        return load_tokenizer(folder, whole), False
+    return _make(folder, str(folder)), True
+
+
+def prove_tokenizer(folder: Path, files: Collection[str], origin: str) -> None:
+    """Prove that a tokenizer can be made where no file holds one whole; raise `CheckpointError` otherwise.
+
+    files: of the checkpoint; those of the tokenizer must be in `folder`.
+    """
+    if not set(choose_tokenizer(files)) & set(TOKENIZERS):
+        _make(folder, origin)
+
+
+def _make(folder: Path, origin: str) -> Tokenizer:
+    settings, special_tokens, added_tokens = (
+        read_optional(folder, name, origin) for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS)
+    )
+    return make_tokenizer(folder, origin, read_config(folder, origin), settings, special_tokens, added_tokens)
