@@ -111,8 +111,10 @@ def run_model(name: str, seconds: float) -> dict:
     requests = Reference(model).requests(Workload())
     spec = next(one for one in read_specs() if one.label == "nerve/auto")
     phases = []
-    with contextlib.closing(Server(spec, model, requests.bodies[0])) as server, server.turn():
+    with contextlib.ExitStack() as held:
+        server = held.enter_context(contextlib.closing(Server(spec, model, requests.bodies[0])))
         target = learn_answers(server, requests)
+        held.enter_context(server.turn())
         sustainable = generators.closed_loop(target, 32, 10, reuse=True)["rps"]
         for share in SHARES:
             before = tree_rss_mib(server.process.pid)
@@ -135,7 +137,7 @@ def run_model(name: str, seconds: float) -> dict:
 
 def why_bad(found: dict) -> list[str]:
     """Say what does not hold."""
-    reasons = []
+    reasons = [] if found["sustainable_rps"] else ["no answer was right"]
     for phase in found["phases"]:
         bad = {what: n for what, n in phase["outcomes"].items() if what not in ("right", "near", "refused")}
         reasons += [f"{n} answers are {what} at {phase['share']}" for what, n in bad.items()]
