@@ -3,7 +3,7 @@
 usage: python -m bench.robustness.weights NAME=FOLDER... [--out weights]
 Each folder has config.json and weights. A process of its own opens it (names and shapes), reads every tensor, or builds
 the float32 graph with an empty cache; peak memory is the peak of that process less what it had before. Three turns in
-alternating order, the best of each.
+alternating order, the best of each (--turns).
 """
 
 import argparse
@@ -55,10 +55,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--out", default="weights")
+    parser.add_argument("--turns", type=int, default=3)
     arguments = parser.parse_args()
     folders = dict(one.split("=", 1) for one in arguments.folders)
     turns: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for turn in range(3):
+    for turn in range(arguments.turns):
         for name in list(folders)[:: 1 - 2 * (turn % 2)]:
             for step in ("open", "read", "build"):
                 turns.setdefault((name, step), []).append(measure(Path(folders[name]), step))
