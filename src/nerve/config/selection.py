@@ -92,6 +92,10 @@ def locate(model: str, revision: str | None = None) -> Path | dict[str, Any]:
 
     What looks like a path and is not there is never looked up on the hub. Raises `ConfigError`.
     """
+    if not model:  # as of a variable of the shell that is not set; it is no word for this folder
+        raise ConfigError(
+            "the model is empty; name a config file, a folder, or a hub repository as OWNER/NAME"
+        )
     path = expand_home(model, "the model")
     try:
         is_file, is_folder = path.is_file(), path.is_dir()
