@@ -34,6 +34,7 @@ _OTHER_FRAMEWORKS = (".h5", ".msgpack", ".ot", ".ckpt.index")
 _OTHER_FILES = (SAFETENSORS, ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 _NO_WEIGHTS = frozenset({"training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"})
 
+_LISTED = 20  # names in a message
 # What a file name says of a graph's arithmetic; the first marker found decides, so the longer come first.
 _MARKERS = (
     ("4bit", ("q4", "bnb4", "int4", "4bit")),
@@ -132,6 +133,11 @@ def choose_main_file(
     raise CheckpointError(_nothing_usable(files, config, origin))
 
 
+def arithmetic_of(graph: str) -> str:
+    """Return what the name of a graph says of its arithmetic: a precision, or "4bit"."""
+    return _arithmetic(posixpath.basename(graph))
+
+
 def data_files(files: Collection[str], graph: str) -> list[str]:
     """Return the files named like external data of `graph`: `x.onnx_data`, `x.onnx_data_1`, `x.onnx.data`."""
     return sorted(name for name in files if name.startswith((f"{graph}_data", f"{graph}.data")))
@@ -147,7 +153,8 @@ def _arithmetic(base: str) -> str:
 
 def _list_graphs(files: Collection[str]) -> str:
     found = sorted(name for name in files if name.endswith(".onnx"))
-    return f"its ONNX files are {', '.join(found)}" if found else "it has no ONNX file at all"
+    rest = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return f"its ONNX files are {', '.join(found[:_LISTED])}{rest}" if found else "it has no ONNX file at all"
 
 
 def _nothing_usable(files: Collection[str], config: Mapping[str, Any], origin: str) -> str:
