@@ -55,6 +55,18 @@ def test_refusals_beyond_the_rate_are_kept_back() -> None:
     assert sent.numbers[-2:] == [250, 251]
 
 
+def test_no_more_are_kept_than_there_is_room_for() -> None:
+    """Requests that come without regard to answers would take one connection after the other."""
+    refusals, sent = Refusals(room=lambda: 20), Sent()
+    started = time.monotonic()
+    for number in range(2000):
+        refusals.send(partial(sent.send, number))
+        assert number + 1 - len(sent.numbers) <= 20
+    assert time.monotonic() - started < 1980 / 500
+    wait_until(lambda: len(sent.numbers) == 2000, "all were sent")
+    assert sorted(sent.numbers) == list(range(2000))
+
+
 def test_pause_makes_room_for_fifty_again() -> None:
     """A tenth of a second is enough, and a longer one makes room for no more."""
     refusals, sent = Refusals(), Sent()

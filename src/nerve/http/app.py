@@ -53,6 +53,9 @@ OPEN_ROUTES = {
     "/metrics": "scrapes",
 }
 
+# Share of the connections that requests and refusals may take which wait; the rest is for those who come.
+_KEPT_SHARE = 0.9
+
 
 def routes_of(endpoints: Mapping[str, Endpoint]) -> list[str]:
     """Return what requests are counted by: every route, and `unknown`."""
@@ -74,7 +77,8 @@ class App:
         self._api_key = api_key.encode() if api_key else None
         self._metrics = metrics
         self._in_flight = InFlight()
-        self._refusals = Refusals()
+        most = round(_KEPT_SHARE * config.server.max_connections)
+        self._refusals = Refusals(room=lambda: most - len(self._in_flight))
         self.pending = PendingBytes(config.limits.most_pending_bytes)
         self._service: Service | None = None
         self._unready_reason = "starting: the model is loading"

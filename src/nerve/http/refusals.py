@@ -2,12 +2,14 @@
 
 A client that repeats a refused request at once would take more of the cores than the model has. The answer to it is
 kept back for a moment instead: it learns nothing new by asking sooner, and the model goes on at its full rate.
-Refusals that come one by one are sent at once.
+Refusals that come one by one are sent at once. Where connections run out, those who ask do not wait for their answers,
+and to keep more would only take the rest: then each one that comes sends the oldest.
 """
 
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -23,9 +25,10 @@ _BURST = 50.0
 
 
 class Refusals:
-    """Answers that say no; any thread may call `send`."""
+    """Answers that say no; any thread may call `send`. room: tells how many may be kept at the moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: Callable[[], int] = lambda: sys.maxsize) -> None:
+        self._room = room
         self._lock = threading.Lock()
         self._kept: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._n_kept = 0
@@ -42,9 +45,15 @@ class Refusals:
             if is_first or self._is_closed:
                 self._allowance -= 1
             else:
-                self._n_kept += 1
                 self._kept.put(respond)
-                return
+                self._n_kept += 1
+                if self._n_kept <= self._room():
+                    return
+                try:
+                    respond = self._kept.get_nowait()
+                except queue.Empty:  # the thread has just taken it
+                    return
+                self._n_kept -= 1
         respond()
 
     def close(self) -> None:
