@@ -1,7 +1,8 @@
 """Makes the tokenizer of a checkpoint that has no tokenizer.json, from the vocabulary and the settings that it has.
 
-`make_tokenizer` is the interface; `find_kind` tells at no cost whether it can be tried. The result gives the ids and offsets of transformers' fast tokenizer made from
-the same files; where transformers 5 drops a part of a file, the file wins (the modules say where).
+`make_tokenizer` is the interface; `find_kind` tells at no cost whether it can be tried. The result gives the ids and
+offsets of transformers' fast tokenizer made from the same files; where transformers 5 drops a part of a file, the file
+wins (the modules say where).
 
     kinds         the one table: tokenizer class -> files, usual special tokens, functions.
     special       special and added tokens, as four JSON files and the class name them.

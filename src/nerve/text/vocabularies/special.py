@@ -117,7 +117,7 @@ def _extra(settings: Mapping[str, Any], special_tokens_map: Mapping[str, Any]) -
     for source in (settings, special_tokens_map):
         there = [source[key] or [] for key in _LISTS if key in source]
         if there:
-            value = next(filter(None, there), [])
+            value: Any = next(filter(None, there), [])
             return list(value.values() if isinstance(value, dict) else value)
     return None
 
