@@ -104,6 +104,28 @@ def test_config_that_is_not_a_json_object_is_refused(folder: Path, content: byte
 
 
 @pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("vocab.txt", {}, None),
+        ("vocab.json", {}, "there is no vocab.txt; add what is missing"),
+        ("vocab.txt", {"tokenizer_class": "BertJapaneseTokenizer"}, "Python only"),
+    ],
+)
+def test_tokenizer_that_cannot_be_made_is_refused(
+    folder: Path, name: str, settings: dict[str, str], message: str | None
+) -> None:
+    """A vocabulary in the place of tokenizer.json must be one that the tokenizer class has."""
+    (folder / "tokenizer.json").unlink()
+    (folder / name).write_text("[UNK]\n[CLS]\n[SEP]\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    if message is None:
+        assert fetch(folder).path == folder
+        return
+    with pytest.raises(CheckpointError, match=message):
+        fetch(folder)
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [("config.json", r"has no config\.json"), ("tokenizer.json", "no tokenizer.*AutoTokenizer")],
 )

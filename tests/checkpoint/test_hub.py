@@ -454,7 +454,7 @@ def test_cache_that_others_filled_and_nobody_can_write_is_served(
     hub.close()
     assert fetch(hub, cache) == found
     (repository / "snapshots" / COMMIT / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match=r"in the cache .*cache/hub has no fast tokenizer"):
+    with pytest.raises(CheckpointError, match=r"in the cache .*cache/hub has no tokenizer"):
         fetch(hub, cache)
 
 
@@ -575,6 +575,28 @@ def test_unfit_repository_is_refused_before_its_weights_are_fetched(
     with pytest.raises(CheckpointError, match=message):
         fetch(hub, tmp_path)
     assert hub.downloaded <= {"config.json"}
+
+
+def test_tokenizer_is_made_before_the_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:
+    """A vocabulary that makes no tokenizer costs no large download; one that does is fetched whole."""
+    del hub.files["tokenizer.json"]
+    with pytest.raises(CheckpointError, match=rf"from vocab.txt of {REPO} at a+ .*no \[UNK\]"):
+        fetch(hub, tmp_path)
+    small = {"config.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"}
+    assert hub.downloaded == small
+    hub.files |= {"vocab.txt": b"[UNK]\n[CLS]\n[SEP]\n", "added_tokens.json": b"{}", "spm.model": b"not used"}
+    hub.downloaded.clear()
+    found = fetch(hub, tmp_path / "another")
+    assert hub.downloaded == small | {"added_tokens.json", "spm.model", "model.safetensors"}
+    assert (found.path / "vocab.txt").read_bytes() == hub.files["vocab.txt"]
+
+
+def test_tokenizer_of_the_onnx_folder_is_enough(hub: Hub, tmp_path: Path) -> None:
+    """Where the top has none, that of onnx/ is fetched, and no vocabulary."""
+    hub.files["onnx/tokenizer.json"] = hub.files.pop("tokenizer.json")
+    fetch(hub, tmp_path)
+    assert "onnx/tokenizer.json" in hub.downloaded
+    assert "vocab.txt" not in hub.downloaded
 
 
 def test_unreachable_hub_without_a_cache_is_named(hub: Hub, tmp_path: Path) -> None:

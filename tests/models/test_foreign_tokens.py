@@ -74,7 +74,7 @@ def test_a_text_with_such_a_token_is_refused_alone(
     try:
         (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert said.startswith(
-            f"the model has rows for {n_rows} tokens, but tokenizer.json has '[PHONE]' ({n_rows}), '[FAX]' "
+            f"the model has rows for {n_rows} tokens, but its tokenizer has '[PHONE]' ({n_rows}), '[FAX]' "
         )
         good = [submit(engine, ["anna lives in paris"], OPTIONS) for _ in range(8)]
         for text in ("anna [PHONE]", "[FAX]", "in " * 50 + "[PHONE]"):

@@ -99,7 +99,7 @@ def test_model_that_proves_itself(folder: Path) -> None:
         (replace_table(40, np.inf), "not finite in float32"),
         (
             replace_table(1, 0.0),
-            "the model has rows for 1 tokens, but tokenizer.json has '[UNK]' (1), '[CLS]' (2)",
+            "the model has rows for 1 tokens, but its tokenizer has '[UNK]' (1), '[CLS]' (2)",
         ),
         (edit(pad_token_id=1000), "the model fails on a batch of 4 and 2 tokens"),
         (edit(pad_token_id="[PAD]"), "pad_token_id must be a whole number, not '[PAD]'"),

@@ -24,7 +24,7 @@ from nerve.checkpoint.settings import (
     read_config,
     read_shards,
 )
-from nerve.checkpoint.tokenizer import prove_tokenizer
+from nerve.checkpoint.tokenizer import check_tokenizer
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
 from nerve.text.vocabularies import FILES as VOCABULARIES
@@ -61,7 +61,7 @@ def check_folder(folder: Path, model: ModelConfig, is_buildable: BuildCheck) -> 
     main = choose_main_file(files, config, model, is_buildable, str(folder))
     for name in (*choose_tokenizer(files), main, *companions(folder, main, files, str(folder))):
         _refuse_lfs_pointer(folder / name)
-    prove_tokenizer(folder, files, str(folder))
+    check_tokenizer(folder, files, str(folder))
 
 
 def explain_unreadable(error: OSError) -> CheckpointError:

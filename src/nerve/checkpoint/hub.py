@@ -232,7 +232,8 @@ def _download_needed(
     for name in (*ALWAYS, *choose_tokenizer(listing.files)):
         if name in listing.files:
             _download(repository, listing, name)
-    prove_tokenizer(folder, listing.files, origin)  # before the weights, which take longer
+    if not (folder / main).exists():
+        prove_tokenizer(folder, listing.files, origin)  # before the weights, which take longer
     _download(repository, listing, main)
     for name in companions(folder, main, listing.files, origin):
         _download(repository, listing, name)

@@ -16,7 +16,7 @@ from nerve.checkpoint.settings import (
     read_optional,
 )
 from nerve.text.tokenizer import load_tokenizer
-from nerve.text.vocabularies import make_tokenizer
+from nerve.text.vocabularies import find_kind, make_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -36,13 +36,28 @@ def open_tokenizer(folder: Path) -> tuple[Tokenizer, bool]:
     return _make(folder, str(folder)), True
 
 
-def prove_tokenizer(folder: Path, files: Collection[str], origin: str) -> None:
-    """Prove that a tokenizer can be made where no file holds one whole; raise `CheckpointError` otherwise.
+def check_tokenizer(folder: Path, files: Collection[str], origin: str) -> None:
+    """Prove that the files of a tokenizer are there and of a kind that is known; raise `CheckpointError` otherwise.
 
-    files: of the checkpoint; those of the tokenizer must be in `folder`.
+    files: of the checkpoint; those of the tokenizer must be in `folder`. The vocabulary is not read.
     """
-    if not set(choose_tokenizer(files)) & set(TOKENIZERS):
+    if not _is_whole(files):
+        find_kind(
+            folder, origin, read_config(folder, origin), read_optional(folder, TOKENIZER_CONFIG, origin)
+        )
+
+
+def prove_tokenizer(folder: Path, files: Collection[str], origin: str) -> None:
+    """Prove that a tokenizer can be made, by making it, where no file holds one whole; otherwise as `check_tokenizer`.
+
+    It takes about a second for 250,000 tokens.
+    """
+    if not _is_whole(files):
         _make(folder, origin)
+
+
+def _is_whole(files: Collection[str]) -> bool:
+    return not set(choose_tokenizer(files)).isdisjoint(TOKENIZERS)
 
 
 def _make(folder: Path, origin: str) -> Tokenizer:

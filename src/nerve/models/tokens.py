@@ -50,7 +50,7 @@ def limit_ids(tokenizer: TextTokenizer, vocabulary: Vocabulary, n_words: int | N
         return
     named = ", ".join(f"{foreign[token]!r} ({token})" for token in sorted(foreign)[:_NAMED_TOKENS])
     more = f" and {len(foreign) - _NAMED_TOKENS} more" if len(foreign) > _NAMED_TOKENS else ""
-    message = f"the model has rows for {n_words} tokens, but tokenizer.json has {named}{more} beyond them"
+    message = f"the model has rows for {n_words} tokens, but its tokenizer has {named}{more} beyond them"
     if foreign.keys() & {*vocabulary.special_tokens, vocabulary.unk_id}:
         raise ModelError(f"{message}, which every text may need; the two belong to different models")
     log.warning("%s: a request with one of these tokens is refused (422), others are served", message)

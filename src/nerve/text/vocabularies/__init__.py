@@ -1,7 +1,8 @@
 """Makes the tokenizer of a checkpoint that has no tokenizer.json, from the vocabulary and the settings that it has.
 
-`make_tokenizer` is the whole interface. The result gives the ids and offsets of transformers' fast tokenizer made from
-the same files; where transformers 5 drops a part of a file, the file wins (the modules say where).
+`make_tokenizer` is the interface; `find_kind` tells at no cost whether it can be tried. The result gives the ids and
+offsets of transformers' fast tokenizer made from the same files; where transformers 5 drops a part of a file, the file
+wins (the modules say where).
 
     kinds         the one table: tokenizer class -> files, usual special tokens, functions.
     special       special and added tokens, as four JSON files and the class name them.
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from nerve.text.vocabularies.kinds import Kind
 
-__all__ = ["FILES", "make_tokenizer"]
+__all__ = ["FILES", "find_kind", "make_tokenizer"]
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,7 @@ def make_tokenizer(
     origin: whose files these are, in messages. The others are the decoded config.json, tokenizer_config.json,
     special_tokens_map.json and added_tokens.json; empty where there is no such file.
     """
-    name = class_name(config, settings)
-    kind = _kind(name, folder, origin)
+    kind = find_kind(folder, origin, config, settings)
     try:
         tokens = read_special_tokens(settings, special_tokens_map, added_tokens, kind.usual)
         files = VocabularyFiles(folder, settings, tokens)
@@ -82,8 +82,9 @@ def make_tokenizer(
     return tokenizer
 
 
-def _kind(name: str, folder: Path, origin: str) -> Kind:
-    """Return the row of a class whose files are there."""
+def find_kind(folder: Path, origin: str, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Kind:
+    """Return the kind of a tokenizer whose files are in `folder`. Raises `CheckpointError`; see `make_tokenizer`."""
+    name = class_name(config, settings)
     if name in SLOW_CLASSES:
         raise CheckpointError(
             f"{origin} has no tokenizer.json, and there cannot be one: its {name} runs in Python only; choose a "
