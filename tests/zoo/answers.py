@@ -25,13 +25,11 @@ def flatten(rows: Sequence[Any]) -> list[Flat]:
     ]
 
 
-def find_difference(
-    reference: Reference, number: int, text: str, strategy: str, got: Sequence[Flat]
-) -> str | None:
+def find_difference(reference: Reference, number: int, strategy: str, got: Sequence[Flat]) -> str | None:
     """Say how the answer for text `number` differs from transformers' in a way that is not documented; None if not."""
     if reference["rows"][strategy][number] is None:  # the reference itself fails
         return None
-    what = _compare(reference, reference["tokens"][number], reference["rows"], number, text, strategy, got)
+    what = _compare(reference, reference["tokens"][number], reference["rows"], number, strategy, got)
     alternative = reference["alternative"] or {"numbers": [], "texts": {}}
     if what is None or number not in alternative["numbers"]:
         return what
@@ -39,7 +37,7 @@ def find_difference(
     if again is None:  # the reference keeps the answers for the first ten
         return None
     rows = {name: {number: found} for name, found in again["rows"].items()}
-    return _compare(reference, again["tokens"], rows, number, text, strategy, got)
+    return _compare(reference, again["tokens"], rows, number, strategy, got)
 
 
 def _compare(
@@ -47,7 +45,6 @@ def _compare(
     tokens: dict[str, list[int]],
     rows: dict[str, Any],
     number: int,
-    text: str,
     strategy: str,
     got: Sequence[Flat],
 ) -> str | None:
@@ -67,19 +64,19 @@ def _compare(
     if what is not None and strategy == "simple":  # differences 3 and 4
         return _differ(_group(plain, letters), got)
     if what is not None and letters:  # difference 3
-        return None if _covered(expected, text, letters) == _covered(got, text, letters) else what
+        return None if _covered(expected, plain, letters) == _covered(got, plain, letters) else what
     if what is not None:  # difference 4: a label is cut at its hyphen
         cut = [(row[0].split("-", 1)[-1], *row[1:]) for row in got]
         return what if _differ(expected, [row for row in cut if row[0] != "O"]) else None
     return None
 
 
-def _covered(rows: Sequence[Flat], text: str, letters: str) -> set[tuple[str, int]]:
-    """Return what is found, by tag and character: which neighbours are one entity does not matter."""
+def _covered(rows: Sequence[Flat], plain: Sequence[Flat], letters: str) -> set[tuple[str, int]]:
+    """Return what is found, by tag and token: which neighbours are one entity does not matter."""
     found = set()
     for label, _, start, end, *_ in rows:
         tag = label[2:] if label[1:2] == "-" and label[0] in letters else label
-        found |= {(tag, place) for place in range(start, end) if not text[place].isspace()}
+        found |= {(tag, number) for number, row in enumerate(plain) if start <= row[2] < row[3] <= end}
     return found
 
 

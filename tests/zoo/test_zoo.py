@@ -51,7 +51,7 @@ def test_answers_equal_transformers(zoo: Path, slug: str) -> None:
             differences = [
                 (number, what)
                 for number, rows in enumerate(answers)
-                if (what := find_difference(reference, number, texts[number], strategy, flatten(rows)))
+                if (what := find_difference(reference, number, strategy, flatten(rows)))
             ]
             if differences:
                 found[strategy] = differences
