@@ -169,7 +169,10 @@ def _open_source(folder: Path, config: Mapping[str, Any]) -> _Source:
     stored = weights.open_weights(files)
     found = survey(config, stored)
     if found.leftovers:
-        log.info("%d tensors of pre-training or buffers are not used, such as %s", *_count_and_name(found.leftovers))
+        log.info(
+            "%d tensors of pre-training or buffers are not used, such as %s",
+            *_count_and_name(found.leftovers),
+        )
     if found.unused:
         log.warning(
             "%d tensors of the weights are not used, by transformers neither, such as %s: what they stand for (a "
