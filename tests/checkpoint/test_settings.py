@@ -64,7 +64,7 @@ def test_labels_tell_a_token_classifier_where_the_class_does_not(heads: list[str
     """The class of the layers alone, or none, says nothing against a config with labels; without labels it does."""
     check_config({"architectures": heads, "id2label": {"0": "O", "1": "B-X"}}, "here")
     if heads == ["BertModel"]:
-        with pytest.raises(CheckpointError, match="not a token classifier: its .* says BertModel"):
+        with pytest.raises(CheckpointError, match=r"not a token classifier: its .* says BertModel"):
             check_config({"architectures": heads}, "here")
 
 

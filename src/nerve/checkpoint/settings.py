@@ -36,7 +36,6 @@ _POSITIONS_AFTER_PADDING = frozenset(
         "xlm-roberta-xl",
         "camembert",
         "mpnet",
-        "data2vec-text",
         "longformer",
         "roberta-prelayernorm",
         "xmod",
