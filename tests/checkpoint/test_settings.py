@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nerve.checkpoint.settings import (
+    check_config,
     label_names,
     other_heads,
     padding_id,
@@ -41,15 +42,30 @@ def test_labels_are_in_the_order_of_their_ids() -> None:
         ({"1": "O", "2": "B-X"}, "0 to 1"),
         ({"-1": "O", "0": "B-X"}, "0 to 1"),
         ({"0": "O", "00": "B-X"}, "0 to 1"),
-        ({"0": "O", "1": "X", "2": "X"}, "more than one id: X"),
         ({"0": "O", "1": ""}, "a label that is not a name"),
         ({"0": "O", "1": 1}, "a label that is not a name"),
     ],
 )
 def test_broken_id2label_is_refused(id2label: Any, message: str) -> None:
-    """A gap or a name given twice would misname scores."""
+    """A gap or what is no name would misname scores; transformers fails there, too."""
     with pytest.raises(CheckpointError, match=message):
         label_names({"id2label": id2label}, "here")
+
+
+def test_two_ids_may_have_one_name() -> None:
+    """Such a label set is served, as by transformers, and numbers are read as Python reads them."""
+    assert label_names({"id2label": {"0": "O", " 1": "X", "2": "X"}}, "here") == ("O", "X", "X")
+
+
+@pytest.mark.parametrize(
+    "heads", [None, [], ["BertModel"], ["AutoModelForTokenClassification"], ["AutoModel"]]
+)
+def test_labels_tell_a_token_classifier_where_the_class_does_not(heads: list[str] | None) -> None:
+    """The class of the layers alone, or none, says nothing against a config with labels; without labels it does."""
+    check_config({"architectures": heads, "id2label": {"0": "O", "1": "B-X"}}, "here")
+    if heads == ["BertModel"]:
+        with pytest.raises(CheckpointError, match=r"not a token classifier: its .* says BertModel"):
+            check_config({"architectures": heads}, "here")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +146,7 @@ def test_index_that_names_no_files_is_refused(tmp_path: Path, content: dict[str,
     """Only a map from tensors to names of files is an index."""
     index = tmp_path / "index.json"
     index.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match="is not a safetensors index"):
+    with pytest.raises(CheckpointError, match="is not an index of weights"):
         read_shards(index)
 
 

@@ -56,7 +56,7 @@ def write_ready(
     ("changes", "reason"),
     [
         ({"model_type": "deberta-v2"}, "model type deberta-v2"),
-        ({"model_type": None}, "model type None"),
+        ({"model_type": None}, "has no model_type; add it"),
         ({"hidden_act": "silu"}, "activation silu"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"architectures": ["BertCrfForNer"]}, "BertCrfForNer"),

@@ -87,6 +87,29 @@ def test_exported_graph_gives_the_logits_of_pytorch(checkpoint: Path, tmp_path: 
         assert [token.token for token in tokens][1:-1] == ["Anna", "lives", "in", "Paris", "."]
 
 
+@pytest.mark.parametrize("n_labels", [2, 5])
+def test_labels_that_transformers_leaves_out(tmp_path: Path, lookup_model: Path, n_labels: int) -> None:
+    """The names that transformers makes up, which it does not save for two labels, are those of the exported folder."""
+    settings = {"embedding_size": 16, "num_labels": n_labels}
+    folder = write_checkpoint(tmp_path / "checkpoint", "albert", settings, lookup_model)
+    assert ("id2label" in json.loads((folder / "config.json").read_text())) == (n_labels != 2)
+    export_checkpoint(str(folder), tmp_path / "exported")
+    with nerve.load(tmp_path / "exported", window_stride=8) as classifier:
+        (tokens,) = classifier.predict("Anna lives in Paris.", "none", raw_scores=True)
+    assert list(tokens[1].results) == [f"LABEL_{index}" for index in range(n_labels)]
+
+
+def test_checkpoint_with_pickled_weights_alone(tmp_path: Path, lookup_model: Path) -> None:
+    """An architecture that is not built is exported from pytorch_model.bin, too."""
+    folder = write_checkpoint(tmp_path / "checkpoint", "albert", ARCHITECTURES["albert"], lookup_model)
+    model = transformers.AutoModelForTokenClassification.from_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert export_checkpoint(str(folder), tmp_path / "exported") < 1e-4
+    with nerve.load(tmp_path / "exported", window_stride=8) as classifier:
+        assert classifier.predict("Anna lives in Paris.", "none")
+
+
 def test_checkpoint_with_a_sentencepiece_model_alone(tmp_path: Path, lookup_model: Path) -> None:
     """DeBERTa-v3 comes with spm.model and no tokenizer.json; the exported folder has one."""
     folder = write_checkpoint(

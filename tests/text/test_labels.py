@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nerve.text.labels import LabelScheme, LabelSet, parse_labels
+from nerve.text.labels import LabelScheme, LabelSet, parse_labels, results_type
 
 
 def parse(names: str) -> LabelSet:
@@ -96,3 +96,8 @@ def test_outside(names: str, outside: int | None, tag_ids: tuple[int, ...]) -> N
     labels = parse(names)
     assert labels.outside == outside
     assert labels.tag_ids == tag_ids
+
+
+def test_two_labels_of_one_name_are_one_result() -> None:
+    """A name of several labels has the probability of any of them, once."""
+    assert results_type(("O", "X", "X"))(0.25, 0.5, 0.25) == {"O": 0.25, "X": 0.75}

@@ -27,6 +27,7 @@ SPECIAL_TOKENS = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 
 _HEAD = "ForTokenClassification"
+_BASE = "Model"  # how the class of the layers alone ends, without a head
 # Families whose tokens have positions from the padding id + 1 (modeling_roberta.py,
 # create_position_ids_from_input_ids), so that the first rows of the position table are no token's.
 _POSITIONS_AFTER_PADDING = frozenset(
@@ -99,14 +100,20 @@ def check_config(config: Mapping[str, Any], origin: str) -> None:
 def other_heads(config: Mapping[str, Any]) -> list[str]:
     """Return the classes that the config names, where none of them is a token classifier; [] otherwise.
 
-    A config that names no class says nothing against it.
+    A config that names no class says nothing against it, nor does one that names the base model (`BertModel`) and has
+    labels: transformers goes by the tensors, and so does `graph` once they are there.
     """
     heads = [str(name) for name in config.get("architectures") or []]
+    if config.get("id2label"):
+        heads = [name for name in heads if not name.endswith(_BASE)]
     return [] if any(name.endswith(_HEAD) for name in heads) else heads
 
 
 def label_names(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
-    """Return the names of `id2label`, by label id; where there is none, those that transformers makes."""
+    """Return the names of `id2label`, by label id; where there is none, those that transformers makes.
+
+    Two ids may have one name, as in transformers: their tokens are of one kind.
+    """
     labels = config.get("id2label")
     stated = config.get("num_labels")
     if labels is None:
@@ -124,11 +131,6 @@ def label_names(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
     names = tuple(by_id[index] for index in range(len(labels)))
     if not all(isinstance(name, str) and name for name in names):
         raise CheckpointError(f"id2label in {CONFIG} of {origin} has a label that is not a name; mend it")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise CheckpointError(
-            f"id2label in {CONFIG} of {origin} gives these names to more than one id: {', '.join(twice)}; mend it"
-        )
     if stated not in (None, len(names)):
         raise CheckpointError(
             f"{CONFIG} of {origin} contradicts itself: num_labels is {stated}, but id2label "
@@ -158,8 +160,8 @@ def _made_up_names(n_labels: object, origin: str) -> tuple[str, ...]:
 
 
 def _by_number(labels: Mapping[str, Any]) -> dict[int, Any]:
-    """Return labels by number; one whose key is none, by -1."""
-    return {int(key) if key.isdecimal() else -1: name for key, name in labels.items()}
+    """Return labels by number, which Python may write in more than one way (` 1`); one whose key is none, by -1."""
+    return {int(key) if key.strip().isdecimal() else -1: name for key, name in labels.items()}
 
 
 def padding_id(config: Mapping[str, Any]) -> int:

@@ -106,7 +106,15 @@ def results_type(names: tuple[str, ...]) -> Callable[..., object]:
             gc=False,
         )
     except ValueError:
-        return lambda *scores: dict(zip(names, scores, strict=True))
+        return lambda *scores: _add_up(names, scores)
+
+
+def _add_up(names: tuple[str, ...], scores: Sequence[float]) -> dict[str, float]:
+    """Give each name once: a name of several labels has the probability of any of them."""
+    found: dict[str, float] = {}
+    for name, score in zip(names, scores, strict=True):
+        found[name] = found.get(name, 0.0) + score
+    return found
 
 
 def _scheme_of(names: tuple[str, ...]) -> LabelScheme:

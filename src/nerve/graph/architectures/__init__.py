@@ -64,6 +64,8 @@ FAMILIES: dict[str, Family] = {
 def find_family(config: Mapping[str, Any]) -> Family:
     """Return the family of a `config.json` that can be built from. Raises `NotBuildable` with the reason."""
     model_type = config.get("model_type")
+    if model_type is None:
+        raise NotBuildable('config.json has no model_type; add it, such as "model_type": "bert"')
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise NotBuildable(
             f"model type {model_type} is not one that can be built: {', '.join(sorted(FAMILIES))}"
