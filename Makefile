@@ -64,10 +64,13 @@ golden: $(PARITY_READY)
 	OMP_NUM_THREADS=1 $(PARITY)/bin/python tests/parity/record.py "$$($(PARITY)/bin/nerve pull)"
 	OMP_NUM_THREADS=1 $(PARITY)/bin/python tests/parity/record_long.py "$$($(PARITY)/bin/nerve pull)"
 	$(PARITY)/bin/python tests/parity/record_architectures.py
+	$(PARITY)/bin/python tests/parity/compare_tokenizers.py --record --characters 0
 
-# Recomputes the golden answers live and compares, and tests `nerve export` against PyTorch.
+# Recomputes the golden answers live and compares, and tests `nerve export` against PyTorch. CHECKPOINTS: folders whose
+# tokenizers are compared, too.
 parity: $(PARITY_READY)
 	OMP_NUM_THREADS=1 $(PARITY)/bin/python tests/parity/record.py "$$($(PARITY)/bin/nerve pull)" --check
+	$(PARITY)/bin/python tests/parity/compare_tokenizers.py $(CHECKPOINTS)
 	$(PARITY)/bin/python -m pytest tests/parity/test_export.py
 
 # The zoo of tests/zoo: checkpoints as those that people serve, with transformers' answers.

@@ -402,6 +402,13 @@ def _sentence_cases() -> dict[str, Case]:
         "camembert": Case(
             {"model_type": "camembert"}, plain, {"additional_special_tokens": ["<s>NOTUSED", "</s>NOTUSED"]}
         ),
+        "camembert further tokens": Case(
+            {"model_type": "camembert"},
+            sentence_pieces("sentencepiece.bpe.model", *UNK_BOS_EOS, more=user),
+            None,
+            {"additional_special_tokens": ["<s>NOTUSED", "<user>"]},
+            {"<user>": 140},
+        ),
         "camembert symbols": Case(
             {"model_type": "camembert"}, sentence_pieces("sentencepiece.bpe.model", *UNK_BOS_EOS, more=user)
         ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Regex, Tokenizer, normalizers
 
 from nerve.text.vocabularies.ends import surround
 from nerve.text.vocabularies.pieces import charsmap, make_model, symbols_of, words
@@ -47,20 +47,23 @@ USUAL_XLNET = {
     "mask_token": {"content": "<mask>", "lstrip": True},
 }
 
+_QUOTES: list[normalizers.Normalizer] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+
 
 def make(files: VocabularyFiles) -> tuple[Tokenizer, list[AddedToken]]:
     """Return ALBERT's tokenizer and its symbols; lower case and no accents unless told otherwise."""
-    return _assemble(files, FILE, _rules(files, lower=True, keep_accents=False))
+    return _assemble(files, FILE, _QUOTES + _rules(files, lower=True, keep_accents=False))
 
 
 def make_rembert(files: VocabularyFiles) -> tuple[Tokenizer, list[AddedToken]]:
     """Return RemBERT's tokenizer and its symbols; capitals and accents stay unless told otherwise."""
-    return _assemble(files, FILE_REMBERT, _rules(files, lower=False, keep_accents=True))
+    quotes_and_spaces = [*_QUOTES, normalizers.Replace(Regex(" {2,}"), " ")]
+    return _assemble(files, FILE_REMBERT, quotes_and_spaces + _rules(files, lower=False, keep_accents=True))
 
 
 def make_xlnet(files: VocabularyFiles) -> tuple[Tokenizer, list[AddedToken]]:
     """Return XLNet's tokenizer and its symbols; capitals stay and accents go unless told otherwise."""
-    return _assemble(files, FILE, _rules(files, lower=False, keep_accents=False))
+    return _assemble(files, FILE, _QUOTES + _rules(files, lower=False, keep_accents=False))
 
 
 def make_big_bird(files: VocabularyFiles) -> tuple[Tokenizer, list[AddedToken]]:
@@ -74,7 +77,7 @@ def finish_xlnet(tokenizer: Tokenizer, files: VocabularyFiles) -> None:
 
 
 def _rules(files: VocabularyFiles, *, lower: bool, keep_accents: bool) -> list[normalizers.Normalizer]:
-    rules: list[normalizers.Normalizer] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    rules: list[normalizers.Normalizer] = []
     if not files.flag("keep_accents", keep_accents):
         rules += [normalizers.NFKD(), normalizers.StripAccents()]
     if files.flag("do_lower_case", lower):

@@ -37,13 +37,15 @@ class SpecialTokens:
     named: role -> token, of the roles that have one, usual roles first.
     added: those that were added to the vocabulary, in the order of their ids.
     ids: text of a token -> its id, where the files state it.
-    extra: further special tokens; None where tokenizer_config.json names none at all.
+    extra: further special tokens of tokenizer_config.json; None where it does not speak of any.
+    mapped: further special tokens of special_tokens_map.json, which count where `extra` is None.
     """
 
     named: dict[str, AddedToken]
     added: list[AddedToken]
     ids: dict[str, int]
     extra: list[AddedToken] | None
+    mapped: list[AddedToken]
 
     def text(self, role: str) -> str:
         """Return the text of the token with a role. Raises `KeyError` where the files took it away."""
@@ -70,7 +72,8 @@ def read_special_tokens(
             for role, value in special_tokens_map.items()
             if role not in _LISTS
         }
-    extra = _extra(settings, special_tokens_map if listed is None else {})
+    extra = _further(settings)
+    mapped = _further(special_tokens_map) if listed is None else None
     roles = [*ROLES, *(key for key in merged if key.endswith("_token") and key not in ROLES)]
     named = {role: merged.get(role, usual.get(role)) for role in roles}
     if listed is not None:
@@ -95,12 +98,13 @@ def read_special_tokens(
         added=added,
         ids={token.content: number for number, token in by_id.items()},
         extra=None if extra is None else [_token(value) for value in extra],
+        mapped=[_token(value) for value in mapped or ()],
     )
 
 
 def add_tokens(tokenizer: Tokenizer, tokens: SpecialTokens, symbols: Iterable[AddedToken] = ()) -> None:
-    """Add all tokens to the library's tokenizer; `symbols` are the class's own, if the files name no others."""
-    extra = list(symbols) if tokens.extra is None else tokens.extra
+    """Add all tokens to the library's tokenizer; `symbols` are the vocabulary's own, which count as `mapped` do."""
+    extra = [*symbols, *tokens.mapped] if tokens.extra is None else tokens.extra
     listed = {token.content for token in tokens.added}
     others = [token for token in (*tokens.named.values(), *extra) if token.content not in listed]
     tokenizer.add_tokens([*tokens.added, *others])
@@ -112,14 +116,13 @@ def moved_tokens(tokenizer: Tokenizer, tokens: SpecialTokens) -> dict[str, tuple
     return {text: pair for text, pair in ids.items() if pair[0] != pair[1]}
 
 
-def _extra(settings: Mapping[str, Any], special_tokens_map: Mapping[str, Any]) -> list[Any] | None:
-    """Return the further special tokens as they are written; those of tokenizer_config.json win."""
-    for source in (settings, special_tokens_map):
-        there = [source[key] or [] for key in _LISTS if key in source]
-        if there:
-            value: Any = next(filter(None, there), [])
-            return list(value.values() if isinstance(value, dict) else value)
-    return None
+def _further(source: Mapping[str, Any]) -> list[Any] | None:
+    """Return further special tokens as a file writes them; None where it does not speak of any."""
+    there = [source[key] or [] for key in _LISTS if key in source]
+    if not there:
+        return None
+    value: Any = next(filter(None, there), [])
+    return list(value.values() if isinstance(value, dict) else value)
 
 
 def _token(value: str | dict[str, Any]) -> AddedToken:
