@@ -165,6 +165,24 @@ def test_a_graph_is_told_where_the_tensors_do_not_fit(hub: HubStandIn, tmp_path:
     assert not {"onnx/model.onnx", "onnx/model.onnx_data", "model.safetensors"} & hub.downloaded
 
 
+def test_weights_inside_a_graph(hub: HubStandIn, tmp_path: Path, rampart: Path) -> None:
+    """A graph that weights are read back from is built anew, which only the graph itself can tell."""
+    outlook = foresee(choose_config(str(rampart)), default_cache_dir())
+    assert (outlook.graph["from"], outlook.graph["is_built"]) == ("onnx/model_q4.onnx", True)
+    assert not outlook.architecture["parameters_are_estimated"]
+    assert 15_000_000 < outlook.architecture["parameters"] < 20_000_000
+    asked = foresee(
+        choose_config(str(rampart), flags={"model.graph": "onnx/model_q4.onnx"}), default_cache_dir()
+    )
+    assert asked.graph["is_built"] is False
+    hub.repositories[REPO].files = {
+        name: data for name, data in files_of(rampart).items() if not name.endswith(".md")
+    }
+    found = json.loads(show(hub, tmp_path, REPO, "--json").stdout)
+    assert found["graph"]["is_built"] is None
+    assert "onnx/model_q4.onnx" not in hub.downloaded
+
+
 def test_no_such_repository_is_one_line(hub: HubStandIn, tmp_path: Path) -> None:
     """What the hub says of it is the reason."""
     done = show(hub, tmp_path, "owner/none")
