@@ -41,7 +41,11 @@ def why_not_built(config: Mapping[str, Any], shapes: Shapes) -> str | None:
     Raises `ModelError` where labels and weights disagree, which no other graph would repair.
     """
     try:
-        describe(config, {name: np.broadcast_to(_ZERO, shape) for name, shape in shapes.items()})
+        tensors = {name: np.broadcast_to(_ZERO, shape) for name, shape in shapes.items()}
+    except (ValueError, OverflowError):  # a header can say anything
+        return "a tensor has a shape that none can have"
+    try:
+        describe(config, tensors)
     except NotBuildable as reason:
         return str(reason)
     return None
