@@ -53,10 +53,13 @@ def hub(tmp_path: Path) -> Iterator[HubStandIn]:
         yield hub
 
 
-def show(hub: HubStandIn | None, home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def show(
+    hub: HubStandIn | None, home: Path, *arguments: str | Path, token: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the command with a home of its own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "NERVE_", "XDG_"))}
     environment = {**kept, "HOME": str(home), **({"HF_ENDPOINT": hub.url} if hub is not None else {})}
+    environment |= {"HF_TOKEN": token} if token is not None else {}
     command = [sys.executable, "-m", "nerve", "show", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=home)
 
@@ -96,6 +99,40 @@ def test_a_repository_without_its_weights(hub: HubStandIn, tmp_path: Path) -> No
     assert (found["lengths"]["max_length"], found["lengths"]["window_tokens"]) == (tiny.N_POSITIONS,) * 2
     assert found["memory"]["weights_bytes"] == found["memory"]["sessions"] * 4 * n_parameters()
     assert found["refused"] is None
+
+
+def test_a_gated_repository(hub: HubStandIn, tmp_path: Path) -> None:
+    """Its files need the token, which goes to the hub and not to the host of the weights."""
+    hub.token, hub.repositories[REPO].is_gated = "hf_right", True
+    done = show(hub, tmp_path, REPO)
+    assert done.returncode == 1
+    assert "is gated and no token is set" in done.stdout.splitlines()[-1]
+    assert show(hub, tmp_path, REPO, token="hf_right").returncode == 0
+    assert hub.tokens["cdn"]
+    assert set(hub.tokens["cdn"]) == {None}
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (b"no header at all", "cannot be read as safetensors"),
+        (b"\xff" * 8 + b"{}", "cannot be read as safetensors"),
+        (
+            {"bert.x": {"dtype": "F32", "shape": [2**60, 2**60], "data_offsets": [0, 4]}},
+            "a shape that none can have",
+        ),
+        ({"bert.x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, "is missing"),
+    ],
+)
+def test_headers_that_lie(hub: HubStandIn, tmp_path: Path, header: Any, reason: str) -> None:
+    """What a header says is what others wrote: it is a reason to refuse, whatever it is."""
+    if isinstance(header, dict):
+        text = json.dumps(header).encode()
+        header = len(text).to_bytes(8, "little") + text + b"data"
+    hub.repositories[REPO].files["model.safetensors"] = header
+    done = show(hub, tmp_path, REPO)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert reason in done.stdout.splitlines()[-1]
 
 
 def test_weights_that_are_here_are_not_asked_for(hub: HubStandIn, tmp_path: Path) -> None:
@@ -163,6 +200,24 @@ def test_a_graph_is_told_where_the_tensors_do_not_fit(hub: HubStandIn, tmp_path:
     assert (found["graph"]["from"], found["graph"]["is_built"]) == ("onnx/model.onnx", False)
     assert found["refused"] is None
     assert not {"onnx/model.onnx", "onnx/model.onnx_data", "model.safetensors"} & hub.downloaded
+
+
+def test_weights_inside_a_graph(hub: HubStandIn, tmp_path: Path, rampart: Path) -> None:
+    """A graph that weights are read back from is built anew, which only the graph itself can tell."""
+    outlook = foresee(choose_config(str(rampart)), default_cache_dir())
+    assert (outlook.graph["from"], outlook.graph["is_built"]) == ("onnx/model_q4.onnx", True)
+    assert not outlook.architecture["parameters_are_estimated"]
+    assert 15_000_000 < outlook.architecture["parameters"] < 20_000_000
+    asked = foresee(
+        choose_config(str(rampart), flags={"model.graph": "onnx/model_q4.onnx"}), default_cache_dir()
+    )
+    assert asked.graph["is_built"] is False
+    hub.repositories[REPO].files = {
+        name: data for name, data in files_of(rampart).items() if not name.endswith(".md")
+    }
+    found = json.loads(show(hub, tmp_path, REPO, "--json").stdout)
+    assert found["graph"]["is_built"] is None
+    assert "onnx/model_q4.onnx" not in hub.downloaded
 
 
 def test_no_such_repository_is_one_line(hub: HubStandIn, tmp_path: Path) -> None:

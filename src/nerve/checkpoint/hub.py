@@ -31,6 +31,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    SafetensorsParsingError,
 )
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
@@ -190,7 +191,12 @@ def _read_shapes(repository: _Repository, listing: Listing, folder: Path) -> Sha
     api = HfApi(endpoint=repository.endpoint, token=repository.token)
     found: Shapes = {}
     for name in files:
-        header = api.parse_safetensors_file_metadata(repository.name, name, revision=listing.commit)
+        try:
+            header = api.parse_safetensors_file_metadata(repository.name, name, revision=listing.commit)
+        except SafetensorsParsingError as error:
+            raise CheckpointError(
+                f"{name} of {repository.name} cannot be read as safetensors ({first_line(error)}); it is damaged"
+            ) from error
         found |= {tensor: tuple(facts.shape) for tensor, facts in header.tensors.items()}
     return found
 

@@ -97,8 +97,15 @@ def _graph(outlook: Outlook) -> Iterator[tuple[str, str]]:
     found = outlook.graph
     if "from" not in found:
         return
-    how = "built from" if found["is_built"] else "the ready graph"
-    yield "graph", f"{how} {found['from']}, {found['precision']} on {found['device']}"
+    if "is_built" not in found:
+        yield "graph", f"none from {found['from']}"
+        return
+    how = {
+        True: "built from {}",
+        False: "the ready graph {}",
+        None: "built from the weights in {}, if they can be read back, else that graph",
+    }[found["is_built"]].format(found["from"])
+    yield "graph", f"{how}, {found['precision']} on {found['device']}"
 
 
 def _files(outlook: Outlook) -> Iterator[tuple[str, str]]:

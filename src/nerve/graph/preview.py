@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nerve.config import Precision
-from nerve.graph import weights
+from nerve.graph import ready, weights
 from nerve.graph.architectures import NotBuildable, describe, find_family
 
 if TYPE_CHECKING:
@@ -45,7 +45,37 @@ def why_not_built(config: Mapping[str, Any], shapes: Shapes) -> str | None:
     Raises `ModelError` where labels and weights disagree, which no other graph would repair.
     """
     try:
-        describe(config, {name: np.broadcast_to(_ZERO, shape) for name, shape in shapes.items()})
+        tensors = {name: np.broadcast_to(_ZERO, shape) for name, shape in shapes.items()}
+    except (ValueError, OverflowError):  # a header can say anything
+        return "a tensor has a shape that none can have"
+    try:
+        describe(config, tensors)
+    except NotBuildable as reason:
+        return str(reason)
+    return None
+
+
+def shapes_read_back(config: Mapping[str, Any], folder: Path) -> Shapes | None:
+    """Return the shapes of weights inside an ONNX file of `folder` from which a graph would be built; None for none.
+
+    Unpacks the weights, as a start does. Raises `ModelError` as `why_not_built` does.
+    """
+    if why_no_family(config) is not None:
+        return None
+    for file in ready.find_onnx(folder, Precision.FLOAT32):
+        unpacked = weights.read_onnx(file)
+        if unpacked is None:
+            continue
+        shapes = {name: value.shape for name, value in unpacked.items()}
+        if why_not_built(config, shapes) is None:
+            return shapes
+    return None
+
+
+def why_no_family(config: Mapping[str, Any]) -> str | None:
+    """Say why no graph can be built for a config, whatever its tensors; None when one may."""
+    try:
+        find_family(config)
     except NotBuildable as reason:
         return str(reason)
     return None

@@ -27,7 +27,9 @@ from nerve.graph.preview import (
     estimate_bytes,
     estimate_parameters,
     rows_of_tables,
+    shapes_read_back,
     stored_shapes,
+    why_no_family,
     why_not_built,
 )
 from nerve.models.limits import find_lengths, make_policy
@@ -189,31 +191,48 @@ class _Steps:
         main = next((name for name in self._preview.used if _is_weights(name)), graph)
         if main is None:
             return
-        kind, precision = GraphKind.READY, None
-        n_bytes = None
-        if graph is None:
-            if self._shapes and (reason := why_not_built(self._settings, self._shapes)):
-                raise ModelError(f"no graph can be built from {main}: {reason}; make one with `nerve export`")
+        found["from"] = graph or main
+        if graph is None and self._shapes and (reason := why_not_built(self._settings, self._shapes)):
+            raise ModelError(f"no graph can be built from {main}: {reason}; make one with `nerve export`")
+        if graph is None or self._is_read_back(graph):
             kind = provider.graph_kind
             precision = provider.precisions[0] if model.precision is Precision.AUTO else model.precision
-            if self._n_parameters is not None:
-                n_bytes = estimate_bytes(self._n_parameters, precision, self._shapes)
-        elif graph in self._preview.here:
-            ready = load_graph(self._folder(), model.precision, self._cache_dir, graph)
-            precision, n_bytes = ready.precision, ready.n_bytes
-        elif graph in self._preview.sizes:
-            n_bytes = self._preview.sizes[graph]
-        found |= {
-            "from": graph or main,
-            "is_built": kind is not GraphKind.READY,
-            "precision": precision.value if precision is not None else arithmetic_of(graph or ""),
-        }
-        room = find_room(self._config, provider, self._settings, kind, n_bytes or 0)
+            n_bytes = estimate_bytes(self._n_parameters or 0, precision, self._shapes)
+            found |= {"is_built": True, "precision": precision.value}
+        else:
+            kind, n_bytes = GraphKind.READY, self._look_at_graph(graph, found)
+        room = find_room(self._config, provider, self._settings, kind, n_bytes)
         self._room = room
         memory: dict[str, Any] = {"weights_bytes": room.weights, "sessions": room.n_sessions}
         if room.memory is not None:
             memory |= {"usable_bytes": room.memory.total, "free_bytes": room.memory.free}
         self._outlook.memory = memory
+
+    def _is_read_back(self, graph: str) -> bool:
+        """Tell whether a graph would be built from the weights in one that is here."""
+        if graph not in self._preview.here or not self._may_be_read_back():
+            return False
+        shapes = shapes_read_back(self._settings, self._folder())
+        if shapes is None:
+            return False
+        self._shapes, self._n_parameters = shapes, count_parameters(shapes)
+        self._outlook.architecture |= {"parameters": self._n_parameters, "parameters_are_estimated": False}
+        return True
+
+    def _look_at_graph(self, graph: str, found: dict[str, Any]) -> int:
+        """Say what is known of a graph that is used as it is, as far as can be told; return its bytes."""
+        model = self._config.model
+        if graph in self._preview.here:
+            ready = load_graph(self._folder(), model.precision, self._cache_dir, graph)
+            found |= {"is_built": False, "precision": ready.precision.value}
+            return ready.n_bytes
+        is_built = None if self._may_be_read_back() and why_no_family(self._settings) is None else False
+        found |= {"is_built": is_built, "precision": arithmetic_of(graph)}
+        return self._preview.sizes.get(graph, 0)
+
+    def _may_be_read_back(self) -> bool:
+        """Tell whether weights are looked for in graphs: where there are no others, and no graph was asked for."""
+        return self._config.model.graph is None and not any(map(_is_weights, self._preview.used))
 
     def _foresee_lengths(self) -> None:
         if self._room is None:
