@@ -147,3 +147,9 @@ class Prediction(Summary, frozen=True):
     """The answer to one request: one list of rows per text, in input order."""
 
     rows: list[list[Row]]
+
+
+class Logits(Summary, frozen=True):
+    """The answer to one request that had token ids: the logits of each sequence, float32 (T, L), in input order."""
+
+    logits: list[FloatArray]

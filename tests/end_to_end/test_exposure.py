@@ -12,7 +12,7 @@ import pytest
 
 from builders import ServerProcess, free_port
 from nerve.config import ServerConfig
-from nerve.http.app import OPEN_ROUTES
+from nerve.http.routing import OPEN_ROUTES
 from nerve.server.listening import is_local, listening_host
 from raw_http import wait_until
 

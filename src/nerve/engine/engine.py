@@ -16,7 +16,7 @@ import math
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nerve.engine.cancel import Cancel
 from nerve.engine.pool import Pool
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nerve.models.model import Model
-    from nerve.types import TokenScores
+    from nerve.types import Summary, TokenScores
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ class Call:
         texts: Sequence[str],
         options: PredictOptions,
         deadline: float,
-        done: Callable[[Outcome], None],
+        done: Callable[[Any], None],
         cancel: Cancel,
     ) -> None:
         self._engine = engine
@@ -322,20 +322,23 @@ class Call:
             scores = job.scores()
             started = time.perf_counter()
             if job.n_tokens > INLINE_TOKENS:
-                work = partial(engine.make_rows, self._tokenized, scores, self._options)
+                work = partial(self._make, scores)
                 engine.pool.run(work, partial(self._finish, job, started), self._end, self._cancel)
                 return
-            rows = engine.make_rows(self._tokenized, scores, self._options)
+            made = self._make(scores)
         except Exception as error:  # noqa: BLE001 - whoever waits must get it
             self._end(error)
             return
-        self._finish(job, started, rows)
+        self._finish(job, started, made)
 
-    def _finish(self, job: Job, started: float, rows: list[list[Row]]) -> None:
+    def _make(self, scores: list[TokenScores]) -> list[Any]:
+        return self._engine.make_rows(self._tokenized, scores, self._options)
+
+    def _finish(self, job: Job, started: float, made: list[Any]) -> None:
         seconds = time.perf_counter() - started
-        self._end(make_prediction(self._tokenized, rows, job, self._tokenize_seconds, seconds))
+        self._end(make_prediction(self._tokenized, made, job, self._tokenize_seconds, seconds))
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Summary | Exception) -> None:
         self._cancel.end()
         done, self._done = self._done, _nobody  # lets go of whoever waited, who holds this call
         done(outcome)
@@ -375,5 +378,5 @@ def _call_each(waiters: list[Callable[[], None]]) -> None:
             log.error("a defect while an answer was made: %s", stack_of(error))
 
 
-def _nobody(outcome: Outcome) -> None:
+def _nobody(outcome: Summary | Exception) -> None:
     """Take the outcome of a call that has ended already."""
