@@ -1,0 +1,91 @@
+"""What formats that answer with entities share: how these are asked for, and the rows that clients of Hugging Face know.
+
+The names of the fields are those of transformers' pipeline, with its `aggregation_strategy`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from nerve.text.options import member_of
+from nerve.types import AggregationStrategy, PredictOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nerve.config import RuntimeConfig
+    from nerve.types import Row
+
+# Rows that are encoded in one go, which holds the interpreter lock.
+_MANY_ROWS = 1_000
+_encode = msgspec.json.Encoder().encode
+
+
+class EntityRow(msgspec.Struct, frozen=True, gc=False):
+    """One entity. start, end: in code points; `word` is the text between them."""
+
+    entity_group: str
+    score: float
+    word: str
+    start: int
+    end: int
+
+
+class TokenRow(msgspec.Struct, frozen=True, gc=False):
+    """One token; `index` counts special tokens, too."""
+
+    entity: str
+    score: float
+    index: int
+    word: str
+    start: int
+    end: int
+
+
+def entity_options(runtime: RuntimeConfig, strategy: str | None = None) -> PredictOptions:
+    """Return the options of a request for entities. strategy: its `aggregation_strategy`, if it names one.
+
+    Raises `InvalidRequest`.
+    """
+    chosen = (
+        AggregationStrategy.FIRST
+        if strategy is None
+        else member_of(AggregationStrategy, strategy, "aggregation_strategy")
+    )
+    return PredictOptions(aggregation_strategy=chosen, truncate=runtime.truncate)
+
+
+def label_of(row: Row) -> tuple[str, float]:
+    """Return the label of a row that has one, and its score."""
+    ((label, score),) = row.results.items()
+    return label, score
+
+
+def entity_rows(rows: list[Row]) -> list[EntityRow]:
+    """Return the entities of one text."""
+    return [EntityRow(*label_of(row), row.token, row.start, row.end) for row in rows]
+
+
+def token_rows(rows: list[Row]) -> list[TokenRow]:
+    """Return the tokens of one text without special ones, which have a text of their own and no place in it."""
+    return [
+        TokenRow(*label_of(row), index, row.token, row.start, row.end)
+        for index, row in enumerate(rows)
+        if row.start != row.end or not row.token
+    ]
+
+
+def encode_rows(lists: Sequence[Sequence[Any]]) -> bytes:
+    """Encode a list for each text; a large answer in parts, since a call holds the interpreter lock throughout."""
+    if sum(map(len, lists)) <= _MANY_ROWS:
+        return _encode(lists)
+    return b"[" + b",".join([encode_list(each) for each in lists]) + b"]"
+
+
+def encode_list(rows: Sequence[Any]) -> bytes:
+    """Encode one list of rows, a long one in parts."""
+    if len(rows) <= _MANY_ROWS:
+        return _encode(rows)
+    return b"[" + b",".join([_encode(row) for row in rows]) + b"]"
