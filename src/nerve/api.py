@@ -9,7 +9,6 @@ Threads: every method may be called from any thread, several at once; they share
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import deque
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import msgspec
 
 from nerve.checkpoint import fetch_checkpoint
-from nerve.config import cache_dir_of, expand_home, find_config, load_config, parse_config
+from nerve.config import cache_dir_of, choose_config, parse_config
 from nerve.engine.engine import Engine
 from nerve.engine.in_process import collect, predict, submit
-from nerve.errors import ConfigError, InvalidRequest, ModelError
+from nerve.errors import InvalidRequest, ModelError
 from nerve.graph import is_buildable
 from nerve.models.loader import load_model
 from nerve.text.options import member_of
@@ -47,7 +46,6 @@ _CHUNK_CHARACTERS = 16_000
 # Model calls, of the largest size and for each engine thread, that `predict_many` works ahead. More helps
 # to find windows of equal length that can share a call; it costs memory.
 _CALLS_AHEAD = 8
-_HUB_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class Options(TypedDict, total=False):
@@ -77,8 +75,8 @@ def load(
 ) -> TokenClassifier:
     """Load a token classifier; blocks while the checkpoint is fetched and the model loaded.
 
-    checkpoint: a config file (*.yaml), a model folder, or a hub repository ("dslim/bert-base-NER"). None:
-        the config file that `nerve serve` would take ($NERVE_CONFIG, ./config.yaml, /etc/nerve/config.yaml).
+    checkpoint: a config file, a model folder, or a hub repository ("dslim/bert-base-NER", also with "@REVISION").
+        None: what `nerve serve` would take ($NERVE_CONFIG, ./config.yaml, /etc/nerve/config.yaml).
     revision: branch, tag or commit of a hub repository.
     device, precision, threads, window_stride: replace `model.device`, `model.precision`, `cpu.threads` and
         `runtime.window_stride`.
@@ -114,8 +112,13 @@ class TokenClassifier:
 
     @property
     def max_length(self) -> int:
+        """Tokens at which `truncate` cuts, special tokens included."""
+        return self.model.lengths.max_length
+
+    @property
+    def window_tokens(self) -> int:
         """Most tokens of a window, special tokens included; longer texts are covered by several."""
-        return self.model.max_length
+        return self.model.window_tokens
 
     def predict(
         self,
@@ -240,23 +243,7 @@ class TokenClassifier:
 
 def resolve_config(checkpoint: str | Path | None, revision: str | None = None) -> Config:
     """Return the configuration that `load` uses for a config file, folder, hub repository or nothing."""
-    path = expand_home(str(checkpoint), "the model") if checkpoint is not None else None
-    if path is None or (path.suffix in (".yaml", ".yml") and not path.is_dir()):
-        if revision is not None:
-            raise ConfigError("revision is for a hub repository; a config file names its own")
-        return load_config(find_config(str(path) if path is not None else None))
-    source: dict[str, Any]
-    if path.is_dir():
-        source = {"source": "LOCAL", "path": str(path)}
-        if revision is not None:
-            raise ConfigError(f"revision is for a hub repository, but {checkpoint} is a folder")
-    elif isinstance(checkpoint, str) and _HUB_REPOSITORY.fullmatch(checkpoint):
-        source = {"source": "HF", "repo": checkpoint, "revision": revision}
-    else:
-        raise ConfigError(
-            f"{checkpoint} is neither a folder, nor a config file (*.yaml), nor a hub repository"
-        )
-    return parse_config({"model": {"checkpoint_repository": source}}, {}, Path.cwd())
+    return choose_config(checkpoint, revision=revision, alone=True)
 
 
 def override(config: Config, changed: dict[str, dict[str, Any]], drop: Iterable[str] = ()) -> Config:

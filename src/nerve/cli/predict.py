@@ -14,6 +14,8 @@ from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from nerve.cli.inputs import STDIN, Format, InputError, Record, count_records, read_records
+from nerve.cli.model import add_model_option
+from nerve.config import choose_config
 from nerve.errors import InvalidRequest
 from nerve.types import AggregationStrategy, OffsetUnit, TruncationDirection
 
@@ -48,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--field", default="text", metavar="NAME", help="field of the text with --jsonl (default: text)"
     )
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model", metavar="M", help="model folder or hub repository, instead of a config file"
-    )
+    add_model_option(model)
     model.add_argument(
         "--strategy",
         choices=[member.value for member in AggregationStrategy],
@@ -92,10 +92,9 @@ def run(options: argparse.Namespace) -> int:
             print("nerve predict: no text; give one, or --file F, or pipe some in", file=sys.stderr)
             return 2
         options.texts = [STDIN]
-    for one, other in (("whole", "jsonl"), ("model", "config")):
-        if getattr(options, one) and getattr(options, other):
-            print(f"nerve predict: --{one} and --{other} exclude each other", file=sys.stderr)
-            return 2
+    if options.whole and options.jsonl:
+        print("nerve predict: --whole and --jsonl exclude each other", file=sys.stderr)
+        return 2
     as_json = options.json or not sys.stdout.isatty()
     with _load(options) as classifier, _progress(options) as advance:
         show = _json_printer(options) if as_json else _terminal_printer(options, classifier)
@@ -146,9 +145,10 @@ def _predict(
 
 
 def _load(options: argparse.Namespace) -> TokenClassifier:
-    from nerve.api import load
+    from nerve.api import load_classifier
 
-    return load(options.model or options.config, show_progress=sys.stderr.isatty())
+    config = choose_config(options.model, options.config)
+    return load_classifier(config, show_progress=sys.stderr.isatty())
 
 
 def _is_live(options: argparse.Namespace) -> bool:

@@ -41,6 +41,7 @@ class Info(msgspec.Struct):
     id2label: dict[str, str]
     max_length: int
     limits: Limits
+    window_tokens: int | None = None  # of a server before 0.2: its `max_length` is that of a window
 
 
 class RemoteClassifier:

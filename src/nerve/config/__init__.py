@@ -1,4 +1,4 @@
-"""The configuration: what there is to configure (`schema`), and where it is read from (`loading`, `truss`)."""
+"""The configuration: what there is to configure (`schema`), which file (`selection`), how it is read (`loading`)."""
 
 from nerve.config.loading import (
     cache_dir_of,
@@ -6,7 +6,6 @@ from nerve.config.loading import (
     default_cache_dir,
     environment_without_overrides,
     expand_home,
-    find_config,
     load_api_key,
     load_config,
     overridden_keys,
@@ -30,6 +29,7 @@ from nerve.config.schema import (
     ServerConfig,
     TlsConfig,
 )
+from nerve.config.selection import choose_config, config_file, find_config
 
 __all__ = [
     "BatchingConfig",
@@ -49,6 +49,8 @@ __all__ = [
     "TlsConfig",
     "cache_dir_of",
     "check_hub_cache",
+    "choose_config",
+    "config_file",
     "default_cache_dir",
     "environment_without_overrides",
     "expand_home",

@@ -19,6 +19,8 @@ NonNegativeInt = Annotated[int, Meta(ge=0)]
 DeviceName = Annotated[str, Meta(pattern="^[a-z][a-z0-9_-]*$")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
+# It stands in paths of routes, and in logs.
+ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
 Route = Annotated[str, Meta(pattern="^/.")]
 
 # `limits.max_request_tokens` and `max_pending_bytes`, where they are not set: so many texts, and bodies, of the most.
@@ -131,6 +133,7 @@ class ModelConfig(_Section, frozen=True):
     device: DeviceName = Device.AUTO.value  # a provider of runtime.devices, or of another package
     device_id: NonNegativeInt = 0
     precision: Precision = Precision.AUTO
+    name: ModelName | None = None
     min_agreement: Annotated[float, Meta(ge=0, le=1)] = 0.995
     max_length: PositiveInt | None = None
     graph: str | None = None
@@ -143,6 +146,7 @@ class RuntimeConfig(_Section, frozen=True):
     webserver_default_route: Route = "/predict_tokens"
     aggregation_strategy: AggregationStrategy = AggregationStrategy.NONE
     truncate: bool = False
+    window_tokens: PositiveInt | None = None
     window_stride: NonNegativeInt | None = None
     raw_scores: bool = False
     raw_scores_as: RawScoresAs = RawScoresAs.PROBABILITIES

@@ -99,7 +99,7 @@ class Engine:
         if shares:
             self._bulk_lane = open_lane(_BULK_NICENESS, may_spread=False, gathers=False)
         self._lanes = list(dict.fromkeys((self._lane, self._bulk_lane)))
-        self._bulk_tokens = _BULK_WINDOWS * model.max_length
+        self._bulk_tokens = _BULK_WINDOWS * model.window_tokens
 
     @property
     def queued_tokens(self) -> int:

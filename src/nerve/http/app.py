@@ -296,14 +296,17 @@ def describe(model: Model, config: Config) -> dict[str, object]:
     """Return what `/info` prints."""
     return {
         "version": nerve.__version__,
+        "model_name": model.name,
         "model_id": model.model_id,
         "revision": model.revision,
         "dtype": model.precision.value,
         "provider": model.backend.provider,
         "id2label": {str(index): name for index, name in enumerate(model.labels.names)},
         "label_scheme": model.labels.scheme.value,
-        "max_length": model.max_length,
-        "max_length_from": model.max_length_from,
+        "max_length": model.lengths.max_length,
+        "max_length_from": model.lengths.max_length_from,
+        "window_tokens": model.lengths.window_tokens,
+        "window_tokens_from": model.lengths.window_tokens_from,
         "limits": {
             "max_inputs": config.limits.max_inputs,
             "max_input_tokens": config.limits.max_input_tokens,

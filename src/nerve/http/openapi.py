@@ -227,6 +227,7 @@ _INFO = {
     "type": "object",
     "properties": {
         "version": _STRING,
+        "model_name": _STRING,
         "model_id": _STRING,
         "revision": _STRING,
         "dtype": _STRING,
@@ -235,7 +236,12 @@ _INFO = {
         "label_scheme": _STRING,
         "max_length": _INTEGER,
         "max_length_from": _STRING,
+        "window_tokens": _INTEGER,
+        "window_tokens_from": _STRING,
         "limits": {"type": "object"},
     },
-    "required": ["version", "model_id", "revision", "dtype", "provider", "id2label", "max_length", "limits"],
+    "required": [
+        *("version", "model_name", "model_id", "revision", "dtype", "provider", "id2label"),
+        *("max_length", "window_tokens", "limits"),
+    ],
 }
