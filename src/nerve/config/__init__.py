@@ -12,6 +12,7 @@ from nerve.config.loading import (
     parse_config,
     read_secret,
 )
+from nerve.config.naming import model_name
 from nerve.config.schema import (
     BatchingConfig,
     CheckpointConfig,
@@ -57,6 +58,7 @@ __all__ = [
     "find_config",
     "load_api_key",
     "load_config",
+    "model_name",
     "overridden_keys",
     "parse_config",
     "read_secret",

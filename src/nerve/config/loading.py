@@ -32,7 +32,11 @@ ENV_API_KEY = "NERVE_API_KEY"
 _API_KEY_FILE = "server.api_key_file"
 _OTLP_PROTOCOL = "http/protobuf"
 # What platforms say, and the key that it means (Vertex AI).
-_PLATFORM_KEYS = {"AIP_HTTP_PORT": "server.port"}
+_PLATFORM_KEYS = {
+    "AIP_HTTP_PORT": "server.port",
+    "AIP_HEALTH_ROUTE": "server.vertex_health_route",
+    "AIP_PREDICT_ROUTE": "server.vertex_predict_route",
+}
 
 SectionT = TypeVar("SectionT", bound=msgspec.Struct)
 

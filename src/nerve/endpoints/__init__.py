@@ -11,8 +11,13 @@ from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, cast
 
+from nerve.endpoints.huggingface import HuggingFace
+from nerve.endpoints.kserve_v1 import KServeV1
+from nerve.endpoints.open_inference import OpenInference
 from nerve.endpoints.predict_tokens import PredictTokens
 from nerve.endpoints.protocol import GetRoute, PostRoute
+from nerve.endpoints.sagemaker import SageMaker
+from nerve.endpoints.vertex import Vertex
 from nerve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +29,11 @@ GROUP = "nerve.endpoints"
 # Name, as in `server.endpoints` -> what makes the endpoint from the configuration.
 BUILT_IN: dict[str, Callable[[Config], Endpoint]] = {
     PredictTokens.name: PredictTokens,
+    HuggingFace.name: HuggingFace,
+    OpenInference.name: OpenInference,
+    KServeV1.name: KServeV1,
+    SageMaker.name: SageMaker,
+    Vertex.name: Vertex,
 }
 
 

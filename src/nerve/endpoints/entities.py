@@ -1,4 +1,4 @@
-"""What formats that answer with entities share: how these are asked for, and the rows that clients of Hugging Face know.
+"""What formats that answer with entities share: how these are asked for, and rows as Hugging Face's clients know them.
 
 The names of the fields are those of transformers' pipeline, with its `aggregation_strategy`.
 """

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from nerve.config import model_name
 from nerve.endpoints.bodies import JsonBody, check_texts, error_in_field, require_json
 from nerve.endpoints.entities import EntityRow, encode_rows, entity_options, entity_rows
-from nerve.endpoints.naming import model_name
 from nerve.endpoints.protocol import JSON_TYPE, Description, GetRoute, PostRoute
 from nerve.engine.codec import Query
 from nerve.errors import InvalidRequest
@@ -92,7 +92,7 @@ class KServeV1:
     name = "kserve_v1"
 
     def __init__(self, config: Config) -> None:
-        model = model_name(config)
+        model = model_name(config.model)
         codec = InstancesCodec(config.runtime, config.limits)
         ready = msgspec.json.encode({"name": model, "ready": True})
         models = msgspec.json.encode({"models": [model]})
@@ -105,7 +105,7 @@ class KServeV1:
 
 def predict_path(config: Config) -> str:
     """Return the path that V1's texts are posted to."""
-    return f"/v1/models/{model_name(config)}:predict"
+    return f"/v1/models/{model_name(config.model)}:predict"
 
 
 def predict_route(path: str, codec: InstancesCodec, summary: str) -> PostRoute:

@@ -26,7 +26,9 @@ class Vertex:
         health, predict = server.vertex_health_route, server.vertex_predict_route
         if health is not None:
             routes.append(
-                GetRoute(health, "Whether Vertex AI may send requests", b"", None, is_health=True, errors=ERRORS)
+                GetRoute(
+                    health, "Whether Vertex AI may send requests", b"", None, is_health=True, errors=ERRORS
+                )
             )
         has_v1 = server.endpoints is None or KServeV1.name in server.endpoints
         if predict is not None and not (has_v1 and predict == predict_path(config)):

@@ -64,9 +64,9 @@ def _as_tokenized(model: Model, index: int, ids: list[int]) -> TokenizedText:
     """Put a sequence where a text would be. Raises `InvalidRequest`, which says which sequence it is."""
     if not ids:
         raise InvalidRequest(f"input_ids[{index}]: no token; a row of attention_mask must have a 1")
-    if len(ids) > model.max_length:
+    if len(ids) > model.lengths.window_tokens:
         raise InvalidRequest(
-            f"input_ids[{index}]: {len(ids)} tokens, above the {model.max_length} that the model takes; send parts"
+            f"input_ids[{index}]: {len(ids)} tokens, above the {model.lengths.window_tokens} of a window; send parts"
         )
     if min(ids) < 0 or (model.n_words is not None and max(ids) >= model.n_words):
         raise InvalidRequest(

