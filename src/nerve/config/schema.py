@@ -22,6 +22,7 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 # It stands in paths of routes, and in logs.
 ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
 Route = Annotated[str, Meta(pattern="^/.")]
+AnyRoute = Annotated[str, Meta(pattern="^/")]
 
 # `limits.max_request_tokens` and `max_pending_bytes`, where they are not set: so many texts, and bodies, of the most.
 _TEXTS_OF_MOST_TOKENS = 4
@@ -230,8 +231,8 @@ class ServerConfig(_Section, frozen=True):
     log_level: LogLevel = LogLevel.INFO
     access_log: bool = False
     endpoints: list[str] | None = None
-    vertex_health_route: Route | None = None
-    vertex_predict_route: Route | None = None
+    vertex_health_route: AnyRoute | None = None
+    vertex_predict_route: AnyRoute | None = None
     api_key_file: str | None = None
     tls: TlsConfig | None = None
     canary_interval_ms: PositiveInt | None = 10_000
