@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nerve.endpoints.protocol import JSON_TYPE, Description
+from nerve.config import Score
 from nerve.engine.codec import Query
 from nerve.errors import InvalidRequest, MalformedRequest, UnsupportedMediaType
+from nerve.text.filters import make_filter, names_in
 from nerve.text.options import member_of
 from nerve.types import (
     AggregationStrategy,
+    EntityFilter,
     OffsetUnit,
     PredictOptions,
     Row,
@@ -48,6 +51,8 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc
     raw_scores: bool | None = None
     aggregation_strategy: str | None = None
     offset_unit: str | None = None
+    labels: list[str] | None = None
+    min_score: Score | dict[str, Score] | None = None
 
 
 KNOWN_FIELDS = ", ".join(field.name for field in msgspec.structs.fields(PredictRequest))
@@ -199,16 +204,38 @@ def resolve_request(
     strategy, unit, direction = _choices(
         request.aggregation_strategy, request.offset_unit, request.truncation_direction
     )
+    if strategy is None:
+        strategy = runtime.aggregation_strategy
     options = PredictOptions(
-        aggregation_strategy=runtime.aggregation_strategy if strategy is None else strategy,
+        aggregation_strategy=strategy,
         truncate=runtime.truncate if request.truncate is None else request.truncate,
         truncation_direction=direction,
         raw_scores=runtime.raw_scores if request.raw_scores is None else request.raw_scores,
         raw_scores_as=runtime.raw_scores_as,
         offset_unit=runtime.offset_unit if unit is None else unit,
         to_encode=True,
+        filter=_filter(request, runtime, strategy),
     )
     return texts, options
+
+
+def _filter(
+    request: PredictRequest, runtime: RuntimeConfig, strategy: AggregationStrategy
+) -> EntityFilter | None:
+    """Return which entities are answered. Raises `InvalidRequest` where there are none to choose from."""
+    labels, min_score = request.labels, request.min_score
+    if strategy is AggregationStrategy.NONE:
+        if labels is None and min_score is None:
+            return None
+        field = "min_score" if labels is None else "labels"
+        raise InvalidRequest(f"{field}: there are no entities with aggregation_strategy none; choose another")
+    if labels is None and min_score is None:
+        return make_filter(runtime.labels, runtime.min_score)
+    return make_filter(
+        runtime.labels if labels is None else labels,
+        runtime.min_score if min_score is None else min_score,
+        names_in(labels, min_score),
+    )
 
 
 @lru_cache(maxsize=256)  # of known values only: others raise. Enumerations are slow to look up

@@ -317,6 +317,8 @@ def describe(model: Model, config: Config) -> dict[str, object]:
         "provider": model.backend.provider,
         "id2label": {str(index): name for index, name in enumerate(model.labels.names)},
         "label_scheme": model.labels.scheme.value,
+        "entity_labels": model.labels.entity_labels,
+        "entity_strategy": model.entity_strategy.value,
         "max_length": model.max_length,
         "max_length_from": model.max_length_from,
         "limits": {

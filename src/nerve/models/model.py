@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from nerve.text.aggregation import Vocabulary
     from nerve.text.labels import LabelSet
     from nerve.text.tokenizer import TextTokenizer
+    from nerve.text.viterbi import Decoder
+    from nerve.types import AggregationStrategy
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """A loaded, proven and warm model.
 
-    folder: the model folder. max_length: most tokens of a window, special tokens included; `max_length_from`: what
-        has decided that.
+    folder: the model folder. labels, decoder, entity_strategy: see `models.decoding.Decoding`.
+    max_length: most tokens of a window, special tokens included; `max_length_from`: what has decided that.
     n_words: rows of the table of tokens; ids from there on must not reach the backend. None where it is not known.
     policy, n_threads, can_spread: as the backend has them.
     shares_cores: calls compute on the cores that the callers run on (CPU).
@@ -33,6 +35,8 @@ class Model:
     revision: str
     folder: Path
     labels: LabelSet
+    decoder: Decoder | None
+    entity_strategy: AggregationStrategy
     vocabulary: Vocabulary
     tokenizer: TextTokenizer
     backend: Backend
