@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from nerve.text.aggregation import Vocabulary, decode
 from nerve.text.labels import parse_labels
 from nerve.text.viterbi import Biases, Decoder, has_decoder
 from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, TokenizedText, TokenScores, Window
+
+if TYPE_CHECKING:
+    from nerve.types import Row
 
 PRIVACY_TAGS = [
     *("account_number", "private_address", "private_date", "private_email"),
@@ -85,11 +89,13 @@ def bias_of(before: str, after: str, names: list[str], biases: Biases) -> float 
 
 
 def may_begin(name: str, names: list[str]) -> bool:
+    """Tell whether a sequence may begin with a label."""
     prefix = split(name)[0]
     return prefix in "OBS*" or (prefix == "I" and is_iob1(names))
 
 
 def may_end(name: str, names: list[str]) -> bool:
+    """Tell whether a sequence may end with a label."""
     return split(name)[0] in "OES*" or not is_ended(names)
 
 
@@ -113,6 +119,7 @@ def path_value(path: tuple[int, ...], names: list[str], logs: np.ndarray, biases
 
 
 def decoded(names: list[str], logits: np.ndarray, biases: Biases) -> tuple[int, ...]:
+    """Give the path that is under test."""
     decoder = Decoder(parse_labels(names), biases)
     return tuple(decoder.best_path(logits, logits.argmax(axis=1)).tolist())
 
@@ -166,7 +173,7 @@ def test_ties_go_to_the_smallest_ids_from_the_end() -> None:
 # --- openai/privacy-filter's decoder, restated from its description ---------------------------------
 
 
-def opf_decode(names: list[str], logits: np.ndarray, biases: Biases) -> list[int]:
+def opf_decode(names: list[str], logits: np.ndarray, biases: Biases) -> list[int]:  # noqa: C901 - one plain loop
     """Decode with plain loops: emissions, start, end and moves as ../shared/privacy-filter.md says of OPF."""
     impossible = -1e9
     logs = log_probabilities(logits).tolist()
@@ -313,7 +320,9 @@ def words_of(text: str) -> TokenizedText:
 # --- entities ----------------------------------------------------------------------------------------
 
 
-def viterbi_rows(names: list[str], tokens: TokenizedText, logits: np.ndarray, biases: Biases | None = None):
+def viterbi_rows(
+    names: list[str], tokens: TokenizedText, logits: np.ndarray, biases: Biases | None = None
+) -> list[Row]:
     """Decode the logits of the real tokens."""
     n_special = tokens.n_prefix
     special = np.zeros((n_special, len(names)), np.float32)

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from nerve.endpoints.protocol import JSON_TYPE, Description
 from nerve.config import Score
+from nerve.endpoints.protocol import JSON_TYPE, Description
 from nerve.engine.codec import Query
 from nerve.errors import InvalidRequest, MalformedRequest, UnsupportedMediaType
-from nerve.text.filters import make_filter, names_in
+from nerve.text.filters import choose_filter
 from nerve.text.options import member_of
 from nerve.types import (
     AggregationStrategy,
-    EntityFilter,
     OffsetUnit,
     PredictOptions,
     Row,
@@ -214,28 +213,9 @@ def resolve_request(
         raw_scores_as=runtime.raw_scores_as,
         offset_unit=runtime.offset_unit if unit is None else unit,
         to_encode=True,
-        filter=_filter(request, runtime, strategy),
+        filter=choose_filter(runtime, strategy, request.labels, request.min_score),
     )
     return texts, options
-
-
-def _filter(
-    request: PredictRequest, runtime: RuntimeConfig, strategy: AggregationStrategy
-) -> EntityFilter | None:
-    """Return which entities are answered. Raises `InvalidRequest` where there are none to choose from."""
-    labels, min_score = request.labels, request.min_score
-    if strategy is AggregationStrategy.NONE:
-        if labels is None and min_score is None:
-            return None
-        field = "min_score" if labels is None else "labels"
-        raise InvalidRequest(f"{field}: there are no entities with aggregation_strategy none; choose another")
-    if labels is None and min_score is None:
-        return make_filter(runtime.labels, runtime.min_score)
-    return make_filter(
-        runtime.labels if labels is None else labels,
-        runtime.min_score if min_score is None else min_score,
-        names_in(labels, min_score),
-    )
 
 
 @lru_cache(maxsize=256)  # of known values only: others raise. Enumerations are slow to look up

@@ -29,7 +29,8 @@ _ENDED_SCHEMES = (LabelScheme.BIOES, LabelScheme.BILOU)
 class Decoding:
     """What turns scores into entities.
 
-    decoder: for `viterbi`; None where the labels have no prefixes. entity_strategy: `runtime.entity_strategy`, resolved.
+    decoder: for `viterbi`; None where the labels have no prefixes.
+    entity_strategy: `runtime.entity_strategy`, resolved.
     """
 
     labels: LabelSet

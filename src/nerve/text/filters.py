@@ -2,16 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from nerve.errors import InvalidRequest
-from nerve.types import EntityFilter
+from nerve.types import AggregationStrategy, EntityFilter
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Sequence
+
+    from nerve.config import RuntimeConfig
 
 # In `min_score`: all labels that it does not name.
 OTHERS = "*"
+
+
+def choose_filter(
+    runtime: RuntimeConfig,
+    strategy: AggregationStrategy | None,
+    labels: Sequence[str] | None,
+    min_score: float | Mapping[str, float] | None,
+    also_known: Iterable[str] = (),
+) -> EntityFilter | None:
+    """Return which entities a request is answered, the configuration's defaults filled in.
+
+    strategy: None for the model's own. also_known: labels that are not the model's.
+    Raises `InvalidRequest` for a choice where there are no entities, and for a value that is none.
+    """
+    if strategy is AggregationStrategy.NONE:
+        if labels is None and min_score is None:
+            return None
+        field = "min_score" if labels is None else "labels"
+        raise InvalidRequest(f"{field}: there are no entities with aggregation_strategy none; choose another")
+    if labels is None and min_score is None:
+        return make_filter(runtime.labels, runtime.min_score)
+    _check_values(labels, min_score)
+    return make_filter(
+        runtime.labels if labels is None else labels,
+        runtime.min_score if min_score is None else min_score,
+        names_in(labels, min_score),
+        also_known,
+    )
+
+
+def _check_values(labels: object, min_score: object) -> None:
+    """Raise `InvalidRequest` for what the types of the wire would not let pass."""
+    if isinstance(labels, str):
+        raise InvalidRequest("labels: must be a list of labels, not one string")
+    values = min_score.values() if isinstance(min_score, Mapping) else [min_score]
+    for value in values:
+        if value is not None and (not isinstance(value, float | int) or not 0 <= value <= 1):
+            raise InvalidRequest("min_score: must be a number from 0 to 1, or an object from label to number")
 
 
 def make_filter(
