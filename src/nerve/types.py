@@ -10,6 +10,7 @@ What is made for every request is a `msgspec.Struct`: made in C, where a frozen 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,13 +24,48 @@ if TYPE_CHECKING:
 
 
 class AggregationStrategy(enum.StrEnum):
-    """How tokens become entities; the meaning is that of transformers' pipeline."""
+    """How tokens become entities; `simple` to `max` mean what transformers' pipeline means by them.
+
+    VITERBI: the entities of the best label sequence that the label scheme allows (`text.viterbi`).
+    """
 
     NONE = "none"
     SIMPLE = "simple"
     FIRST = "first"
     AVERAGE = "average"
     MAX = "max"
+    VITERBI = "viterbi"
+
+
+class EntityStrategy(enum.StrEnum):
+    """How formats that answer with entities alone group tokens.
+
+    AUTO: `viterbi` where the checkpoint has a calibration for it or a BIOES or BILOU label set, else `first`.
+    """
+
+    AUTO = "auto"
+    SIMPLE = "simple"
+    FIRST = "first"
+    AVERAGE = "average"
+    MAX = "max"
+    VITERBI = "viterbi"
+
+
+class PatternName(enum.StrEnum):
+    """Kinds of entities that are found by rule (`text.patterns`)."""
+
+    EMAIL = "email"
+    URL = "url"
+    IP_ADDRESS = "ip_address"
+    CREDIT_CARD = "credit_card"
+    IBAN = "iban"
+    US_SSN = "us_ssn"
+    PHONE_NUMBER = "phone_number"
+
+    @property
+    def label(self) -> str:
+        """The label of its entities, before renaming."""
+        return "IBAN_CODE" if self is PatternName.IBAN else self.name
 
 
 class TruncationDirection(enum.StrEnum):
@@ -54,19 +90,37 @@ class RawScoresAs(enum.StrEnum):
     LOGITS = "logits"
 
 
+class EntityFilter(msgspec.Struct, frozen=True):
+    """Which entities are answered; `text.filters` makes and asks it.
+
+    labels: only these, after renaming; None for all.
+    min_scores: least score by label; min_score: that of all other labels.
+    asked: the names that the request itself has given. The model must know them, or they must be in also_known.
+    """
+
+    labels: frozenset[str] | None = None
+    min_scores: Mapping[str, float] = {}
+    min_score: float = 0.0
+    asked: tuple[str, ...] = ()
+    also_known: tuple[str, ...] = ()
+
+
 class PredictOptions(msgspec.Struct, frozen=True):
     """Everything a request can choose, apart from its texts; `raw_scores_as` is the configuration's alone.
 
+    aggregation_strategy: None for the model's own entity strategy, which the engine fills in.
+    filter: None to answer all entities; `none` never has one.
     to_encode: nobody but an encoder looks at the rows, so that `results` may be what encodes as the dict does.
     """
 
-    aggregation_strategy: AggregationStrategy = AggregationStrategy.NONE
+    aggregation_strategy: AggregationStrategy | None = AggregationStrategy.NONE
     truncate: bool = False
     truncation_direction: TruncationDirection = TruncationDirection.RIGHT
     raw_scores: bool = False
     raw_scores_as: RawScoresAs = RawScoresAs.PROBABILITIES
     offset_unit: OffsetUnit = OffsetUnit.CODE_POINT
     to_encode: bool = False
+    filter: EntityFilter | None = None
 
 
 class Window(msgspec.Struct, frozen=True):

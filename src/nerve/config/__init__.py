@@ -27,6 +27,7 @@ from nerve.config.schema import (
     ModelConfig,
     Precision,
     RuntimeConfig,
+    Score,
     ServerConfig,
     TlsConfig,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "ModelConfig",
     "Precision",
     "RuntimeConfig",
+    "Score",
     "ServerConfig",
     "TlsConfig",
     "cache_dir_of",

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from nerve.types import AggregationStrategy, OffsetUnit, RawScoresAs
+from nerve.types import AggregationStrategy, EntityStrategy, OffsetUnit, RawScoresAs
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
@@ -23,6 +23,8 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
 Route = Annotated[str, Meta(pattern="^/.")]
 AnyRoute = Annotated[str, Meta(pattern="^/")]
+Name = Annotated[str, Meta(min_length=1)]
+Score = Annotated[float, Meta(ge=0, le=1)]
 
 # `limits.max_request_tokens` and `max_pending_bytes`, where they are not set: so many texts, and bodies, of the most.
 _TEXTS_OF_MOST_TOKENS = 4
@@ -152,6 +154,11 @@ class RuntimeConfig(_Section, frozen=True):
     raw_scores: bool = False
     raw_scores_as: RawScoresAs = RawScoresAs.PROBABILITIES
     offset_unit: OffsetUnit = OffsetUnit.CODE_POINT
+    entity_strategy: EntityStrategy = EntityStrategy.AUTO
+    labels: list[Name] | None = None
+    min_score: Score | dict[Name, Score] = 0.0
+    rename_labels: dict[Name, Name] = {}
+    viterbi_operating_point: Name = "default"
 
 
 class BatchingConfig(_Section, frozen=True):

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from nerve.config import Score
 from nerve.endpoints.protocol import JSON_TYPE, Description
 from nerve.engine.codec import Query
 from nerve.errors import InvalidRequest, MalformedRequest, UnsupportedMediaType
+from nerve.text.filters import choose_filter
 from nerve.text.options import member_of
 from nerve.types import (
     AggregationStrategy,
@@ -48,6 +50,8 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc
     raw_scores: bool | None = None
     aggregation_strategy: str | None = None
     offset_unit: str | None = None
+    labels: list[str] | None = None
+    min_score: Score | dict[str, Score] | None = None
 
 
 KNOWN_FIELDS = ", ".join(field.name for field in msgspec.structs.fields(PredictRequest))
@@ -199,14 +203,17 @@ def resolve_request(
     strategy, unit, direction = _choices(
         request.aggregation_strategy, request.offset_unit, request.truncation_direction
     )
+    if strategy is None:
+        strategy = runtime.aggregation_strategy
     options = PredictOptions(
-        aggregation_strategy=runtime.aggregation_strategy if strategy is None else strategy,
+        aggregation_strategy=strategy,
         truncate=runtime.truncate if request.truncate is None else request.truncate,
         truncation_direction=direction,
         raw_scores=runtime.raw_scores if request.raw_scores is None else request.raw_scores,
         raw_scores_as=runtime.raw_scores_as,
         offset_unit=runtime.offset_unit if unit is None else unit,
         to_encode=True,
+        filter=choose_filter(runtime, strategy, request.labels, request.min_score),
     )
     return texts, options
 

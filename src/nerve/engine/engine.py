@@ -18,16 +18,20 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from nerve.engine.cancel import Cancel
 from nerve.engine.pool import Pool
 from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, stack_of
+from nerve.models.decoding import why_no_viterbi
 from nerve.scheduling.batching import Job
 from nerve.scheduling.lane import Lane
 from nerve.scheduling.queue import Queue
 from nerve.scheduling.threads import EngineThread
 from nerve.text.aggregation import decode_texts, needs_logits
+from nerve.text.filters import check_asked
 from nerve.text.tokenizer import too_many_tokens
-from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
+from nerve.types import AggregationStrategy, Prediction, PredictOptions, Row, Timings, TokenizedText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -196,7 +200,18 @@ class Engine:
         self, tokenized: list[TokenizedText], scores: list[TokenScores], options: PredictOptions
     ) -> list[list[Row]]:
         """Merge the windows of each text and make its rows."""
-        return decode_texts(tokenized, scores, self.model.labels, self.model.vocabulary, options)
+        model = self.model
+        return decode_texts(tokenized, scores, model.labels, model.vocabulary, options, model.decoder)
+
+    def complete(self, options: PredictOptions) -> PredictOptions:
+        """Fill in and check what depends on the model. Raises `InvalidRequest`."""
+        if options.aggregation_strategy is None:
+            options = structs.replace(options, aggregation_strategy=self.model.entity_strategy)
+        if options.aggregation_strategy is AggregationStrategy.VITERBI and self.model.decoder is None:
+            raise InvalidRequest(f"aggregation_strategy: {why_no_viterbi()}")
+        if options.filter is not None:
+            check_asked(options.filter, self.model.labels.entity_labels)
+        return options
 
     def _deliver(self, jobs: list[Job]) -> None:
         """Go on with finished jobs; called once per batch, by the thread that ran it."""
@@ -261,6 +276,7 @@ class Call:
         """Tokenize, here or on the pool; on_pool: they are the same."""
         engine = self._engine
         try:
+            self._options = engine.complete(self._options)
             n_characters = sum(map(len, self._texts))
             engine.check_room(n_characters, self._deadline)
             if n_characters <= _INLINE_CHARACTERS:

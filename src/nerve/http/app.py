@@ -303,6 +303,8 @@ def describe(model: Model, config: Config) -> dict[str, object]:
         "provider": model.backend.provider,
         "id2label": {str(index): name for index, name in enumerate(model.labels.names)},
         "label_scheme": model.labels.scheme.value,
+        "entity_labels": model.labels.entity_labels,
+        "entity_strategy": model.entity_strategy.value,
         "max_length": model.lengths.max_length,
         "max_length_from": model.lengths.max_length_from,
         "window_tokens": model.lengths.window_tokens,

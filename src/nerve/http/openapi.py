@@ -234,6 +234,8 @@ _INFO = {
         "provider": _STRING,
         "id2label": {"type": "object", "additionalProperties": _STRING},
         "label_scheme": _STRING,
+        "entity_labels": {"type": "array", "items": _STRING},
+        "entity_strategy": _STRING,
         "max_length": _INTEGER,
         "max_length_from": _STRING,
         "window_tokens": _INTEGER,

@@ -24,6 +24,7 @@ from nerve.config import Precision, model_name
 from nerve.errors import ModelError
 from nerve.graph import load_graph
 from nerve.models.agreement import Judge, check_agreement
+from nerve.models.decoding import read_decoding
 from nerve.models.limits import find_lengths, make_policy
 from nerve.models.model import Model
 from nerve.models.room import find_room, n_threads_of
@@ -34,7 +35,6 @@ from nerve.models.warm_up import prove
 from nerve.runtime.backend import GraphKind, OpenOptions
 from nerve.runtime.devices import choose_provider
 from nerve.scheduling.threads import EngineThread
-from nerve.text.labels import parse_labels
 from nerve.text.tokenizer import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     """
     started = time.monotonic()
     settings = read_config(folder.path)
-    labels = parse_labels(label_names(settings, str(folder.path)))
+    decoding = read_decoding(label_names(settings, str(folder.path)), folder.path, config.runtime)
+    labels = decoding.labels
     if reason := why_made_up(settings):
         log.warning("%s: labels are called LABEL_0 to %s; add id2label for names", reason, labels.names[-1])
     raw_tokenizer = load_tokenizer(folder.path)
@@ -132,6 +133,8 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
             revision=folder.revision,
             folder=folder.path,
             labels=labels,
+            decoder=decoding.decoder,
+            entity_strategy=decoding.entity_strategy,
             vocabulary=vocabulary,
             tokenizer=tokenizer,
             backend=backend,
