@@ -80,7 +80,7 @@ def test_labels_are_ignored(ask: Callable[..., Any]) -> None:
         (
             {"inputs": "", "parameters": {"aggregation_strategy": SECRET}},
             422,
-            "aggregation_strategy: unknown value; known values: none, simple, first, average, max",
+            "aggregation_strategy: unknown value; known values: none, simple, first, average, max, viterbi",
         ),
         (
             {"inputs": "", "parameters": {"ignore_labels": []}},

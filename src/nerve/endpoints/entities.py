@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from nerve.text.filters import choose_filter
 from nerve.text.options import member_of
 from nerve.types import AggregationStrategy, PredictOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from nerve.config import RuntimeConfig
     from nerve.types import Row
@@ -44,17 +45,23 @@ class TokenRow(msgspec.Struct, frozen=True, gc=False):
     end: int
 
 
-def entity_options(runtime: RuntimeConfig, strategy: str | None = None) -> PredictOptions:
-    """Return the options of a request for entities. strategy: its `aggregation_strategy`, if it names one.
+def entity_options(
+    runtime: RuntimeConfig,
+    strategy: str | None = None,
+    labels: Sequence[str] | None = None,
+    min_score: float | Mapping[str, float] | None = None,
+) -> PredictOptions:
+    """Return the options of a request for entities; what it leaves out is the configuration's.
 
-    Raises `InvalidRequest`.
+    strategy: its `aggregation_strategy`; without one it is `runtime.entity_strategy`. labels: only these are answered;
+    an unknown one is refused when the model is asked. Raises `InvalidRequest`.
     """
-    chosen = (
-        AggregationStrategy.FIRST
-        if strategy is None
-        else member_of(AggregationStrategy, strategy, "aggregation_strategy")
+    chosen = None if strategy is None else member_of(AggregationStrategy, strategy, "aggregation_strategy")
+    return PredictOptions(
+        aggregation_strategy=chosen,
+        truncate=runtime.truncate,
+        filter=choose_filter(runtime, chosen, labels, min_score),
     )
-    return PredictOptions(aggregation_strategy=chosen, truncate=runtime.truncate)
 
 
 def label_of(row: Row) -> tuple[str, float]:

@@ -115,7 +115,7 @@ class App:
             max_request_tokens=self._limits.most_request_tokens,
         )
         self._info = encode_json(describe(model, config))
-        self._facts = facts_of(model)
+        self._facts = ModelFacts(model.labels.entity_labels)
         self._is_draining = is_draining
         self._metrics.set_engine_threads(model.n_threads)
         if config.server.canary_interval_ms is not None:
@@ -322,13 +322,6 @@ def describe(model: Model, config: Config) -> dict[str, object]:
             "max_queue_ms": config.batching.max_queue_ms,
         },
     }
-
-
-def facts_of(model: Model) -> ModelFacts:
-    """Return what endpoints may tell of a model."""
-    labels = model.labels
-    tags = [tag for tag, tag_id in zip(labels.tags, labels.tag_ids, strict=True) if tag_id >= 0]
-    return ModelFacts(tuple(dict.fromkeys(tags)))
 
 
 def _request_id(request: Request) -> str:
