@@ -1,0 +1,53 @@
+"""One good body of each route that is posted to, for tests of what holds on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Body = dict[str, Any]
+
+MODEL = "model"  # the folder's name of the models of `builders`
+INFER = f"/v2/models/{MODEL}/infer"
+INFER_VERSION = f"/v2/models/{MODEL}/versions/1/infer"
+
+
+def _tensor(text: str) -> Body:
+    return {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}]}
+
+
+# Route -> its body for one text.
+BODIES: dict[str, Callable[[str], Body]] = {
+    "/": lambda text: {"inputs": text},
+    "/predict_tokens": lambda text: {"inputs": text},
+    "/pipeline/token-classification": lambda text: {"inputs": text, "parameters": {}},
+    INFER: _tensor,
+    INFER_VERSION: _tensor,
+    f"/v1/models/{MODEL}:predict": lambda text: {"instances": [text]},
+    "/invocations": lambda text: {"inputs": text},
+}
+# Status of a body whose values are wrong, where it is not the contract's 422.
+INVALID = {route: 400 for route in BODIES if route.startswith(("/v1/", "/v2/"))}
+# Where the message of an error is, where it is not in `error`.
+MESSAGE_FIELD: dict[str, str] = {}
+
+
+def message_of(route: str, answer: Any) -> str:
+    """Return the message of an error; it must be where clients of the format look for it."""
+    message = answer.json()[MESSAGE_FIELD.get(route, "error")]
+    assert isinstance(message, str)
+    return message
+
+
+def nested(value: Any, mark: str) -> list[Any]:
+    """Return copies of a body with `mark` in each of its places in turn: as a value, as another type, as a field."""
+    found: list[Any] = [mark, [mark], {mark: mark}]
+    if isinstance(value, dict):
+        found.append({**value, mark: mark})
+        for key, inner in value.items():
+            found += [{**value, key: each} for each in nested(inner, mark)]
+    elif isinstance(value, list):
+        found.append([*value, mark])
+        for index, inner in enumerate(value):
+            found += [[*value[:index], each, *value[index + 1 :]] for each in nested(inner, mark)]
+    return found
