@@ -5,7 +5,7 @@ The names of the fields are those of transformers' pipeline, with its `aggregati
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from nerve.config import RuntimeConfig
     from nerve.types import Row
+
+QueryT = TypeVar("QueryT", bound=msgspec.Struct)
 
 # Rows that are encoded in one go, which holds the interpreter lock.
 _MANY_ROWS = 1_000
@@ -62,6 +64,11 @@ def entity_options(
         truncate=runtime.truncate,
         filter=choose_filter(runtime, chosen, labels, min_score),
     )
+
+
+def extend(kind: type[QueryT], query: msgspec.Struct, *more: object) -> QueryT:
+    """Return a query of a subclass: what `query` has, and the fields that the subclass adds."""
+    return kind(*(getattr(query, name) for name in query.__struct_fields__), *more)
 
 
 def label_of(row: Row) -> tuple[str, float]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from nerve.endpoints.bodies import JsonBody, check_texts, require_json
+from nerve.endpoints.json_bodies import JsonBody, check_texts, require_json
 from nerve.endpoints.entities import (
     EntityRow,
     TokenRow,

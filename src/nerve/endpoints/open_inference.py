@@ -15,7 +15,7 @@ import numpy as np
 
 import nerve
 from nerve.config import model_name
-from nerve.endpoints.bodies import JsonBody, check_count, check_texts, error_in_field, require_json
+from nerve.endpoints.json_bodies import JsonBody, check_count, check_texts, error_in_field, require_json
 from nerve.endpoints.entities import encode_list, entity_options, entity_rows
 from nerve.endpoints.protocol import JSON_TYPE, Description, GetRoute, PostRoute
 from nerve.endpoints.tensors import (
