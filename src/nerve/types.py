@@ -175,6 +175,15 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     results: dict[str, float]
 
 
+class Entity(msgspec.Struct, frozen=True, gc=False):
+    """An entity of a text: its label, its score, and the half-open range of code points."""
+
+    label: str
+    score: float
+    start: int
+    end: int
+
+
 class Timings(msgspec.Struct, frozen=True):
     """Where the time of one request went, in seconds."""
 

@@ -13,6 +13,7 @@ from nerve.config.loading import (
     parse_config,
     read_secret,
 )
+from nerve.config.redaction_key import load_redaction_key
 from nerve.config.schema import (
     BatchingConfig,
     CheckpointConfig,
@@ -26,6 +27,7 @@ from nerve.config.schema import (
     LogLevel,
     ModelConfig,
     Precision,
+    RedactionConfig,
     RuntimeConfig,
     Score,
     ServerConfig,
@@ -45,6 +47,7 @@ __all__ = [
     "LogLevel",
     "ModelConfig",
     "Precision",
+    "RedactionConfig",
     "RuntimeConfig",
     "Score",
     "ServerConfig",
@@ -57,6 +60,7 @@ __all__ = [
     "find_config",
     "load_api_key",
     "load_config",
+    "load_redaction_key",
     "overridden_keys",
     "parse_config",
     "read_secret",

@@ -349,6 +349,7 @@ def _anchor_paths(config: Config, folder: Path) -> Config:
     if server.tls is not None:
         tls = anchor(server.tls, "server.tls", "certificate", "key", "client_ca", "key_password_file")
         server = msgspec.structs.replace(server, tls=tls)
+    redaction = anchor(config.redaction, "redaction", "key_file")
     model = anchor(config.model, "model", "cache_dir")
     model = msgspec.structs.replace(model, checkpoint_repository=checkpoint)
-    return msgspec.structs.replace(config, model=model, server=server)
+    return msgspec.structs.replace(config, model=model, server=server, redaction=redaction)
