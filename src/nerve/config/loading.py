@@ -20,6 +20,7 @@ import yaml
 from nerve.config.schema import CheckpointSource, Config, ServerConfig
 from nerve.config.truss import from_truss
 from nerve.errors import ConfigError
+from nerve.types import PatternName
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,16 @@ def parse_config(document: dict[str, Any], environment: dict[str, str], folder: 
         raise ConfigError(_explain(str(error))) from error
     if config.tracing.endpoint is not None and not _has_opentelemetry():
         raise ConfigError("tracing.endpoint needs OpenTelemetry: install nerve[otel], or remove the key")
+    if PatternName.PHONE_NUMBER in config.runtime.patterns and not has_phonenumbers():
+        raise ConfigError(
+            "runtime.patterns: phone_number needs phonenumbers: install nerve[phone], or leave it out"
+        )
     return _anchor_paths(config, folder)
+
+
+def has_phonenumbers() -> bool:
+    """Tell whether the extra that the pattern `phone_number` needs is installed."""
+    return importlib.util.find_spec("phonenumbers") is not None
 
 
 def load_api_key(server: ServerConfig) -> str | None:

@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from nerve.endpoints.predict_tokens import PredictTokens
+from nerve.endpoints.redact import RedactEndpoint
 from nerve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ GROUP = "nerve.endpoints"
 # Name, as in `server.endpoints` -> what makes the endpoint from the configuration.
 BUILT_IN: dict[str, Callable[[Config], Endpoint]] = {
     PredictTokens.name: PredictTokens,
+    RedactEndpoint.name: RedactEndpoint,
 }
 
 

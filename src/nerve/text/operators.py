@@ -11,10 +11,9 @@ import hmac
 from typing import TYPE_CHECKING
 
 from nerve.config.operators import DEFAULT, Hash, HashType, Keep, Mask, Number, Operator, Redact, Replace
-from nerve.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
 _HASHES = {HashType.SHA256: hashlib.sha256, HashType.SHA512: hashlib.sha512}
 
@@ -74,12 +73,6 @@ def apply_operator(operator: Operator, label: str, text: str, key: bytes, number
             return text
         case Number():
             return f"<{label}_{numbers.of(label, text)}>"
-
-
-def check_operator_labels(operators: Operators, known: Collection[str]) -> None:
-    """Raise `InvalidRequest` for an operator of a label that there is not; the message does not quote it."""
-    if any(label not in known for label in operators.labels):
-        raise InvalidRequest(f"operators: unknown label; known labels: {DEFAULT}, {', '.join(known)}")
 
 
 def _mask(operator: Mask, text: str) -> str:

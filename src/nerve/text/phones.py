@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from typing import TYPE_CHECKING
 
@@ -20,11 +19,6 @@ _LEAST_DIGITS = 7
 # Characters of a run that the library sees at once, and of neighbouring parts that are the same.
 _CHUNK = 400
 _OVERLAP = 50
-
-
-def has_phonenumbers() -> bool:
-    """Tell whether the extra is installed."""
-    return importlib.util.find_spec("phonenumbers") is not None
 
 
 def find_numbers(text: str) -> Iterator[Span]:
