@@ -25,16 +25,49 @@ BODIES: dict[str, Callable[[str], Body]] = {
     INFER_VERSION: _tensor,
     f"/v1/models/{MODEL}:predict": lambda text: {"instances": [text]},
     "/invocations": lambda text: {"inputs": text},
+    "/redact": lambda text: {"inputs": text},
+    "/analyze": lambda text: {"text": text, "language": "en", "allow_list": [], "score_threshold": 0.1},
+    "/anonymize": lambda text: {
+        "text": text,
+        "analyzer_results": [{"entity_type": "PER", "start": 0, "end": 4, "score": 1.0}],
+        "anonymizers": {"PER": {"type": "mask", "masking_char": "*", "chars_to_mask": 2, "from_end": True}},
+    },
+    "/beta/litellm_basic_guardrail_api": lambda text: {
+        "texts": [text],
+        "input_type": "request",
+        "request_data": {},
+        "additional_provider_specific_params": {"on_found": "mask", "min_score": 0.1},
+    },
+    "/request": lambda text: {"body": {"messages": [{"role": "user", "content": text}]}},
+    "/response": lambda text: {"body": {"choices": [{"message": {"role": "assistant", "content": text}}]}},
+    "/v1/extract": lambda text: {"text": text, "threshold": 0.5, "chunk_length": 384, "flat_ner": False},
+    "/v1/chat/completions": lambda text: {
+        "model": "nvidia/gliner-pii",
+        "messages": [{"role": "user", "content": text}],
+        "threshold": 0.5,
+    },
+    "/bigquery": lambda text: {"requestId": "1", "calls": [[text]], "userDefinedContext": {"mode": "redact"}},
+    "/snowflake": lambda text: {"data": [[0, text]]},
 }
+# These have nothing for the model.
+WITHOUT_MODEL = {"/anonymize"}
 # Status of a body whose values are wrong, where it is not the contract's 422.
-INVALID = {route: 400 for route in BODIES if route.startswith(("/v1/", "/v2/"))}
-# Where the message of an error is, where it is not in `error`.
-MESSAGE_FIELD: dict[str, str] = {}
+INVALID = {
+    route: 400
+    for route in BODIES
+    if route.startswith(("/v1/models/", "/v2/", "/bigquery", "/snowflake", "/analyze"))
+}
 
 
 def message_of(route: str, answer: Any) -> str:
     """Return the message of an error; it must be where clients of the format look for it."""
-    message = answer.json()[MESSAGE_FIELD.get(route, "error")]
+    body = answer.json()
+    if route == "/bigquery":
+        message = body["errorMessage"]
+    elif route == "/v1/chat/completions":
+        message = body["error"]["message"]
+    else:
+        message = body["error"]
     assert isinstance(message, str)
     return message
 

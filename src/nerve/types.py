@@ -95,13 +95,14 @@ class EntityFilter(msgspec.Struct, frozen=True):
 
     labels: only these, after renaming; None for all.
     min_scores: least score by label; min_score: that of all other labels.
-    asked: the names that the request itself has given. The model must know them, or they must be in also_known.
+    asked: the labels that the request itself has named, each with the field. The model must know them, or also_known
+        have them.
     """
 
     labels: frozenset[str] | None = None
     min_scores: Mapping[str, float] = {}
     min_score: float = 0.0
-    asked: tuple[str, ...] = ()
+    asked: tuple[tuple[str, str], ...] = ()
     also_known: tuple[str, ...] = ()
 
 
@@ -173,6 +174,15 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     start: int
     end: int
     results: dict[str, float]
+
+
+class Entity(msgspec.Struct, frozen=True, gc=False):
+    """An entity of a text: its label, its score, and the half-open range of code points."""
+
+    label: str
+    score: float
+    start: int
+    end: int
 
 
 class Timings(msgspec.Struct, frozen=True):

@@ -41,7 +41,7 @@ def test_predictions(ask: Callable[..., Any], route: str) -> None:
         ({"instances": []}, "instances: no text; send at least one"),
         ({"instances": ["a"] * 9}, "instances: 9 texts, above limits.max_inputs = 8; send several requests"),
         ({"instances": [{"text": 1}]}, "instances[0].text: expected `str`, got `int`"),
-        ({"instances": [{"text": "a", "b": 1}]}, "instances[0] has an unknown field"),
+        ({"instances": [{"text": "a", "b": 1}]}, "instances[0]: it has an unknown field"),
         ({"instances": [1]}, "instances[0]: expected `str | object`, got `int`"),
         ({"inputs": ["a"]}, "the body has an unknown field; known fields: instances, parameters"),
         (

@@ -139,7 +139,7 @@ TEXTS = tensor("text", [TEXT], "BYTES")
     ("body", "error"),
     [
         (b"{", "the body is not valid JSON in UTF-8, or is cut short"),
-        ({}, "the body lacks the field inputs"),
+        ({}, "inputs: required, but missing; known fields: inputs, id, parameters, outputs"),
         ({"inputs": []}, "inputs: send one BYTES tensor of texts, or input_ids and attention_mask"),
         ({"inputs": [TEXTS, TEXTS]}, "inputs[1].name: two inputs have this name"),
         ({"inputs": [{**TEXTS, "datatype": "FP32"}]}, "inputs[0].datatype: must be BYTES"),

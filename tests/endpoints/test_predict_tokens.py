@@ -237,7 +237,9 @@ def test_filters_of_entities() -> None:
         "min_score": {"LOC": 1, "*": 0.25},
     }
     _, options = resolve(encode(body, False))
-    assert options.filter == EntityFilter(frozenset(["PER"]), {"LOC": 1.0}, 0.25, asked=("PER", "LOC"))
+    assert options.filter == EntityFilter(
+        frozenset(["PER"]), {"LOC": 1.0}, 0.25, asked=(("labels", "PER"), ("min_score", "LOC"))
+    )
     for wrong, message in (
         ({"labels": SECRET}, "labels: expected `array`, got `str`"),
         ({"labels": [5]}, r"labels\[0\]: expected `str`, got `int`"),
@@ -377,4 +379,7 @@ def test_description_names_limits_and_values() -> None:
     assert names == set(found.schemas)
     fields = found.schemas["PredictRequest"]["properties"]
     assert fields["inputs"]["anyOf"][1]["maxItems"] == 7
-    assert fields["aggregation_strategy"]["enum"] == ["none", "simple", "first", "average", "max", None]
+    assert fields["aggregation_strategy"]["enum"] == [
+        *("none", "simple", "first", "average", "max", "viterbi"),
+        None,
+    ]

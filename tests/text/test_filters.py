@@ -44,9 +44,9 @@ def test_a_request_replaces_the_configuration() -> None:
     runtime = RuntimeConfig(labels=["PER"], min_score=0.5)
     for labels, min_score, expected in (
         (None, None, ({"PER"}, 0.5, ())),
-        (["LOC"], None, ({"LOC"}, 0.5, ("LOC",))),
+        (["LOC"], None, ({"LOC"}, 0.5, (("labels", "LOC"),))),
         (None, 0.7, ({"PER"}, 0.7, ())),
-        (None, {"LOC": 0.1, "*": 0.2}, ({"PER"}, 0.2, ("LOC",))),
+        (None, {"LOC": 0.1, "*": 0.2}, ({"PER"}, 0.2, (("min_score", "LOC"),))),
     ):
         found = choose_filter(runtime, SIMPLE, labels, min_score)
         assert found is not None

@@ -6,6 +6,7 @@ from nerve.config.loading import (
     default_cache_dir,
     environment_without_overrides,
     expand_home,
+    has_phonenumbers,
     load_api_key,
     load_config,
     overridden_keys,
@@ -13,6 +14,7 @@ from nerve.config.loading import (
     read_secret,
 )
 from nerve.config.naming import model_name
+from nerve.config.redaction_key import load_redaction_key
 from nerve.config.schema import (
     BatchingConfig,
     CheckpointConfig,
@@ -26,6 +28,7 @@ from nerve.config.schema import (
     LogLevel,
     ModelConfig,
     Precision,
+    RedactionConfig,
     RuntimeConfig,
     Score,
     ServerConfig,
@@ -46,6 +49,7 @@ __all__ = [
     "LogLevel",
     "ModelConfig",
     "Precision",
+    "RedactionConfig",
     "RuntimeConfig",
     "Score",
     "ServerConfig",
@@ -58,8 +62,10 @@ __all__ = [
     "environment_without_overrides",
     "expand_home",
     "find_config",
+    "has_phonenumbers",
     "load_api_key",
     "load_config",
+    "load_redaction_key",
     "model_name",
     "overridden_keys",
     "parse_config",

@@ -12,7 +12,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from nerve.types import AggregationStrategy, EntityStrategy, OffsetUnit, RawScoresAs
+from nerve.config.operators import DEFAULT, Operator, Replace
+from nerve.types import AggregationStrategy, EntityStrategy, OffsetUnit, PatternName, RawScoresAs
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
@@ -158,6 +159,7 @@ class RuntimeConfig(_Section, frozen=True):
     labels: list[Name] | None = None
     min_score: Score | dict[Name, Score] = 0.0
     rename_labels: dict[Name, Name] = {}
+    patterns: list[PatternName] = []
     viterbi_operating_point: Name = "default"
 
 
@@ -248,6 +250,13 @@ class ServerConfig(_Section, frozen=True):
     drain_timeout_ms: PositiveInt = 30_000
 
 
+class RedactionConfig(_Section, frozen=True):
+    """What is put in the place of entities."""
+
+    operators: dict[Name, Operator] = msgspec.field(default_factory=lambda: {DEFAULT: Replace()})
+    key_file: str | None = None
+
+
 class TracingConfig(_Section, frozen=True):
     """Traces over OTLP."""
 
@@ -263,4 +272,5 @@ class Config(_Section, frozen=True):
     limits: LimitsConfig = LimitsConfig()
     cpu: CpuConfig = CpuConfig()
     server: ServerConfig = ServerConfig()
+    redaction: RedactionConfig = RedactionConfig()
     tracing: TracingConfig = TracingConfig()

@@ -11,13 +11,19 @@ from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, cast
 
+from nerve.endpoints.agentgateway import AgentGateway
 from nerve.endpoints.huggingface import HuggingFace
 from nerve.endpoints.kserve_v1 import KServeV1
+from nerve.endpoints.litellm import LiteLlm
+from nerve.endpoints.nemo import Nemo
 from nerve.endpoints.open_inference import OpenInference
 from nerve.endpoints.predict_tokens import PredictTokens
+from nerve.endpoints.presidio import Presidio
 from nerve.endpoints.protocol import GetRoute, PostRoute
+from nerve.endpoints.redact import RedactEndpoint
 from nerve.endpoints.sagemaker import SageMaker
 from nerve.endpoints.vertex import Vertex
+from nerve.endpoints.warehouse import Warehouse
 from nerve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,11 +35,17 @@ GROUP = "nerve.endpoints"
 # Name, as in `server.endpoints` -> what makes the endpoint from the configuration.
 BUILT_IN: dict[str, Callable[[Config], Endpoint]] = {
     PredictTokens.name: PredictTokens,
+    RedactEndpoint.name: RedactEndpoint,
     HuggingFace.name: HuggingFace,
     OpenInference.name: OpenInference,
     KServeV1.name: KServeV1,
     SageMaker.name: SageMaker,
     Vertex.name: Vertex,
+    Presidio.name: Presidio,
+    LiteLlm.name: LiteLlm,
+    AgentGateway.name: AgentGateway,
+    Nemo.name: Nemo,
+    Warehouse.name: Warehouse,
 }
 
 

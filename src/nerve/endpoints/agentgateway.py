@@ -102,8 +102,18 @@ class AgentGateway:
         self.routes = tuple(
             _route(path, ConversationCodec(defaults, config.limits, field), body, summary)
             for path, field, body, summary in (
-                ("/request", "messages", _prompt, "Mask the messages of a prompt, as a webhook of agentgateway"),
-                ("/response", "choices", _answer, "Mask the choices of an answer, as a webhook of agentgateway"),
+                (
+                    "/request",
+                    "messages",
+                    _prompt,
+                    "Mask the messages of a prompt, as a webhook of agentgateway",
+                ),
+                (
+                    "/response",
+                    "choices",
+                    _answer,
+                    "Mask the choices of an answer, as a webhook of agentgateway",
+                ),
             )
         )
 

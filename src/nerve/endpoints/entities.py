@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from nerve.endpoints.bodies import encode_list, encode_value, join_list
 from nerve.text.filters import choose_filter
 from nerve.text.options import member_of
 from nerve.types import AggregationStrategy, PredictOptions
@@ -23,7 +24,6 @@ QueryT = TypeVar("QueryT", bound=msgspec.Struct)
 
 # Rows that are encoded in one go, which holds the interpreter lock.
 _MANY_ROWS = 1_000
-_encode = msgspec.json.Encoder().encode
 
 
 class EntityRow(msgspec.Struct, frozen=True, gc=False):
@@ -94,12 +94,5 @@ def token_rows(rows: list[Row]) -> list[TokenRow]:
 def encode_rows(lists: Sequence[Sequence[Any]]) -> bytes:
     """Encode a list for each text; a large answer in parts, since a call holds the interpreter lock throughout."""
     if sum(map(len, lists)) <= _MANY_ROWS:
-        return _encode(lists)
-    return b"[" + b",".join([encode_list(each) for each in lists]) + b"]"
-
-
-def encode_list(rows: Sequence[Any]) -> bytes:
-    """Encode one list of rows, a long one in parts."""
-    if len(rows) <= _MANY_ROWS:
-        return _encode(rows)
-    return b"[" + b",".join([_encode(row) for row in rows]) + b"]"
+        return encode_value(lists, msgpack=False)
+    return join_list([encode_list(each, msgpack=False) for each in lists], msgpack=False)

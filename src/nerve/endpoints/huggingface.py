@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from nerve.endpoints.json_bodies import JsonBody, check_texts, require_json
+from nerve.endpoints.bodies import encode_list
 from nerve.endpoints.entities import (
     EntityRow,
     TokenRow,
-    encode_list,
     encode_rows,
     entity_options,
     entity_rows,
     token_rows,
 )
+from nerve.endpoints.json_bodies import JsonBody, check_texts, require_json
 from nerve.endpoints.protocol import JSON_TYPE, Description
 from nerve.engine.codec import Query
 from nerve.errors import InvalidRequest
@@ -100,7 +100,7 @@ class HuggingFaceCodec:
             found = [[row for row in token_rows(each) if row.entity not in ignored] for each in rows]
         else:
             found = [[row for row in entity_rows(each) if row.entity_group not in ignored] for each in rows]
-        return encode_rows(found) if query.is_list else encode_list(found[0])
+        return encode_rows(found) if query.is_list else encode_list(found[0], msgpack=False)
 
 
 class HuggingFace:

@@ -1,9 +1,4 @@
-"""Reads JSON bodies for formats of other clients, and says what is wrong with one without quoting it.
-
-`msgspec` checks types while it parses. Its messages are rewritten here, because they can quote what the client sent,
-and a client may send personal data in any place, even as the name of a field. So no type here has an enumeration or
-a tag, whose messages quote the value.
-"""
+"""What the formats of other clients share: bodies that are JSON, limits on their texts, errors of one field."""
 
 from __future__ import annotations
 
@@ -11,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from nerve.endpoints.bodies import BodyReader
 from nerve.endpoints.protocol import JSON_TYPE, ErrorForm
-from nerve.errors import InvalidRequest, MalformedRequest, UnsupportedMediaType
+from nerve.errors import InvalidRequest, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,48 +25,16 @@ class JsonBody(Generic[BodyT]):
 
     def __init__(self, body_type: type[BodyT]) -> None:
         self._type = body_type
-        self._decoder = msgspec.json.Decoder(body_type)
+        self._reader = BodyReader(body_type)
 
     def decode(self, body: bytes | bytearray) -> BodyT:
         """Decode a body. Raises `MalformedRequest` (not decodable) or `InvalidRequest` (wrong types or fields)."""
-        try:
-            return self._decoder.decode(body)
-        except msgspec.ValidationError as error:
-            check_json(body)
-            raise InvalidRequest(explain(str(error), self._type)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise malformed() from None
+        return self._reader.read(body, msgpack=False)
 
     def schema(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the JSON schema of the body, and those that it refers to."""
         (found,), schemas = msgspec.json.schema_components([self._type], ref_template=_REF)
         return found, schemas
-
-
-def check_json(body: bytes | bytearray) -> None:
-    """Raise `MalformedRequest` when the whole body cannot be decoded; a typed decoder stops early."""
-    try:
-        msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
-        raise malformed() from None
-
-
-def malformed() -> MalformedRequest:
-    """Return the error of a body that is no JSON."""
-    return MalformedRequest("the body is not valid JSON in UTF-8, or is cut short")
-
-
-def explain(message: str, body_type: type[msgspec.Struct]) -> str:
-    """Rewrite msgspec's message without anything that the client sent."""
-    known = ", ".join(field.encode_name for field in msgspec.structs.fields(body_type))
-    text, _, where = message.replace(" | null`", "`").partition(" - at `$")
-    path = where.rstrip("`").lstrip(".") or "the body"
-    if "unknown field" in text:
-        return f"{path} has an unknown field" + (f"; known fields: {known}" if path == "the body" else "")
-    if "missing required field" in text:
-        name = text.rpartition("field `")[2].rstrip("`")  # of the type, not of the client
-        return f"{path} lacks the field {name}"
-    return f"{path}: {text[0].lower()}{text[1:]}"
 
 
 def require_json(header: Header, *also: str) -> None:

@@ -1,4 +1,4 @@
-"""NeMo Guardrails' GLiNER rail: `POST /v1/extract`, and `POST /v1/chat/completions` in the shape of NVIDIA's gliner-PII.
+"""NeMo Guardrails' GLiNER rail: `POST /v1/extract`, and `POST /v1/chat/completions` as of NVIDIA's gliner-PII.
 
 NeMo stops a conversation at any status but 200. A label that the model does not have is refused: who asks for it must
 not believe that there is none. https://docs.nvidia.com/nemo/guardrails/
@@ -199,7 +199,7 @@ class Nemo:
 
 
 def _tag(text: str, entities: list[Entity]) -> str:
-    parts = []
+    parts: list[str] = []
     position = 0
     for entity in entities:
         parts += (text[position : entity.start], f"[{text[entity.start : entity.end]}]({entity.label})")
@@ -211,9 +211,7 @@ def _describe_extract() -> Description:
     request, schemas = _extract_body.schema()
     (answer,), answers = msgspec.json.schema_components([Extraction], ref_template=_REF)
     summary = "Find the entities of a text, as NeMo Guardrails asks a GLiNER server"
-    return Description(
-        summary, "The entities", (JSON_TYPE,), request, answer, {**schemas, **answers}
-    )
+    return Description(summary, "The entities", (JSON_TYPE,), request, answer, {**schemas, **answers})
 
 
 def _describe_chat() -> Description:

@@ -15,8 +15,9 @@ import numpy as np
 
 import nerve
 from nerve.config import model_name
+from nerve.endpoints.bodies import encode_list
+from nerve.endpoints.entities import entity_options, entity_rows
 from nerve.endpoints.json_bodies import JsonBody, check_count, check_texts, error_in_field, require_json
-from nerve.endpoints.entities import encode_list, entity_options, entity_rows
 from nerve.endpoints.protocol import JSON_TYPE, Description, GetRoute, PostRoute
 from nerve.endpoints.tensors import (
     InferRequest,
@@ -100,7 +101,7 @@ class InferCodec:
     def encode(self, query: Query, rows: list[list[Row]]) -> bytes:
         """See `Codec`."""
         assert isinstance(query, TextTensorQuery)  # noqa: S101 - `decode` has made it
-        data = [encode_list(entity_rows(each)).decode() for each in rows]
+        data = [encode_list(entity_rows(each), msgpack=False).decode() for each in rows]
         tensor = {
             "name": _ENTITIES,
             "datatype": "BYTES",

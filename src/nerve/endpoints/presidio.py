@@ -15,7 +15,8 @@ import msgspec
 
 from nerve.config import Score, load_redaction_key
 from nerve.config.operators import Operator
-from nerve.endpoints.entities import encode_list, encode_rows, extend
+from nerve.endpoints.bodies import encode_list
+from nerve.endpoints.entities import encode_rows, extend
 from nerve.endpoints.json_bodies import JsonBody, check_texts, error_in_field, require_json
 from nerve.endpoints.protocol import JSON_TYPE, Description, GetRoute, PostRoute
 from nerve.engine.codec import Query, Reply
@@ -139,7 +140,7 @@ class AnalyzeCodec:
             ]
             for text, entities in zip(query.texts, query.entities(rows), strict=True)
         ]
-        return encode_rows(found) if query.is_list else encode_list(found[0])
+        return encode_rows(found) if query.is_list else encode_list(found[0], msgpack=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,9 @@ class AnonymizeCodec:
     def _write(self, request: AnonymizeRequest) -> bytes:
         chosen = request.anonymizers
         operators = self.operators if chosen is None else Operators(chosen, self.key)
-        spans = [Span(each.entity_type, each.score, each.start, each.end) for each in request.analyzer_results]
+        spans = [
+            Span(each.entity_type, each.score, each.start, each.end) for each in request.analyzer_results
+        ]
         text, pieces = anonymize(request.text, spans, operators)
         items = [
             AnonymizedItem(start, start + len(new), label, new, operators.of(label).name)

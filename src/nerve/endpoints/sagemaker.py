@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nerve.endpoints.json_bodies import require_json
 from nerve.endpoints.huggingface import HuggingFaceCodec, describe
+from nerve.endpoints.json_bodies import require_json
 from nerve.endpoints.protocol import GetRoute, PostRoute
 
 if TYPE_CHECKING:

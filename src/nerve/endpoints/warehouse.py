@@ -71,11 +71,12 @@ class RowsCodec:
     def encode(self, query: Query, rows: list[list[Row]]) -> bytes:
         """See `Codec`."""
         assert isinstance(query, RowsQuery)  # noqa: S101 - `decode` has made it
-        found = iter(query.redacted(rows) if query.mode == _REDACT else query.entities(rows))
-        values = [next(found) if has_text else None for has_text in query.has_text]
-        if query.mode == _REDACT:
-            return query.wrap([None if value is None else value.text for value in values])
-        return query.wrap(values)
+        redacts = query.mode == _REDACT
+        found: list[Any] = list(query.redacted(rows) if redacts else query.entities(rows))
+        if redacts:
+            found = [each.text for each in found]
+        values = iter(found)
+        return query.wrap([next(values) if has_text else None for has_text in query.has_text])
 
     def ask(self, texts: list[str | None], mode: str, wrap: Callable[[list[Any]], bytes]) -> Query | Reply:
         """Return what asks for rows, of which null stays null. Raises `InvalidRequest`."""
@@ -145,7 +146,9 @@ class Warehouse:
         require_json(header)
         codec = self._snowflake.get(header(_MODE_HEADER) or _REDACT)
         if codec is None:
-            raise InvalidRequest(f"header {_MODE_HEADER}: unknown value; known values: {_REDACT}, {_ENTITIES}")
+            raise InvalidRequest(
+                f"header {_MODE_HEADER}: unknown value; known values: {_REDACT}, {_ENTITIES}"
+            )
         return codec
 
 

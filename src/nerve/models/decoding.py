@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nerve.checkpoint.calibration import read_calibration
+from nerve.config.operators import DEFAULT
 from nerve.errors import ConfigError
 from nerve.text.filters import names_in
 from nerve.text.labels import LabelScheme, parse_labels
@@ -16,7 +17,7 @@ from nerve.text.viterbi import Biases, Decoder, has_decoder
 from nerve.types import AggregationStrategy, EntityStrategy, PatternName
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from nerve.config import RuntimeConfig
@@ -38,14 +39,17 @@ class Decoding:
     entity_strategy: AggregationStrategy
 
 
-def read_decoding(names: Sequence[str], folder: Path, runtime: RuntimeConfig) -> Decoding:
+def read_decoding(
+    names: Sequence[str], folder: Path, runtime: RuntimeConfig, operators: Iterable[str] = ()
+) -> Decoding:
     """Return how the model of `folder`, whose labels have these names, is decoded.
 
+    operators: the labels that `redaction.operators` names.
     Raises `ConfigError` for labels that there are not and for `viterbi` where it cannot be, `CheckpointError` for a
     calibration that cannot be used.
     """
     labels = parse_labels(names, runtime.rename_labels)
-    _check_names(parse_labels(names), labels, runtime)
+    _check_names(parse_labels(names), labels, runtime, operators)
     biases = read_calibration(folder, runtime.viterbi_operating_point)
     decoder = Decoder(labels, Biases(**(biases or {}))) if has_decoder(labels) else None
     for key in ("aggregation_strategy", "entity_strategy"):
@@ -67,7 +71,7 @@ def why_no_viterbi() -> str:
     )
 
 
-def _check_names(own: LabelSet, labels: LabelSet, runtime: RuntimeConfig) -> None:
+def _check_names(own: LabelSet, labels: LabelSet, runtime: RuntimeConfig, operators: Iterable[str]) -> None:
     patterns = [name.label for name in PatternName]
     known = dict.fromkeys((*own.entity_labels, *patterns))
     for name in runtime.rename_labels:
@@ -76,10 +80,8 @@ def _check_names(own: LabelSet, labels: LabelSet, runtime: RuntimeConfig) -> Non
     known = dict.fromkeys(
         (*labels.entity_labels, *(runtime.rename_labels.get(name, name) for name in patterns))
     )
-    for key, named in (
-        ("labels", names_in(runtime.labels, None)),
-        ("min_score", names_in(None, runtime.min_score)),
-    ):
-        for name in named:
-            if name not in known:
-                raise ConfigError(f"runtime.{key}: unknown label {name}; known: {', '.join(known)}")
+    named = [(f"runtime.{field}", name) for field, name in names_in(runtime.labels, runtime.min_score)]
+    named += [("redaction.operators", name) for name in operators if name != DEFAULT]
+    for key, name in named:
+        if name not in known:
+            raise ConfigError(f"{key}: unknown label {name}; known: {', '.join(known)}")

@@ -56,7 +56,9 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     """
     started = time.monotonic()
     settings = read_config(folder.path)
-    decoding = read_decoding(label_names(settings, str(folder.path)), folder.path, config.runtime)
+    decoding = read_decoding(
+        label_names(settings, str(folder.path)), folder.path, config.runtime, config.redaction.operators
+    )
     labels = decoding.labels
     if reason := why_made_up(settings):
         log.warning("%s: labels are called LABEL_0 to %s; add id2label for names", reason, labels.names[-1])

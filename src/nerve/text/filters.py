@@ -22,11 +22,13 @@ def choose_filter(
     strategy: AggregationStrategy | None,
     labels: Sequence[str] | None,
     min_score: float | Mapping[str, float] | None,
+    also_asked: Sequence[tuple[str, str]] = (),
     also_known: Iterable[str] = (),
 ) -> EntityFilter | None:
     """Return which entities a request is answered, the configuration's defaults filled in.
 
-    strategy: None for the model's own. also_known: labels that are not the model's.
+    strategy: None for the model's own. also_asked: labels that other fields name. also_known: labels that are not the
+    model's.
     Raises `InvalidRequest` for a choice where there are no entities, and for a value that is none.
     """
     if strategy is AggregationStrategy.NONE:
@@ -34,13 +36,13 @@ def choose_filter(
             return None
         field = "min_score" if labels is None else "labels"
         raise InvalidRequest(f"{field}: there are no entities with aggregation_strategy none; choose another")
-    if labels is None and min_score is None:
+    if labels is None and min_score is None and not also_asked:
         return make_filter(runtime.labels, runtime.min_score)
     _check_values(labels, min_score)
     return make_filter(
         runtime.labels if labels is None else labels,
         runtime.min_score if min_score is None else min_score,
-        names_in(labels, min_score),
+        (*names_in(labels, min_score), *also_asked),
         also_known,
     )
 
@@ -58,7 +60,7 @@ def _check_values(labels: object, min_score: object) -> None:
 def make_filter(
     labels: Sequence[str] | None,
     min_score: float | Mapping[str, float],
-    asked: Iterable[str] = (),
+    asked: Iterable[tuple[str, str]] = (),
     also_known: Iterable[str] = (),
 ) -> EntityFilter | None:
     """Return what keeps these labels from these scores on; None for what keeps everything.
@@ -68,21 +70,27 @@ def make_filter(
     """
     by_label = {OTHERS: min_score} if isinstance(min_score, float | int) else dict(min_score)
     least = by_label.pop(OTHERS, 0.0)
-    if labels is None and least <= 0 and not by_label:
+    asked = tuple(asked)
+    if labels is None and least <= 0 and not by_label and not asked:
         return None
     return EntityFilter(
         labels=None if labels is None else frozenset(labels),
         min_scores=by_label,
         min_score=least,
-        asked=tuple(asked),
+        asked=asked,
         also_known=tuple(also_known),
     )
 
 
-def names_in(labels: Sequence[str] | None, min_score: float | Mapping[str, float] | None) -> list[str]:
-    """Return the labels that a request or the configuration names."""
+def names_in(
+    labels: Sequence[str] | None, min_score: float | Mapping[str, float] | None
+) -> list[tuple[str, str]]:
+    """Return the labels that a request or the configuration names, each with the field."""
     by_label = [] if min_score is None or isinstance(min_score, float | int) else list(min_score)
-    return [*(labels or ()), *(name for name in by_label if name != OTHERS)]
+    return [
+        *(("labels", label) for label in labels or ()),
+        *(("min_score", label) for label in by_label if label != OTHERS),
+    ]
 
 
 def check_asked(wanted: EntityFilter, known: Collection[str]) -> None:
@@ -90,11 +98,10 @@ def check_asked(wanted: EntityFilter, known: Collection[str]) -> None:
 
     It does not quote the label, which could be input text.
     """
-    unknown = [name for name in wanted.asked if name not in known and name not in wanted.also_known]
-    if unknown:
-        field = "labels" if wanted.labels is not None and unknown[0] in wanted.labels else "min_score"
-        listed = ", ".join(dict.fromkeys((*known, *wanted.also_known)))
-        raise InvalidRequest(f"{field}: unknown label; known labels: {listed}")
+    for field, label in wanted.asked:
+        if label not in known and label not in wanted.also_known:
+            listed = ", ".join(dict.fromkeys((*known, *wanted.also_known)))
+            raise InvalidRequest(f"{field}: unknown label; known labels: {listed}")
 
 
 def keeps(wanted: EntityFilter, label: str, score: float) -> bool:
