@@ -15,7 +15,7 @@ import pytest
 import nerve
 from builders import write_config
 from nerve import TokenClassifier, load
-from nerve.errors import CheckpointError, ConfigError, InvalidRequest, NerveError
+from nerve.errors import ConfigError, InvalidRequest, NerveError
 
 TEXT = "Anna Maria lives in New York."
 ENTITIES = [("Anna Maria", 0, 10, "PER"), ("New York", 20, 28, "LOC")]
@@ -85,6 +85,35 @@ def test_options_mean_what_they_mean_in_the_contract(classifier: TokenClassifier
     (raw,) = classifier.predict("Anna", raw_scores=True)
     assert list(raw[0].results) == list(classifier.labels)
     assert simplify(classifier.predict("😀 Anna", offset_unit="byte")[0]) == [("Anna", 5, 9, "PER")]
+
+
+def test_filters(classifier: TokenClassifier) -> None:
+    """Only the labels that are wanted, from the score that is wanted on; the best allowed path as a strategy."""
+    assert simplify(classifier.predict(TEXT, labels=["LOC"])[0]) == ENTITIES[1:]
+    assert simplify(classifier.predict(TEXT, min_score={"LOC": 1})[0]) == ENTITIES[:1]
+    assert classifier.predict(TEXT, min_score=1.0) == [[]]
+    assert simplify(classifier.predict(TEXT, "viterbi")[0]) == ENTITIES
+    assert [list(row.results) for row in classifier.predict(TEXT, raw_scores=True, labels=["LOC"])[0]] == [
+        list(classifier.labels)
+    ]
+    for wrong in ({"labels": ["ORG"]}, {"min_score": {"ORG": 0.5}}):
+        with pytest.raises(
+            InvalidRequest, match=r"^(labels|min_score): unknown label; known labels: PER, LOC$"
+        ):
+            classifier.predict(["Anna", "x"], **wrong)  # type: ignore[arg-type]
+
+
+def test_renamed_labels_and_defaults(lookup_model: Path, tmp_path: Path) -> None:
+    """Entities have the new names, tokens the model's; what the configuration filters is left out."""
+    runtime = {"rename_labels": {"PER": "PLACE", "LOC": "PLACE"}, "min_score": {"PLACE": 0.5}}
+    with load(write_config(tmp_path / "c.yaml", lookup_model, runtime=runtime)) as classifier:
+        assert [list(row.results) for row in classifier.predict(TEXT)[0]] == [["PLACE"], ["PLACE"]]
+        (raw,) = classifier.predict("Anna", raw_scores=True)
+        assert list(raw[0].results) == ["O", "B-PLACE", "I-PLACE"]
+        assert sum(raw[0].results.values()) == pytest.approx(1)
+        tokens = classifier.predict("Anna", "none")[0]
+        assert list(tokens[1].results) == ["B-PER"]
+        assert classifier.predict("Anna", min_score={"PLACE": 1.0}) == [[]]
 
 
 @pytest.mark.parametrize("option", ["aggregation_strategy", "truncation_direction", "offset_unit"])
@@ -220,15 +249,15 @@ def test_loads_from_a_folder_and_from_the_default_config(
 
 def test_what_cannot_be_loaded_says_what_to_change(lookup_model: Path, tmp_path: Path) -> None:
     """Every refusal is a `NerveError` with its remedy."""
-    with pytest.raises(ConfigError, match="neither a folder, nor a config file"):
+    with pytest.raises(ConfigError, match="does not exist; name a config file, a folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="no config file at"):
+    with pytest.raises(ConfigError, match="does not exist; name a config file"):
         load(tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match="revision is for a hub repository"):
         load(lookup_model, revision="main")
     with pytest.raises(ConfigError, match=r"model.precision: invalid enum value"):
         load(lookup_model, precision="float31")
-    with pytest.raises(CheckpointError, match=r"no config\.json"):
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
         load(tmp_path)
     with pytest.raises(NerveError, match="float16"):
         load(lookup_model, precision="float16", device="cpu", window_stride=4)

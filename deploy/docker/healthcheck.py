@@ -11,7 +11,7 @@ import socket
 import ssl
 import sys
 
-from nerve.config import ServerConfig, find_config, load_config
+from nerve.config import ServerConfig, choose_config
 from nerve.errors import NerveError
 
 TIMEOUT_SECONDS = 4
@@ -39,7 +39,7 @@ def connect(server: ServerConfig) -> socket.socket:
 def main() -> int:
     """Ask for readiness once."""
     try:
-        server = load_config(find_config(None)).server
+        server = choose_config().server
         with connect(server) as connection:
             if server.tls and server.tls.client_ca:
                 return 0  # only clients with a certificate are answered: that it accepts must do

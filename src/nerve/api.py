@@ -9,7 +9,6 @@ Threads: every method may be called from any thread, several at once; they share
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import deque
 from pathlib import Path
@@ -18,17 +17,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import msgspec
 
 from nerve.checkpoint import fetch_checkpoint
-from nerve.config import cache_dir_of, expand_home, find_config, load_config, parse_config
+from nerve.config import cache_dir_of, choose_config, parse_config
 from nerve.engine.engine import Engine
 from nerve.engine.in_process import collect, predict, submit
-from nerve.errors import ConfigError, InvalidRequest, ModelError
+from nerve.errors import InvalidRequest, ModelError
 from nerve.graph import is_buildable
 from nerve.models.loader import load_model
+from nerve.text.filters import choose_filter
 from nerve.text.options import member_of
 from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, Row, TruncationDirection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from nerve.models.model import Model
 
 # What can be written for the members of an enum; checked when called.
-Strategy = AggregationStrategy | Literal["none", "simple", "first", "average", "max"]
+Strategy = AggregationStrategy | Literal["none", "simple", "first", "average", "max", "viterbi"]
 Unit = OffsetUnit | Literal["code_point", "utf16", "byte"]
 Direction = TruncationDirection | Literal["right", "left"]
 
@@ -47,7 +47,6 @@ _CHUNK_CHARACTERS = 16_000
 # Model calls, of the largest size and for each engine thread, that `predict_many` works ahead. More helps
 # to find windows of equal length that can share a call; it costs memory.
 _CALLS_AHEAD = 8
-_HUB_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class Options(TypedDict, total=False):
@@ -57,12 +56,17 @@ class Options(TypedDict, total=False):
     truncation_direction: which end is cut; default "right".
     raw_scores: give the scores of all labels (default: of the best one).
     offset_unit: unit of `start` and `end`; default "code_point".
+    labels: only entities with these labels; default `runtime.labels`, shipped as all. Not with "none".
+    min_score: least score of an entity, 0 to 1, for all or by label ("*": all others); default `runtime.min_score`,
+        shipped as 0. Not with "none".
     """
 
     truncate: bool
     truncation_direction: Direction
     raw_scores: bool
     offset_unit: Unit
+    labels: Sequence[str]
+    min_score: float | Mapping[str, float]
 
 
 def load(
@@ -77,8 +81,8 @@ def load(
 ) -> TokenClassifier:
     """Load a token classifier; blocks while the checkpoint is fetched and the model loaded.
 
-    checkpoint: a config file (*.yaml), a model folder, or a hub repository ("dslim/bert-base-NER"). None:
-        the config file that `nerve serve` would take ($NERVE_CONFIG, ./config.yaml, /etc/nerve/config.yaml).
+    checkpoint: a config file, a model folder, or a hub repository ("dslim/bert-base-NER", also with "@REVISION").
+        None: what `nerve serve` would take ($NERVE_CONFIG, ./config.yaml, /etc/nerve/config.yaml).
     revision: branch, tag or commit of a hub repository.
     device, precision, threads, window_stride: replace `model.device`, `model.precision`, `cpu.threads` and
         `runtime.window_stride`.
@@ -101,7 +105,7 @@ class TokenClassifier:
     def __init__(self, config: Config, model: Model) -> None:
         self.config = config
         self.model = model
-        self._raw_scores_as = config.runtime.raw_scores_as
+        self._runtime = config.runtime
         self._tokens_ahead = _CALLS_AHEAD * model.policy.token_budget * model.n_threads
         # The queue needs no limit of its own: each caller bounds what it has submitted.
         self._engine = Engine(model, max_queue_tokens=sys.maxsize)
@@ -114,8 +118,13 @@ class TokenClassifier:
 
     @property
     def max_length(self) -> int:
+        """Tokens at which `truncate` cuts, special tokens included."""
+        return self.model.lengths.max_length
+
+    @property
+    def window_tokens(self) -> int:
         """Most tokens of a window, special tokens included; longer texts are covered by several."""
-        return self.model.max_length
+        return self.model.window_tokens
 
     def predict(
         self,
@@ -186,17 +195,22 @@ class TokenClassifier:
         truncation_direction: Direction = "right",
         raw_scores: bool = False,
         offset_unit: Unit = "code_point",
+        labels: Sequence[str] | None = None,
+        min_score: float | Mapping[str, float] | None = None,
     ) -> PredictOptions:
         if self._is_closed:
             raise RuntimeError("this TokenClassifier is closed")
-        return PredictOptions(
-            aggregation_strategy=member_of(AggregationStrategy, strategy, "aggregation_strategy"),
+        chosen = member_of(AggregationStrategy, strategy, "aggregation_strategy")
+        options = PredictOptions(
+            aggregation_strategy=chosen,
             truncate=truncate,
             truncation_direction=member_of(TruncationDirection, truncation_direction, "truncation_direction"),
             raw_scores=raw_scores,
-            raw_scores_as=self._raw_scores_as,
+            raw_scores_as=self._runtime.raw_scores_as,
             offset_unit=member_of(OffsetUnit, offset_unit, "offset_unit"),
+            filter=choose_filter(self._runtime, chosen, labels, min_score),
         )
+        return self._engine.complete(options)  # here, where the message is not of one text
 
     def _stream(self, texts: Iterable[str], options: PredictOptions) -> Iterator[list[Row]]:
         """Submit chunks ahead of the one that is yielded; drop what is submitted when the reader leaves."""
@@ -240,23 +254,7 @@ class TokenClassifier:
 
 def resolve_config(checkpoint: str | Path | None, revision: str | None = None) -> Config:
     """Return the configuration that `load` uses for a config file, folder, hub repository or nothing."""
-    path = expand_home(str(checkpoint), "the model") if checkpoint is not None else None
-    if path is None or (path.suffix in (".yaml", ".yml") and not path.is_dir()):
-        if revision is not None:
-            raise ConfigError("revision is for a hub repository; a config file names its own")
-        return load_config(find_config(str(path) if path is not None else None))
-    source: dict[str, Any]
-    if path.is_dir():
-        source = {"source": "LOCAL", "path": str(path)}
-        if revision is not None:
-            raise ConfigError(f"revision is for a hub repository, but {checkpoint} is a folder")
-    elif isinstance(checkpoint, str) and _HUB_REPOSITORY.fullmatch(checkpoint):
-        source = {"source": "HF", "repo": checkpoint, "revision": revision}
-    else:
-        raise ConfigError(
-            f"{checkpoint} is neither a folder, nor a config file (*.yaml), nor a hub repository"
-        )
-    return parse_config({"model": {"checkpoint_repository": source}}, {}, Path.cwd())
+    return choose_config(checkpoint, revision=revision, alone=True)
 
 
 def override(config: Config, changed: dict[str, dict[str, Any]], drop: Iterable[str] = ()) -> Config:

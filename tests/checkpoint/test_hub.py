@@ -1,6 +1,5 @@
 """Source HF with the real huggingface_hub, against a hub on loopback that speaks its HTTP interface."""
 
-import hashlib
 import json
 import os
 import re
@@ -11,11 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 import numpy as np
@@ -25,6 +22,7 @@ import pytest
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from safetensors.numpy import save
 
+from hub_stand_in import HubStandIn, Repository
 from nerve.checkpoint import ModelFolder
 from nerve.checkpoint import hub as hub_source
 from nerve.checkpoint.choice import BuildCheck
@@ -70,117 +68,34 @@ except CheckpointError as error:
 """
 
 
-class Hub:
+class Hub(HubStandIn):
     """A hub with one repository; what it holds and how it answers can be changed between requests."""
 
     def __init__(self) -> None:
-        self.files = dict(FILES)
-        self.refs = {"main": COMMIT, COMMIT: COMMIT}
-        self.refusal: tuple[int, str] | None = None  # status and X-Error-Code of every answer
-        self.token: str | None = None  # without it every file is gated, as on the real hub
-        self.gate: threading.Event | None = None  # holds the download of the weights half-way
-        self.half_sent = threading.Event()
-        self.requests: list[str] = []
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                hub.answer(self)
-
-            do_HEAD = do_GET  # noqa: N815 - the name of the base class
-
-            def handle_one_request(self) -> None:
-                try:
-                    super().handle_one_request()
-                except ConnectionError:
-                    self.close_connection = True  # the client was killed on purpose
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
-        self.thread.start()
+        super().__init__({REPO: Repository(dict(FILES))})
 
     @property
-    def downloaded(self) -> set[str]:
-        """Names of the files that were sent."""
-        matches = (re.fullmatch(r"GET /.+/resolve/[^/]+/(.+)", request) for request in self.requests)
-        return {match[1] for match in matches if match}
+    def repository(self) -> Repository:
+        """The one that it has."""
+        return self.repositories[REPO]
 
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        """Answer as the hub does: listing of a revision, or metadata or content of a file."""
-        path = unquote(request.path.partition("?")[0])
-        self.requests.append(f"{request.command} {path}")
-        if self.refusal is not None:
-            return self.refuse(request, *self.refusal)
-        if match := re.fullmatch(rf"/api/models/{REPO}(?:/revision/(.+))?", path):
-            return self.list(request, match[1] or "main")
-        if match := re.fullmatch(rf"/{REPO}/resolve/([^/]+)/(.+)", path):
-            return self.send_file(request, match[1], match[2])
-        return self.refuse(request, 404, "RepoNotFound")
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Its files, which can be changed."""
+        return self.repository.files  # type: ignore[return-value]
 
-    def list(self, request: BaseHTTPRequestHandler, revision: str) -> None:
-        """Send commit and files of a revision."""
-        if revision not in self.refs:
-            return self.refuse(request, 404, "RevisionNotFound")
-        siblings = [{"rfilename": name} for name in self.files]
-        body = {"_id": "1", "id": REPO, "modelId": REPO, "sha": self.refs[revision], "siblings": siblings}
-        self.send(request, 200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+    @files.setter
+    def files(self, files: dict[str, bytes]) -> None:
+        self.repository.files = dict(files)
 
-    def send_file(self, request: BaseHTTPRequestHandler, revision: str, name: str) -> None:
-        """Send a file, or from its middle when the client takes up a download again."""
-        commit = self.refs.get(revision)
-        if commit is None:
-            return self.refuse(request, 404, "RevisionNotFound")
-        if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
-            return self.refuse(request, 401, "GatedRepo")
-        if name not in self.files:
-            return self.refuse(request, 404, "EntryNotFound")
-        data = self.files[name]
-        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": commit}
-        begin = int((request.headers.get("Range") or "bytes=0-")[6:].partition("-")[0])
-        if begin:
-            headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
-        self.send(request, 206 if begin else 200, headers, data[begin:], gated=name == "model.safetensors")
+    @property
+    def refs(self) -> dict[str, str]:
+        """Commit of each revision."""
+        return self.repository.refs
 
-    def refuse(self, request: BaseHTTPRequestHandler, status: int, code: str) -> None:
-        """Send an error with the hub's own code."""
-        self.send(request, status, {"X-Error-Code": code, "X-Error-Message": code}, b"")
-
-    def send(
-        self,
-        request: BaseHTTPRequestHandler,
-        status: int,
-        headers: dict[str, str],
-        body: bytes,
-        *,
-        gated: bool = False,
-    ) -> None:
-        """Send one answer; a gated body stops half-way until the gate is set."""
-        request.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            request.send_header(name, value)
-        request.end_headers()
-        if request.command == "HEAD":
-            return
-        half = len(body) // 2
-        request.wfile.write(body[:half])
-        if gated and self.gate is not None:
-            request.wfile.flush()
-            self.half_sent.set()
-            self.gate.wait()
-        request.wfile.write(body[half:])
-
-    def close(self) -> None:
-        """Let every download go and stop; twice is as good as once."""
-        if self.thread.is_alive():
-            if self.gate is not None:
-                self.gate.set()
-            self.server.shutdown()
-            self.thread.join()
-            self.server.server_close()
+    @refs.setter
+    def refs(self, refs: dict[str, str]) -> None:
+        self.repository.refs = refs
 
 
 @pytest.fixture
@@ -382,15 +297,15 @@ def test_fetches_side_by_side_leave_the_setting_of_the_bars(
 ) -> None:
     """The library's switch is one for all threads: a fetch that ends turns on no bar of one that goes on."""
     monkeypatch.setenv("TQDM_POSITION", "-1")
-    hub.gate = threading.Event()
+    hub.troubles.gate = threading.Event()
     slow = threading.Thread(target=fetch, args=(hub, tmp_path / "slow"))
     slow.start()
-    assert hub.half_sent.wait(20)
+    assert hub.troubles.half_sent.wait(20)
     assert are_progress_bars_disabled()
     with pytest.raises(CheckpointError):
         fetch(hub, tmp_path / "refused", model_of("v9"))
     assert are_progress_bars_disabled()
-    hub.gate.set()
+    hub.troubles.gate.set()
     slow.join(20)
     assert not are_progress_bars_disabled()
     assert capfd.readouterr().err == ""
@@ -428,9 +343,9 @@ def test_unreachable_hub_falls_back_to_the_last_whole_fetch(
 def test_failing_hub_falls_back_too(hub: Hub, tmp_path: Path) -> None:
     """A 503 says nothing of the repository, so the cache is used; a 404 does, so it is not."""
     first = fetch(hub, tmp_path)
-    hub.refusal = (503, "")
+    hub.troubles.refusal = (503, "")
     assert fetch(hub, tmp_path) == first
-    hub.refusal = (404, "RepoNotFound")
+    hub.troubles.refusal = (404, "RepoNotFound")
     with pytest.raises(CheckpointError, match="has no repository"):
         fetch(hub, tmp_path)
 
@@ -523,7 +438,7 @@ def test_saved_login_that_cannot_be_read_is_not_needed(
     monkeypatch.setattr(hub_source.constants, "HF_TOKEN_PATH", str(token))
     assert fetch(hub, tmp_path / "cache").revision == COMMIT
     assert "HF_TOKEN_PATH" in caplog.text
-    hub.token = "hf_right"
+    hub.token, hub.repository.is_gated = "hf_right", True
     with pytest.raises(CheckpointError, match="is gated and no token is set"):
         fetch(hub, tmp_path / "other")
 
@@ -572,14 +487,14 @@ def test_wrong_address_is_refused(hub: Hub, tmp_path: Path, model: ModelConfig, 
 )
 def test_refusal_of_the_hub_is_named(hub: Hub, tmp_path: Path, status: int, code: str, message: str) -> None:
     """Every kind of refusal says what to change."""
-    hub.refusal = (status, code)
+    hub.troubles.refusal = (status, code)
     with pytest.raises(CheckpointError, match=message):
         fetch(hub, tmp_path)
 
 
 def test_gated_files_need_the_token(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub lists a gated repository for all, but gives its files only to a token that may read them."""
-    hub.token = "hf_right"
+    hub.token, hub.repository.is_gated = "hf_right", True
     with pytest.raises(CheckpointError, match="is gated and no token is set"):
         fetch(hub, tmp_path)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
@@ -659,13 +574,13 @@ def test_two_processes_fetch_at_once(hub: Hub, tmp_path: Path) -> None:
 def test_killed_download_is_taken_up_again(hub: Hub, tmp_path: Path) -> None:
     """SIGKILL half-way through the weights leaves no folder that looks whole, and the next fetch succeeds."""
     hub.files["model.safetensors"] = os.urandom(3_000_000)
-    hub.gate = threading.Event()
+    hub.troubles.gate = threading.Event()
     process = start(hub, tmp_path)
-    assert hub.half_sent.wait(30)
+    assert hub.troubles.half_sent.wait(30)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
     assert list(tmp_path.rglob("model.safetensors")) == []
     assert not (tmp_path / "hub-listings").exists()
-    hub.gate.set()
+    hub.troubles.gate.set()
     found = fetch(hub, tmp_path)
     assert (found.path / "model.safetensors").read_bytes() == hub.files["model.safetensors"]

@@ -102,6 +102,25 @@ def test_arguments_give_json_lines_in_a_pipe(config: Path) -> None:
     assert second == {"text": "x", "rows": []}
 
 
+def test_filters_of_entities(config: Path) -> None:
+    """--labels and --min-score leave entities out; unknown labels and numbers are errors of one line."""
+    for given, kept in (
+        (["--labels", "LOC"], ROWS[1:]),
+        (["--min-score", "LOC=1"], ROWS[:1]),
+        (["--min-score", "1"], []),
+        (["--min-score", "1", "--min-score", "PER=0"], ROWS[:1]),
+        (["--strategy", "viterbi"], ROWS),
+    ):
+        (line,) = lines(nerve("predict", "--config", config, *given, TEXT).stdout)
+        assert simplify(line["rows"]) == kept
+    unknown = nerve("predict", "--config", config, "--labels", "ORG", TEXT)
+    assert (unknown.returncode, unknown.stderr) == (
+        1,
+        b"nerve: labels: unknown label; known labels: PER, LOC\n",
+    )
+    assert nerve("predict", "--config", config, "--min-score", "2", TEXT).returncode == 2
+
+
 def test_piped_stdin_is_read_without_being_asked_for(config: Path) -> None:
     """`... | nerve predict` reads lines; blank ones keep their place."""
     done = nerve("predict", "--config", config, stdin=b"Anna\r\n\nBob")
@@ -272,7 +291,7 @@ def test_folder_instead_of_a_config_file(lookup_model: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     done = nerve("predict", "--model", tmp_path / "nope", TEXT)
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
-    assert b"neither a folder, nor a config file" in done.stderr
+    assert b"does not exist; name a config file, a folder" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -280,7 +299,6 @@ def test_folder_instead_of_a_config_file(lookup_model: Path, tmp_path: Path) -> 
     [
         ("predict", "--whole", "--jsonl", "x"),
         ("predict", "--strategy", "smple", "x"),
-        ("predict", "--config", "a", "--model", "b", "x"),
         ("verify", "--min-agreement", "1.5"),
         ("verify", "--worst", "-1"),
         ("tune",),

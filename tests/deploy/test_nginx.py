@@ -38,6 +38,7 @@ from builders import (
     write_config,
     write_lookup_model,
 )
+from formats import BODIES
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DEPLOY = REPOSITORY / "deploy"
@@ -519,6 +520,33 @@ def test_logs_hold_nothing_of_the_client(proxy: Callable[..., Proxy], front: Pro
         one.raw(f"POST /?{canary} HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999\r\n\r\n".encode())
         assert len(one.requests(11)) == 11
         assert canary not in one.log()
+
+
+def test_routes_are_logged_by_name(front: Proxy) -> None:
+    """Each path that is served passes, and is logged as what it is, without the name of a model or anything made up."""
+    paths = front.client.get("/openapi.json").json()["paths"]
+    routes = {path: re.sub(r"(?<=/models/)[^/:]+", "{name}", path) for path in paths}
+    for path, operations in paths.items():
+        answer = (
+            front.client.get(path)
+            if "get" in operations
+            else front.client.post(path, json=BODIES[path](TEXT))
+        )
+        assert answer.status_code == 200, path
+    strange = {
+        "/v2/models/kanarienvogel/infer?kanarienvogel": "/v2/models/{name}/infer",
+        "/v1/models/kanarienvogel:predict": "/v1/models/{name}:predict",
+        "/v1/models/kanarien:vogel": "/v1/models/{name}",
+        "/v2/models/kanarien/vogel/infer": "other",
+        "/v2/models//infer": "other",
+        "/analyze/kanarienvogel": "other",
+        "/pingkanarienvogel": "other",
+    }
+    for path in strange:
+        front.client.get(path)
+    expected = ["/openapi.json", *routes.values(), *strange.values()]
+    assert [line["route"] for line in front.requests(len(expected))] == expected
+    assert "kanarien" not in front.log()
 
 
 def nginx_version() -> tuple[int, ...]:

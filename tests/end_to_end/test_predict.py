@@ -155,6 +155,7 @@ def test_info(server: ServerProcess) -> None:
     """/info tells model, labels, provider and limits."""
     info = server.client.get("/info").json()
     assert info["id2label"] == {"0": "O", "1": "B-PER", "2": "I-PER", "3": "B-LOC", "4": "I-LOC"}
+    assert (info["model_name"], info["max_length"], info["window_tokens"]) == ("model", 16, 16)
     assert (info["max_length"], info["dtype"], info["provider"]) == (16, "float32", "CPUExecutionProvider")
     assert info["limits"]["max_inputs"] == 8
     assert {"model_id", "revision", "version"} <= set(info)

@@ -8,7 +8,7 @@ import pytest
 
 from nerve.config import BatchingConfig
 from nerve.errors import ModelError
-from nerve.models.limits import find_max_length, make_policy
+from nerve.models.limits import find_lengths, make_policy
 from nerve.runtime.backend import Provider
 from nerve.runtime.devices import CPU, CUDA
 
@@ -37,8 +37,8 @@ def test_max_length_is_the_smallest_stated(
     settings: dict[str, Any], tokenizer_settings: dict[str, Any], asked: int | None, expected: int
 ) -> None:
     """Configuration, tokenizer and position table: the smallest wins, less the positions padding takes."""
-    found = find_max_length(settings, tokenizer_settings, asked)
-    assert (found.tokens, found.cut) == (expected, expected)
+    found = find_lengths(settings, tokenizer_settings, asked)
+    assert (found.window_tokens, found.max_length) == (expected, expected)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,42 @@ def test_max_length_that_cannot_be_is_refused(
 ) -> None:
     """No length stated at all, or more asked for than the model has."""
     with pytest.raises(ModelError, match="max_length"):
-        find_max_length(settings, tokenizer_settings, asked)
+        find_lengths(settings, tokenizer_settings, asked)
+
+
+@pytest.mark.parametrize(
+    ("settings", "max_length", "window_tokens", "cut", "cut_from"),
+    [
+        ({"max_position_embeddings": 512}, None, 128, 512, "max_position_embeddings of config.json"),
+        ({"max_position_embeddings": 512}, 256, 128, 256, "model.max_length of the configuration"),
+        ({"max_position_embeddings": 512}, 128, 128, 128, "model.max_length of the configuration"),
+        ({}, None, 128, 128, "runtime.window_tokens of the configuration"),
+        ({}, 1024, 128, 1024, "model.max_length of the configuration"),
+    ],
+)
+def test_a_window_may_be_shorter_than_where_texts_are_cut(
+    settings: dict[str, Any], max_length: int | None, window_tokens: int, cut: int, cut_from: str
+) -> None:
+    """The two are two keys: `truncate` cuts where the model ends, or less; windows are as long as is said."""
+    found = find_lengths(settings, {}, max_length, window_tokens)
+    assert (found.window_tokens, found.window_tokens_from) == (
+        window_tokens,
+        "runtime.window_tokens of the configuration",
+    )
+    assert (found.max_length, found.max_length_from) == (cut, cut_from)
+
+
+@pytest.mark.parametrize(
+    ("max_length", "said"),
+    [
+        (None, "max_position_embeddings of config.json allows 512"),
+        (256, "model.max_length of the configuration allows 256"),
+    ],
+)
+def test_no_window_is_longer_than_a_text_may_be(max_length: int | None, said: str) -> None:
+    """The refusal names both sides and the key to lower."""
+    with pytest.raises(ModelError, match=rf"^runtime\.window_tokens is 513, but {said}; lower window_tokens"):
+        find_lengths({"max_position_embeddings": 512}, {}, max_length, 513)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def remove(name: str) -> Callable[[Path], None]:
 def test_model_that_proves_itself(folder: Path) -> None:
     """What /info prints of a loaded model is what was loaded."""
     model = load(folder)
-    assert (model.model_id, model.revision, model.max_length) == ("test", "abc", 16)
+    assert (model.name, model.model_id, model.revision, model.window_tokens) == ("test", "test", "abc", 16)
     assert model.labels.names == LABELS
     assert model.backend.provider == "CPUExecutionProvider"
     assert model.policy.token_budget == 16
@@ -197,7 +197,7 @@ def test_the_position_table_limits_the_window(
     save_file(tensors, folder / "model.safetensors")
     caplog.set_level("INFO")
     for _ in range(2):  # the second time the graph comes from the cache
-        assert load(folder).max_length == expected
+        assert load(folder).window_tokens == expected
     is_shorter = rows < tiny.N_POSITIONS
     named = "the position table in the weights" if is_shorter else "max_position_embeddings of config.json"
     assert f"max length {expected} tokens, from {named}" in caplog.text
@@ -208,4 +208,4 @@ def test_the_position_table_limits_the_window(
 def test_smallest_window_serves(folder: Path) -> None:
     """A window of one real token is warmed up with no more than it holds."""
     edit(max_position_embeddings=3)(folder)
-    assert load(folder, runtime={"window_stride": 0}).max_length == 3
+    assert load(folder, runtime={"window_stride": 0}).window_tokens == 3

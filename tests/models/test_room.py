@@ -13,7 +13,7 @@ import pytest
 from builders import open_engine, open_model, write_lookup_model
 from nerve.engine.in_process import collect, submit
 from nerve.errors import ModelError
-from nerve.models.limits import find_max_length
+from nerve.models.limits import find_lengths
 from nerve.models.room import Room
 from nerve.runtime.backend import GraphKind
 from nerve.runtime.memory import Memory
@@ -78,20 +78,20 @@ def test_a_length_that_was_asked_for_is_had_or_refused(caplog: pytest.LogCapture
     settings = {"max_position_embeddings": 131072}
 
     def find(asked: int | None, found: Room) -> tuple[int, int]:
-        length = find_max_length(settings, {}, asked, None, found)
-        return length.tokens, length.cut
+        lengths = find_lengths(settings, {}, None, asked, None, found)
+        return lengths.window_tokens, lengths.max_length
 
     assert find(None, room(2)) == (1024, 131072)
-    assert find(4096, room(64)) == (4096, 4096)
+    assert find(4096, room(64)) == (4096, 131072)
     assert caplog.text == ""
-    assert find(3000, room(2)) == (3000, 3000)
+    assert find(3000, room(2)) == (3000, 131072)
     assert (
         "memory may run out: 2 calls at once may take 1/4 of what the weights leave of 2.0 GB" in caplog.text
     )
     with pytest.raises(ModelError) as caught:
         find(8192, room(2))
     assert str(caught.value) == (
-        "model.max_length is 8192, but windows of that length take about 5.8 GB of memory, and 1.5 GB are free beside "
+        "runtime.window_tokens is 8192, but windows of that length take about 5.8 GB of memory, and 1.5 GB are free beside "
         "the weights; lower it, to 1024 for example"
     )
     with pytest.raises(ModelError, match=r"take about 1\.8 GB"):
@@ -123,9 +123,10 @@ def test_long_context_in_little_memory(
     caplog.set_level("INFO")
     engine = open_engine(folder, cpu={"threads": 1})
     try:
-        assert engine.model.max_length == 1024
-        assert engine.model.max_length_from.startswith("memory: 2 calls at once may take 1/4 of")
-        assert f"max length 1024 tokens, from {engine.model.max_length_from}" in caplog.text
+        lengths = engine.model.lengths
+        assert (lengths.window_tokens, lengths.max_length) == (1024, N_POSITIONS)
+        assert lengths.window_tokens_from.startswith("memory: 2 calls at once may take 1/4 of")
+        assert f"windows of 1024 tokens, from {lengths.window_tokens_from}" in caplog.text
         text = "anna " * 2 * N_POSITIONS
         for direction in TruncationDirection:
             options = PredictOptions(truncate=True, truncation_direction=direction)
@@ -142,7 +143,7 @@ def test_memory_is_divided_among_workers(folder: Path, monkeypatch: pytest.Monke
     """Each of them plans with its share."""
     have(monkeypatch, 0.8)
     lengths = [
-        open_model(folder, cpu={"threads": 1}, server={"workers": workers})[0].max_length
+        open_model(folder, cpu={"threads": 1}, server={"workers": workers})[0].window_tokens
         for workers in (1, 2, 8)
     ]
     assert lengths == [2048, 1024, 512]
@@ -150,15 +151,16 @@ def test_memory_is_divided_among_workers(folder: Path, monkeypatch: pytest.Monke
 
 def test_asked_length_is_not_shortened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is configured is had, or the start is refused with the key."""
-    source = {"checkpoint_repository": {"source": "LOCAL", "path": str(folder)}, "device": "cpu"}
     have(monkeypatch, 0.5)
-    model, _ = open_model(folder, cpu={"threads": 1}, model={**source, "max_length": 2500})
-    assert (model.max_length, model.max_length_from) == (2500, "model.max_length of the configuration")
+    model, _ = open_model(folder, cpu={"threads": 1}, runtime={"window_tokens": 2500})
+    assert model.lengths.window_tokens == 2500
+    assert model.lengths.window_tokens_from == "runtime.window_tokens of the configuration"
+    assert model.lengths.max_length == N_POSITIONS
     have(monkeypatch, 0.1)
     with pytest.raises(
-        ModelError, match=r"^model\.max_length is 2500, but windows of that length take about"
+        ModelError, match=r"^runtime\.window_tokens is 2500, but windows of that length take about"
     ):
-        open_model(folder, cpu={"threads": 1}, model={**source, "max_length": 2500})
+        open_model(folder, cpu={"threads": 1}, runtime={"window_tokens": 2500})
 
 
 def test_relative_positions_cost_no_square(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +171,7 @@ def test_relative_positions_cost_no_square(tmp_path: Path, monkeypatch: pytest.M
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(lookup / name, folder / name)
     model, _ = open_model(folder, cpu={"threads": 1})
-    assert model.max_length == 2048
+    assert model.window_tokens == 2048
 
 
 def test_long_windows_are_tried_as_far_as_time_allows(

@@ -234,7 +234,7 @@ def test_stride_must_be_shorter_than_a_window(lookup_model: Path, max_length: in
 @pytest.mark.parametrize("max_length", [2, 1])
 def test_a_window_must_hold_more_than_special_tokens(lookup_model: Path, max_length: int) -> None:
     """A length that leaves no room is refused at start, and not with advice about the stride that cannot help."""
-    with pytest.raises(ModelError, match=r"max length of \d tokens .* raise model\.max_length"):
+    with pytest.raises(ModelError, match=r"a window of \d tokens .* raise runtime\.window_tokens"):
         TextTokenizer(load_tokenizer(lookup_model), max_length, 0, 100)
 
 

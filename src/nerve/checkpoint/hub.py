@@ -37,6 +37,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+from nerve.checkpoint.calibration import CALIBRATION
 from nerve.checkpoint.choice import BuildCheck, choose_graph, choose_main_file
 from nerve.checkpoint.folder import ModelFolder, check_names, companions, list_files
 from nerve.checkpoint.settings import (
@@ -53,7 +54,7 @@ from nerve.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-ALWAYS = (CONFIG, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS)
+ALWAYS = (CONFIG, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, CALIBRATION)
 LIST_TIMEOUT_SECONDS = 15.0
 _COMMIT = re.compile("[0-9a-f]{40}")
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}

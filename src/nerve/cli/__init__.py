@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import nerve
 from nerve.cli import export, predict, pull, serve, tune, verify
+from nerve.cli.model import add_config
 from nerve.errors import NerveError
 from nerve.runtime.cores import limit_blas_threads
 
@@ -73,11 +74,7 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name != "export":
-            command.add_argument(
-                "--config",
-                metavar="FILE",
-                help="default: $NERVE_CONFIG, ./config.yaml, /etc/nerve/config.yaml",
-            )
+            add_config(command)
         module.add_arguments(command)
         command.set_defaults(run=module.run, log_level=module.LOG_LEVEL)
     return parser

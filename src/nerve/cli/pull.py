@@ -1,4 +1,4 @@
-"""Fetch the configured checkpoint into the cache, without serving: for images and for machines without a network.
+"""Fetch a checkpoint into the cache, without serving: for images and for machines without a network.
 
 Prints the model folder on stdout.
 """
@@ -9,19 +9,21 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from nerve.config import cache_dir_of, find_config, load_config
+from nerve.cli.model import add_model
+from nerve.config import cache_dir_of, choose_config
 
 if TYPE_CHECKING:
     import argparse
 
     from nerve.checkpoint import ModelFolder
 
-HELP = "fetch the configured checkpoint into the cache, without serving"
+HELP = "fetch a checkpoint into the cache, without serving"
 LOG_LEVEL = logging.INFO
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: the configuration says it all."""
+    """Add the model."""
+    add_model(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from nerve.checkpoint import fetch_checkpoint
     from nerve.graph import is_buildable
 
-    config = load_config(find_config(options.config))
+    config = choose_config(options.model, options.config)
     folder = fetch_checkpoint(
         config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=sys.stderr.isatty()
     )

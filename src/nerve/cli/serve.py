@@ -1,4 +1,7 @@
-"""Serve the configured model over HTTP until SIGTERM, SIGINT or SIGQUIT."""
+"""Serve a model over HTTP until SIGTERM, SIGINT or SIGQUIT.
+
+`nerve serve dslim/bert-base-NER` is a whole command. Flags win over NERVE_* variables, and these over the config file.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,26 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nerve.config import find_config, load_api_key, load_config
+from nerve.cli.model import add_model
+from nerve.config import choose_config, load_api_key
 
 if TYPE_CHECKING:
     import argparse
 
-HELP = "serve the configured model over HTTP"
+HELP = "serve a model over HTTP"
 LOG_LEVEL = logging.INFO  # until the configuration sets logging up
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: the configuration says it all."""
+    """Add the model, and what is said most often about a server."""
+    add_model(parser)
+    parser.add_argument("--host", metavar="ADDRESS", help="address to listen on (server.host)")
+    parser.add_argument("--port", type=int, metavar="N", help="TCP port; 0 takes a free one (server.port)")
+    parser.add_argument(
+        "--model-name", metavar="NAME", help="name in /info and in routes that have one (model.name)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -32,6 +42,15 @@ def run(options: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     from nerve.server.supervisor import serve  # Granian is not needed by the other commands
 
-    config = load_config(find_config(options.config))
+    config = choose_config(options.model, options.config, flags=_flags(options))
     serve(config, load_api_key(config.server), show_progress=sys.stderr.isatty())
     return 0
+
+
+def _flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of the flags by key. An address asked for is one of TCP, whatever socket the file names."""
+    said = {"server.host": options.host, "server.port": options.port, "model.name": options.model_name}
+    flags = {key: value for key, value in said.items() if value is not None}
+    if "server.host" in flags or "server.port" in flags:
+        flags["server.uds"] = None
+    return flags

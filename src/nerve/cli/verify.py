@@ -14,7 +14,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nerve.cli.inputs import Format, InputError, read_records
-from nerve.config import Device, Precision, load_api_key
+from nerve.cli.model import add_model
+from nerve.config import Device, Precision, choose_config, load_api_key
 from nerve.models.comparison import Comparison, TextComparison, compare_text, summarize_texts
 from nerve.models.samples import sample_texts
 from nerve.types import AggregationStrategy
@@ -41,6 +42,7 @@ class Served(Protocol):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what is compared, on which texts, and how the result is printed."""
+    add_model(parser)
     parser.add_argument("--texts", metavar="FILE", help="one text per line (default: a small built-in set)")
     parser.add_argument("--url", metavar="URL", help="judge a running server, such as http://localhost:8000")
     parser.add_argument(
@@ -58,12 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare and print; returns 1 below --min-agreement. Raises `NerveError`s."""
-    from nerve.api import override, resolve_config
+    from nerve.api import override
 
     texts = _read_texts(options.texts)
-    config = resolve_config(options.config)
+    config = choose_config(options.model, options.config)
     minimum = config.model.min_agreement if options.min_agreement is None else options.min_agreement
-    config = override(config, {"model": {"min_agreement": 0.0}})  # judged here, not when it is loaded
+    # Agreement is judged here, not when a model is loaded; and all spans are compared.
+    config = override(config, {"model": {"min_agreement": 0.0}}, drop=["runtime.labels", "runtime.min_score"])
     with ExitStack() as stack:
         served, reference, sides = _open(config, options.url, stack)
         comparison = summarize_texts(compare(served, reference, texts, _strategy(config)), options.worst)
@@ -144,17 +147,17 @@ def _open(
         local = stack.enter_context(load_classifier(config, show_progress=show_progress))
         served: Served = local
         name = f"{local.model.precision.value}, {local.model.backend.provider}"
-        max_length = local.max_length
+        window_tokens = local.window_tokens
         labels = local.labels
     else:
         from nerve.cli.remote import RemoteClassifier
 
         remote = served = RemoteClassifier(url, load_api_key(config.server))
         name = f"{remote.info.dtype}, {remote.info.provider}, {url}"
-        max_length = remote.info.max_length
+        window_tokens = remote.info.window_tokens or remote.info.max_length
         labels = tuple(remote.info.id2label.values())
     reference = stack.enter_context(
-        load_classifier(reference_config(config, max_length), show_progress=show_progress)
+        load_classifier(reference_config(config, window_tokens), show_progress=show_progress)
     )
     if labels != reference.labels:
         raise InputError(
@@ -169,15 +172,16 @@ def _open(
     return served, reference, sides
 
 
-def reference_config(config: Config, max_length: int) -> Config:
+def reference_config(config: Config, window_tokens: int) -> Config:
     """Return the configuration of the reference: float32 on the CPU, with the windows of the served side.
 
     A graph that was named is left out: it may be quantized, and the reference is made from the weights.
     """
     from nerve.api import override
 
-    model = {"device": Device.CPU.value, "precision": Precision.FLOAT32.value, "max_length": max_length}
-    return override(config, {"model": model}, drop=["model.graph"])
+    model = {"device": Device.CPU.value, "precision": Precision.FLOAT32.value}
+    changed: dict[str, dict[str, Any]] = {"model": model, "runtime": {"window_tokens": window_tokens}}
+    return override(config, changed, drop=["model.graph"])
 
 
 def _strategy(config: Config) -> AggregationStrategy:

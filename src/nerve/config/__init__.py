@@ -1,4 +1,4 @@
-"""The configuration: what there is to configure (`schema`), and where it is read from (`loading`, `truss`)."""
+"""The configuration: what there is to configure (`schema`), which file (`selection`), how it is read (`loading`)."""
 
 from nerve.config.loading import (
     cache_dir_of,
@@ -6,13 +6,15 @@ from nerve.config.loading import (
     default_cache_dir,
     environment_without_overrides,
     expand_home,
-    find_config,
+    has_phonenumbers,
     load_api_key,
     load_config,
     overridden_keys,
     parse_config,
     read_secret,
 )
+from nerve.config.naming import model_name
+from nerve.config.redaction_key import load_redaction_key
 from nerve.config.schema import (
     BatchingConfig,
     CheckpointConfig,
@@ -26,10 +28,13 @@ from nerve.config.schema import (
     LogLevel,
     ModelConfig,
     Precision,
+    RedactionConfig,
     RuntimeConfig,
+    Score,
     ServerConfig,
     TlsConfig,
 )
+from nerve.config.selection import choose_config, config_file, find_config
 
 __all__ = [
     "BatchingConfig",
@@ -44,17 +49,24 @@ __all__ = [
     "LogLevel",
     "ModelConfig",
     "Precision",
+    "RedactionConfig",
     "RuntimeConfig",
+    "Score",
     "ServerConfig",
     "TlsConfig",
     "cache_dir_of",
     "check_hub_cache",
+    "choose_config",
+    "config_file",
     "default_cache_dir",
     "environment_without_overrides",
     "expand_home",
     "find_config",
+    "has_phonenumbers",
     "load_api_key",
     "load_config",
+    "load_redaction_key",
+    "model_name",
     "overridden_keys",
     "parse_config",
     "read_secret",

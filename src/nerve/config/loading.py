@@ -1,9 +1,10 @@
 """Turns one YAML file, plus the environment, into one frozen and checked `Config`.
 
-The only module that reads the environment, or YAML (`cli.tune.config_edit` changes a file in place). Three layers,
-later ones win: the defaults of `schema`, the file, and variables such as `NERVE_SERVER__PORT=9000` (for
-`server.port`). Secrets never stand in the file: the API key comes from `NERVE_API_KEY` or the file named by
-`server.api_key_file`, the hub token from `HF_TOKEN` as `huggingface_hub` defines it.
+Besides `selection`, which says which file, the only module that reads the environment, or YAML (`cli.tune.config_edit`
+changes a file in place). Later layers win: the defaults of `schema`, the file, variables of a platform, variables such
+as `NERVE_SERVER__PORT=9000` (for `server.port`), flags of the command line. Secrets never stand in the file: the API
+key comes from `NERVE_API_KEY` or the file named by `server.api_key_file`, the hub token from `HF_TOKEN` as
+`huggingface_hub` defines it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib.util
 import logging
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import yaml
@@ -20,31 +21,25 @@ import yaml
 from nerve.config.schema import CheckpointSource, Config, ServerConfig
 from nerve.config.truss import from_truss
 from nerve.errors import ConfigError
+from nerve.types import PatternName
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
 
 ENV_PREFIX = "NERVE_"
-ENV_CONFIG = "NERVE_CONFIG"
 ENV_API_KEY = "NERVE_API_KEY"
 _API_KEY_FILE = "server.api_key_file"
 _OTLP_PROTOCOL = "http/protobuf"
-DEFAULT_LOCATIONS = (Path("config.yaml"), Path("/etc/nerve/config.yaml"))
+# What platforms say, and the key that it means (Vertex AI).
+_PLATFORM_KEYS = {
+    "AIP_HTTP_PORT": "server.port",
+    "AIP_HEALTH_ROUTE": "server.vertex_health_route",
+    "AIP_PREDICT_ROUTE": "server.vertex_predict_route",
+}
 
 SectionT = TypeVar("SectionT", bound=msgspec.Struct)
-
-
-def find_config(path: str | None) -> Path:
-    """Return the config file to use: the given one, `$NERVE_CONFIG`, or one at a default place.
-
-    Raises `ConfigError` when there is none.
-    """
-    chosen = path or os.environ.get(ENV_CONFIG)
-    candidates = (Path(chosen),) if chosen else DEFAULT_LOCATIONS
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    tried = " and ".join(str(candidate) for candidate in candidates)
-    raise ConfigError(f"no config file at {tried}; name one with --config FILE or {ENV_CONFIG}")
 
 
 def _in_one_line(error: yaml.YAMLError) -> str:
@@ -60,8 +55,13 @@ def load_config(path: Path) -> Config:
 
     Paths inside the file are relative to its folder. Raises `ConfigError`, naming the key's path.
     """
+    return parse_config(read_document(path), environment=dict(os.environ), folder=path.resolve().parent)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Return the decoded file at `path`, one of Truss translated. Raises `ConfigError`."""
     try:
-        document = _deep_copy(_parse_yaml(path.read_text(encoding="utf-8")))
+        document: Any = _deep_copy(_parse_yaml(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -76,19 +76,39 @@ def load_config(path: Path) -> Config:
         document, ignored = from_truss(document)
         if ignored:
             log.warning("Truss keys without a meaning here, ignored: %s", ", ".join(ignored))
-    return parse_config(document, environment=dict(os.environ), folder=path.resolve().parent)
+    found: dict[str, Any] = document
+    return found
 
 
-def parse_config(document: dict[str, Any], environment: dict[str, str], folder: Path) -> Config:
-    """Check a decoded document; `folder` anchors its relative paths. Raises `ConfigError`."""
-    merged = _with_standard_tracing(_override(_without_nulls(document, Config), environment), environment)
+def parse_config(
+    document: dict[str, Any],
+    environment: dict[str, str],
+    folder: Path,
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Check a decoded document; `folder` anchors its relative paths. Raises `ConfigError`.
+
+    flags: values by key, as "server.port", that win over the environment.
+    """
+    merged = _with_platform(_without_nulls(document, Config), environment)
+    merged = _with_flags(_override(merged, environment), flags or {})
+    merged = _with_standard_tracing(merged, environment)
     try:
         config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error))) from error
     if config.tracing.endpoint is not None and not _has_opentelemetry():
         raise ConfigError("tracing.endpoint needs OpenTelemetry: install nerve[otel], or remove the key")
+    if PatternName.PHONE_NUMBER in config.runtime.patterns and not has_phonenumbers():
+        raise ConfigError(
+            "runtime.patterns: phone_number needs phonenumbers: install nerve[phone], or leave it out"
+        )
     return _anchor_paths(config, folder)
+
+
+def has_phonenumbers() -> bool:
+    """Tell whether the extra that the pattern `phone_number` needs is installed."""
+    return importlib.util.find_spec("phonenumbers") is not None
 
 
 def load_api_key(server: ServerConfig) -> str | None:
@@ -131,7 +151,7 @@ def read_secret(path: Path, origin: str) -> str:
 
 def environment_without_overrides() -> dict[str, str]:
     """Return the environment for a server that takes its settings from its file alone, and needs no API key."""
-    own = (ENV_CONFIG, ENV_API_KEY)
+    own = ("NERVE_CONFIG", ENV_API_KEY, *_PLATFORM_KEYS)
     return {k: v for k, v in os.environ.items() if k not in own and not _is_override(k)}
 
 
@@ -236,6 +256,26 @@ def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str
                 raise ConfigError(f"environment variable {name}: {'.'.join(sections)} is not a section")
         target[key] = _parse_variable(name, text, _type_at([*sections, key]))
     return {key: value for key, value in merged.items() if value is not None}
+
+
+def _with_platform(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Return a copy of `document` with what a platform's variables say; it goes before the file, after `NERVE_*`."""
+    said = {
+        key: _parse_variable(name, text, _type_at(key.split(".")))
+        for name, key in _PLATFORM_KEYS.items()
+        if (text := environment.get(name))
+    }
+    return _with_flags(document, said)
+
+
+def _with_flags(document: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of `document` with values at keys such as "server.port"; a section that is none stays one."""
+    merged: dict[str, Any] = _deep_copy(document)
+    for path, value in flags.items():
+        section, _, key = path.partition(".")
+        if isinstance(target := merged.setdefault(section, {}), dict):
+            target[key] = value
+    return merged
 
 
 def _with_standard_tracing(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
@@ -349,6 +389,7 @@ def _anchor_paths(config: Config, folder: Path) -> Config:
     if server.tls is not None:
         tls = anchor(server.tls, "server.tls", "certificate", "key", "client_ca", "key_password_file")
         server = msgspec.structs.replace(server, tls=tls)
+    redaction = anchor(config.redaction, "redaction", "key_file")
     model = anchor(config.model, "model", "cache_dir")
     model = msgspec.structs.replace(model, checkpoint_repository=checkpoint)
-    return msgspec.structs.replace(config, model=model, server=server)
+    return msgspec.structs.replace(config, model=model, server=server, redaction=redaction)

@@ -12,14 +12,20 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from nerve.types import AggregationStrategy, OffsetUnit, RawScoresAs
+from nerve.config.operators import DEFAULT, Operator, Replace
+from nerve.types import AggregationStrategy, EntityStrategy, OffsetUnit, PatternName, RawScoresAs
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
 DeviceName = Annotated[str, Meta(pattern="^[a-z][a-z0-9_-]*$")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
+# It stands in paths of routes, and in logs.
+ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
 Route = Annotated[str, Meta(pattern="^/.")]
+AnyRoute = Annotated[str, Meta(pattern="^/")]
+Name = Annotated[str, Meta(min_length=1)]
+Score = Annotated[float, Meta(ge=0, le=1)]
 
 # `limits.max_request_tokens` and `max_pending_bytes`, where they are not set: so many texts, and bodies, of the most.
 _TEXTS_OF_MOST_TOKENS = 4
@@ -131,6 +137,7 @@ class ModelConfig(_Section, frozen=True):
     device: DeviceName = Device.AUTO.value  # a provider of runtime.devices, or of another package
     device_id: NonNegativeInt = 0
     precision: Precision = Precision.AUTO
+    name: ModelName | None = None
     min_agreement: Annotated[float, Meta(ge=0, le=1)] = 0.995
     max_length: PositiveInt | None = None
     graph: str | None = None
@@ -143,10 +150,17 @@ class RuntimeConfig(_Section, frozen=True):
     webserver_default_route: Route = "/predict_tokens"
     aggregation_strategy: AggregationStrategy = AggregationStrategy.NONE
     truncate: bool = False
+    window_tokens: PositiveInt | None = None
     window_stride: NonNegativeInt | None = None
     raw_scores: bool = False
     raw_scores_as: RawScoresAs = RawScoresAs.PROBABILITIES
     offset_unit: OffsetUnit = OffsetUnit.CODE_POINT
+    entity_strategy: EntityStrategy = EntityStrategy.AUTO
+    labels: list[Name] | None = None
+    min_score: Score | dict[Name, Score] = 0.0
+    rename_labels: dict[Name, Name] = {}
+    patterns: list[PatternName] = []
+    viterbi_operating_point: Name = "default"
 
 
 class BatchingConfig(_Section, frozen=True):
@@ -226,12 +240,21 @@ class ServerConfig(_Section, frozen=True):
     log_level: LogLevel = LogLevel.INFO
     access_log: bool = False
     endpoints: list[str] | None = None
+    vertex_health_route: AnyRoute | None = None
+    vertex_predict_route: AnyRoute | None = None
     api_key_file: str | None = None
     tls: TlsConfig | None = None
     canary_interval_ms: PositiveInt | None = 10_000
     canary_timeout_ms: PositiveInt = 10_000
     drain_delay_ms: NonNegativeInt = 0
     drain_timeout_ms: PositiveInt = 30_000
+
+
+class RedactionConfig(_Section, frozen=True):
+    """What is put in the place of entities."""
+
+    operators: dict[Name, Operator] = msgspec.field(default_factory=lambda: {DEFAULT: Replace()})
+    key_file: str | None = None
 
 
 class TracingConfig(_Section, frozen=True):
@@ -249,4 +272,5 @@ class Config(_Section, frozen=True):
     limits: LimitsConfig = LimitsConfig()
     cpu: CpuConfig = CpuConfig()
     server: ServerConfig = ServerConfig()
+    redaction: RedactionConfig = RedactionConfig()
     tracing: TracingConfig = TracingConfig()

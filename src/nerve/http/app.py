@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import nerve
-from nerve.endpoints.protocol import JSON_TYPE
+from nerve.endpoints.protocol import JSON_TYPE, ModelFacts
 from nerve.engine.canary import Canary
 from nerve.engine.engine import Engine
 from nerve.errors import DeadlineExceeded, InvalidRequest, Unauthorized, Unavailable
@@ -25,7 +25,8 @@ from nerve.http.openapi import build_openapi
 from nerve.http.pending import PendingBytes
 from nerve.http.refusals import Refusals
 from nerve.http.request import Headers, Request, Response
-from nerve.http.responses import encode_json, error_body, error_response
+from nerve.http.responses import encode_json, error_response
+from nerve.http.routing import Routing
 from nerve.observability.defects import log_defect, survive
 from nerve.observability.metrics import CONTENT_TYPE as METRICS_TYPE
 
@@ -33,42 +34,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nerve.config import Config
-    from nerve.endpoints.protocol import Endpoint
+    from nerve.endpoints import Served
+    from nerve.endpoints.protocol import GetRoute, PostRoute
     from nerve.http.request import Handler
     from nerve.models.model import Model
     from nerve.observability.metrics import Metrics
 
 _MAX_REQUEST_ID_LENGTH = 128
 _AUTH_SCHEMES = ("bearer", "api-key")
-_UNKNOWN = "unknown"
 _OVERLOADED = 429
-_GET_ROUTES = ("/", "/health", "/health/live", "/health/ready", "/info", "/metrics", "/openapi.json")
-# Routes that answer without an API key, and who asks there without one. All else wants it, be it a route or not; so
-# does whatever is posted.
-OPEN_ROUTES = {
-    "/": "probes",
-    "/health": "probes",
-    "/health/live": "probes",
-    "/health/ready": "probes",
-    "/metrics": "scrapes",
-}
-
-
-def routes_of(endpoints: Mapping[str, Endpoint]) -> list[str]:
-    """Return what requests are counted by: every route, and `unknown`."""
-    return [*dict.fromkeys((*_GET_ROUTES, *endpoints)), _UNKNOWN]
 
 
 class App:
     """One worker's application. Its life: starting, `ready`, draining, closed.
 
-    endpoints: by the routes that are posted to.
+    endpoints: what they serve, by path.
     """
 
     def __init__(
-        self, config: Config, api_key: str | None, metrics: Metrics, endpoints: Mapping[str, Endpoint]
+        self, config: Config, api_key: str | None, metrics: Metrics, endpoints: Mapping[str, Served]
     ) -> None:
-        self._endpoints = endpoints
         self._limits = config.limits
         self._batching = config.batching
         self._api_key = api_key.encode() if api_key else None
@@ -85,7 +70,8 @@ class App:
         self._info = b""
         self._openapi = encode_json(build_openapi(endpoints, needs_key=api_key is not None))
         self._is_draining: Callable[[], bool] = lambda: False
-        self._gets: dict[str, Callable[[Headers], Response]] = {
+        self._facts = ModelFacts(())
+        own = {
             "/": self._ready,
             "/health": self._ready,
             "/health/live": self._live,
@@ -94,6 +80,8 @@ class App:
             "/metrics": self._get_metrics,
             "/openapi.json": self._get_openapi,
         }
+        self._routing = Routing(endpoints, own, self._get_of)
+        self._posts = self._routing.posts
 
     def start(
         self,
@@ -127,6 +115,7 @@ class App:
             max_request_tokens=self._limits.most_request_tokens,
         )
         self._info = encode_json(describe(model, config))
+        self._facts = ModelFacts(model.labels.entity_labels)
         self._is_draining = is_draining
         self._metrics.set_engine_threads(model.n_threads)
         if config.server.canary_interval_ms is not None:
@@ -166,20 +155,20 @@ class App:
         path, method = request.path, request.method
         request_id = _request_id(request)
         headers: Headers = [("content-type", JSON_TYPE), ("x-request-id", request_id)]
-        endpoint = self._endpoints.get(path) if method == "POST" else None
+        post = self._posts.get(path) if method == "POST" else None
         try:
-            if endpoint is not None:
+            if post is not None:
                 headers.append(("cache-control", "no-store"))  # it holds what the client's text holds
-            if endpoint is not None or path not in OPEN_ROUTES:
+            if post is not None or not self._routing.is_open(path):
                 self._authorize(request)
-            if endpoint is not None:
-                self._predict(endpoint, request, request_id, headers, started)
+            if post is not None:
+                self._predict(post, request, request_id, headers, started)
                 return
-            get = self._gets.get(path) if method in ("GET", "HEAD") else None
-            response = get(headers) if get is not None else self._no_route(path, headers)
+            get = self._routing.gets.get(path) if method in ("GET", "HEAD") else None
+            response = get(headers) if get is not None else self._routing.refuse(method, path, headers)
         except Exception as error:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
-            response = error_response(error, headers, request_id)
-        self._answer(request, response)
+            response = error_response(error, headers, request_id, self._routing.errors_of(method, path))
+        self._answer(request, self._routing.counted_as(method, path), response)
 
     def busy_ports(self) -> set[int]:
         """Return the ports of the clients whose requests are under way."""
@@ -187,11 +176,13 @@ class App:
 
     def route_of(self, path: str) -> str:
         """Return the route of a path, `unknown` for any that is none: a path is the client's, and may hold anything."""
-        return path if path in self._gets or path in self._endpoints else _UNKNOWN
+        return self._routing.route_of(path)
 
-    def _answer(self, request: Request, response: Response) -> None:
+    def _answer(self, request: Request, counted_as: tuple[str, str], response: Response) -> None:
         try:
-            self._metrics.record_answer(self.route_of(request.path), response.status)
+            self._metrics.record_answer(
+                self._routing.counted_as(request.method, request.path), response.status
+            )
             if (
                 response.rejection is not None and request.method == "POST"
             ):  # an unready probe is no rejection
@@ -204,15 +195,14 @@ class App:
             request.respond(response)
 
     def _predict(
-        self, endpoint: Endpoint, request: Request, request_id: str, headers: Headers, started: float
+        self, route: PostRoute, request: Request, request_id: str, headers: Headers, started: float
     ) -> None:
         service = self._service
         if service is None:
             raise Unavailable(f"{self._unready_reason}; send the request again later")
         deadline = self._deadline(request, started)
-        codec = endpoint.choose_codec(request.header)
-        answer = partial(self._answer, request)
-        Exchange(service, request, codec, request_id, headers, answer, started, deadline).begin()
+        answer = partial(self._answer, request, (route.endpoint, route.path))
+        Exchange(service, request, route, request_id, headers, answer, started, deadline).begin()
 
     def _deadline(self, request: Request, started: float) -> float:
         """Return the `time.monotonic()` by which the answer must be ready; the nearest limit wins."""
@@ -241,18 +231,6 @@ class App:
                 "the API key is missing or wrong; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
             )
 
-    def _no_route(self, path: str, headers: Headers) -> Response:
-        allowed = [
-            *(["GET", "HEAD"] if path in self._gets else []),
-            *(["POST"] if path in self._endpoints else []),
-        ]
-        if not allowed:
-            routes = " and ".join(f"POST {route}" for route in self._endpoints if route != "/")
-            return error_body(404, "NotFound", f"no such route; predictions are at {routes}", headers)
-        names = ", ".join(allowed)
-        headers.append(("allow", names))
-        return error_body(405, "MethodNotAllowed", f"{path} takes {names}", headers)
-
     def _live(self, headers: Headers) -> Response:
         return Response(200, headers, encode_json({"status": "live"}))
 
@@ -269,6 +247,13 @@ class App:
             raise Unavailable("starting: another worker is loading the model")
         self._is_complete = _always
         return Response(200, headers, encode_json({"status": "ready"}))
+
+    def _get_of(self, route: GetRoute, headers: Headers) -> Response:
+        """Answer what an endpoint has to be got."""
+        if route.when_ready:
+            self._ready(headers)
+        body = route.body if isinstance(route.body, bytes) else route.body(self._facts)
+        return Response(200, headers, body)
 
     def _get_info(self, headers: Headers) -> Response:
         if self._service is None:
@@ -311,14 +296,19 @@ def describe(model: Model, config: Config) -> dict[str, object]:
     """Return what `/info` prints."""
     return {
         "version": nerve.__version__,
+        "model_name": model.name,
         "model_id": model.model_id,
         "revision": model.revision,
         "dtype": model.precision.value,
         "provider": model.backend.provider,
         "id2label": {str(index): name for index, name in enumerate(model.labels.names)},
         "label_scheme": model.labels.scheme.value,
-        "max_length": model.max_length,
-        "max_length_from": model.max_length_from,
+        "entity_labels": model.labels.entity_labels,
+        "entity_strategy": model.entity_strategy.value,
+        "max_length": model.lengths.max_length,
+        "max_length_from": model.lengths.max_length_from,
+        "window_tokens": model.lengths.window_tokens,
+        "window_tokens_from": model.lengths.window_tokens_from,
         "limits": {
             "max_inputs": config.limits.max_inputs,
             "max_input_tokens": config.limits.max_input_tokens,

@@ -20,52 +20,81 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class MaxLength:
-    """How long a window may be.
+class Lengths:
+    """How long a text and a window may be, special tokens included, and what says so, in words.
 
-    tokens: most tokens of a window, special ones included. origin: what says so, in words.
-    cut: tokens at which `truncate` cuts: what the model allows, or less where the configuration says so.
+    max_length: tokens at which `truncate` cuts. window_tokens: most tokens of a window.
     """
 
-    tokens: int
-    origin: str
-    cut: int
+    max_length: int
+    max_length_from: str
+    window_tokens: int
+    window_tokens_from: str
 
 
-def find_max_length(
+def find_lengths(
     settings: dict[str, Any],
     tokenizer_settings: dict[str, Any],
-    asked: int | None,
+    max_length: int | None = None,
+    window_tokens: int | None = None,
     n_positions: int | None = None,
     room: Room | None = None,
-) -> MaxLength:
-    """Return the most tokens of a window: the smallest that the model's files state, if there is room for it.
+) -> Lengths:
+    """Return where texts are cut: what the model's files state, or less; and the longest window that there is room for.
 
-    asked: what the configuration says; it is taken as it is, or refused. n_positions: rows of the table in the
-    weights, where they are known. room: what windows may take; None for as much as they like.
-    Raises `ModelError` when `asked` is above what the model or the memory allows, or nothing states a length.
+    max_length, window_tokens: what the configuration says; it is taken as it is, or refused. n_positions: rows of the
+    table in the weights, where they are known. room: what windows may take; None for as much as they like.
+    Raises `ModelError` for what is above what the model or the memory allows, or where nothing states a length.
     """
-    limits = _stated(settings, tokenizer_settings, n_positions)
-    if not limits and asked is None:
-        raise ModelError(
-            "neither config.json nor tokenizer_config.json states a maximum length; set model.max_length"
-        )
-    name = min(limits, key=lambda key: limits[key], default="")
-    if asked is not None:
-        if limits and asked > limits[name]:
-            raise ModelError(
-                f"model.max_length is {asked}, but {name} allows {limits[name]}; lower max_length"
-            )
-        if reason := room.why_too_long(asked) if room is not None else None:
-            raise ModelError(f"model.max_length is {asked}, but {reason}")
-        if room is not None and asked > ALWAYS_TOKENS and not room.fits(asked):
-            log.warning("memory may run out: %s, and windows of %d tokens take more", room.describe(), asked)
-        found = MaxLength(asked, "model.max_length of the configuration", asked)
+    cut, cut_from = _find_cut(settings, tokenizer_settings, max_length, window_tokens, n_positions)
+    if window_tokens is None:
+        window, shortened = room.shorten(cut) if room is not None else (cut, None)
+        window_from = shortened or cut_from
     else:
-        tokens, shortened = room.shorten(limits[name]) if room is not None else (limits[name], None)
-        found = MaxLength(tokens, shortened or name, limits[name])
-    log.info("max length %d tokens, from %s", found.tokens, found.origin)
-    return found
+        _check_window(window_tokens, cut, cut_from, room)
+        window, window_from = window_tokens, "runtime.window_tokens of the configuration"
+    log.info("max length %d tokens, from %s", cut, cut_from)
+    log.info("windows of %d tokens, from %s", window, window_from)
+    return Lengths(cut, cut_from, window, window_from)
+
+
+def _find_cut(
+    settings: dict[str, Any],
+    tokenizer_settings: dict[str, Any],
+    max_length: int | None,
+    window_tokens: int | None,
+    n_positions: int | None,
+) -> tuple[int, str]:
+    limits = _stated(settings, tokenizer_settings, n_positions)
+    name = min(limits, key=lambda key: limits[key], default="")
+    if max_length is not None:
+        if limits and max_length > limits[name]:
+            raise ModelError(
+                f"model.max_length is {max_length}, but {name} allows {limits[name]}; lower max_length"
+            )
+        return max_length, "model.max_length of the configuration"
+    if limits:
+        return limits[name], name
+    if window_tokens is not None:
+        return window_tokens, "runtime.window_tokens of the configuration"
+    raise ModelError(
+        "neither config.json nor tokenizer_config.json states a maximum length; set model.max_length "
+        "(NERVE_MODEL__MAX_LENGTH)"
+    )
+
+
+def _check_window(asked: int, cut: int, cut_from: str, room: Room | None) -> None:
+    """Prove that a window that was asked for can be had; raises `ModelError`."""
+    if asked > cut:
+        raise ModelError(
+            f"runtime.window_tokens is {asked}, but {cut_from} allows {cut}; lower window_tokens"
+        )
+    if room is None:
+        return
+    if reason := room.why_too_long(asked):
+        raise ModelError(f"runtime.window_tokens is {asked}, but {reason}")
+    if asked > ALWAYS_TOKENS and not room.fits(asked):
+        log.warning("memory may run out: %s, and windows of %d tokens take more", room.describe(), asked)
 
 
 def _stated(
@@ -84,13 +113,13 @@ def _stated(
     return limits
 
 
-def make_policy(batching: BatchingConfig, provider: Provider, max_length: int) -> BatchPolicy:
+def make_policy(batching: BatchingConfig, provider: Provider, window_tokens: int) -> BatchPolicy:
     """Fill the defaults of the batching section in; raises `ModelError` when no window would fit."""
-    budget = batching.max_batch_tokens or max(max_length, provider.least_batch_tokens)
-    if budget < max_length:
+    budget = batching.max_batch_tokens or max(window_tokens, provider.least_batch_tokens)
+    if budget < window_tokens:
         raise ModelError(
-            f"batching.max_batch_tokens is {budget}, less than one window of {max_length} tokens; "
-            "raise it, or lower model.max_length"
+            f"batching.max_batch_tokens is {budget}, less than one window of {window_tokens} tokens; "
+            "raise it, or lower runtime.window_tokens"
         )
     return BatchPolicy(
         token_budget=budget,

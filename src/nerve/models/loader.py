@@ -20,23 +20,21 @@ from nerve.checkpoint.settings import (
     read_tokenizer_settings,
     why_made_up,
 )
-from nerve.config import CpuMode, Precision
+from nerve.config import Precision, model_name
 from nerve.errors import ModelError
 from nerve.graph import load_graph
 from nerve.models.agreement import Judge, check_agreement
-from nerve.models.limits import find_max_length, make_policy
+from nerve.models.decoding import read_decoding
+from nerve.models.limits import find_lengths, make_policy
 from nerve.models.model import Model
-from nerve.models.room import Room
+from nerve.models.room import find_room, n_threads_of
 from nerve.models.samples import calibration_texts
 from nerve.models.tokens import limit_ids, warn_of_tokenizer
 from nerve.models.vocabulary import read_vocabulary
 from nerve.models.warm_up import prove
 from nerve.runtime.backend import GraphKind, OpenOptions
-from nerve.runtime.cores import usable_cores
 from nerve.runtime.devices import choose_provider
-from nerve.runtime.memory import Memory
 from nerve.scheduling.threads import EngineThread
-from nerve.text.labels import parse_labels
 from nerve.text.tokenizer import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ if TYPE_CHECKING:
     from nerve.checkpoint import ModelFolder
     from nerve.config import Config
     from nerve.graph import Graph
-    from nerve.runtime.backend import Backend, Provider
+    from nerve.runtime.backend import Backend
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +56,10 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     """
     started = time.monotonic()
     settings = read_config(folder.path)
-    labels = parse_labels(label_names(settings, str(folder.path)))
+    decoding = read_decoding(
+        label_names(settings, str(folder.path)), folder.path, config.runtime, config.redaction.operators
+    )
+    labels = decoding.labels
     if reason := why_made_up(settings):
         log.warning("%s: labels are called LABEL_0 to %s; add id2label for names", reason, labels.names[-1])
     raw_tokenizer = load_tokenizer(folder.path)
@@ -71,19 +72,24 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     graph = load_graph(
         folder.path, config.model.precision, cache_dir, config.model.graph, provider, calibration
     )
-    room = _find_room(config, provider, settings, graph)
-    length = find_max_length(settings, tokenizer_settings, config.model.max_length, graph.n_positions, room)
-    max_length = length.tokens
+    lengths = find_lengths(
+        settings,
+        tokenizer_settings,
+        config.model.max_length,
+        config.runtime.window_tokens,
+        graph.n_positions,
+        find_room(config, provider, settings, graph.kind, graph.n_bytes),
+    )
     tokenizer = TextTokenizer(
         raw_tokenizer,
-        max_length,
+        lengths.window_tokens,
         config.runtime.window_stride,
         config.limits.max_input_tokens,
-        length.cut,
+        lengths.max_length,
     )
     vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
     limit_ids(tokenizer, vocabulary, graph.n_words)
-    policy = make_policy(config.batching, provider, max_length)
+    policy = make_policy(config.batching, provider, lengths.window_tokens)
     if graph.mixes_rows is not None:
         log.warning(
             "the graph quantises with one scale for a whole batch (%s): what it gives for a text depends on the texts "
@@ -99,10 +105,10 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
                 kind=graph.kind,
                 device_id=config.model.device_id,
                 pad_id=padding_id(settings),
-                max_length=max_length,
+                max_length=lengths.window_tokens,
                 policy=policy,
                 max_batch_tokens=config.batching.max_batch_tokens,
-                n_threads=_n_threads(config),
+                n_threads=n_threads_of(config),
                 mode=config.cpu.mode,
             )
         )
@@ -124,17 +130,19 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
                 folder.path / TOKENIZER,
             )
         model = Model(
+            name=model_name(config.model),
             model_id=folder.model_id,
             revision=folder.revision,
             folder=folder.path,
             labels=labels,
+            decoder=decoding.decoder,
+            entity_strategy=decoding.entity_strategy,
             vocabulary=vocabulary,
             tokenizer=tokenizer,
             backend=backend,
             precision=graph.precision,
             policy=backend.policy,
-            max_length=max_length,
-            max_length_from=length.origin,
+            lengths=lengths,
             n_words=graph.n_words,
             n_threads=backend.n_threads,
             shares_cores=provider.shares_cores,
@@ -145,45 +153,15 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
 
     model = _open_on_engine_thread(open_model) if graph.kind in provider.owned else open_model(None)
     log.info(
-        "model %s loaded in %.1f s: %d labels, max length %d, %s, %s",
+        "model %s loaded in %.1f s: %d labels, windows of %d tokens, %s, %s",
         model.model_id,
         time.monotonic() - started,
         len(labels.names),
-        max_length,
+        lengths.window_tokens,
         graph.precision.value,
         model.backend.provider,
     )
     return model
-
-
-def _n_threads(config: Config) -> int:
-    return config.cpu.threads or max(1, usable_cores() // config.server.workers)
-
-
-def _find_room(config: Config, provider: Provider, settings: dict[str, Any], graph: Graph) -> Room:
-    """Tell what windows may take of the memory that a worker has for itself."""
-    mode, n_threads = config.cpu.mode, _n_threads(config)
-    n_calls = n_sessions = 1
-    if provider.shares_cores:
-        n_calls = 2 * (1 if mode is CpuMode.LATENCY else n_threads)  # on two lanes
-        if mode is CpuMode.AUTO and n_threads > 1:  # a second session, for calls on all cores
-            n_calls, n_sessions = n_calls + 1, 2
-    memory = provider.memory(config.model.device_id)
-    if memory is not None:
-        share = config.server.workers
-        memory = Memory(memory.total // share, memory.free // share)
-    return Room(
-        settings=settings,
-        kind=graph.kind,
-        memory=memory,
-        weights=n_sessions * graph.n_bytes,
-        n_sessions=n_sessions,
-        n_calls=n_calls,
-        batch_tokens=min(
-            config.batching.max_batch_tokens or provider.least_batch_tokens, provider.enough_tokens
-        ),
-        most_tokens=provider.most_window_tokens,
-    )
 
 
 def _wrong_number_of_labels(settings: dict[str, Any], n_named: int, n_given: int | None) -> str:

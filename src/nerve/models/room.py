@@ -10,12 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nerve.config import CpuMode
 from nerve.runtime.backend import GraphKind
+from nerve.runtime.cores import usable_cores
+from nerve.runtime.memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from nerve.runtime.memory import Memory
+    from nerve.config import Config
+    from nerve.runtime.backend import Provider
 
 # Windows up to here are never shortened: what people serve has them.
 ALWAYS_TOKENS = 512
@@ -79,7 +83,7 @@ class Room:
             return limit, None
         is_time = 2 * n_tokens > self.most_tokens
         reason = "the time that longer ones take" if is_time else f"memory: {self.describe()}"
-        return n_tokens, f"{reason}; the model allows {limit}, and model.max_length sets another length"
+        return n_tokens, f"{reason}; the model allows {limit}, and runtime.window_tokens sets another length"
 
     def why_too_long(self, n_tokens: int) -> str | None:
         """Say why a window that was asked for cannot be had; None when it can, one at a time."""
@@ -107,6 +111,42 @@ class Room:
         calls = f"{self.n_calls} calls at once" if self.n_calls > 1 else "a call"
         total = _in_gb(self.memory.total) if self.memory is not None else "unknown"
         return f"{calls} may take 1/{SHARE} of what the weights leave of {total}"
+
+
+def find_room(
+    config: Config, provider: Provider, settings: Mapping[str, Any], kind: GraphKind, n_bytes: int
+) -> Room:
+    """Tell what windows may take of the memory that a worker has for itself.
+
+    settings: the decoded `config.json`. n_bytes: what a session holds of the graph.
+    """
+    mode, n_threads = config.cpu.mode, n_threads_of(config)
+    n_calls = n_sessions = 1
+    if provider.shares_cores:
+        n_calls = 2 * (1 if mode is CpuMode.LATENCY else n_threads)  # on two lanes
+        if mode is CpuMode.AUTO and n_threads > 1:  # a second session, for calls on all cores
+            n_calls, n_sessions = n_calls + 1, 2
+    memory = provider.memory(config.model.device_id)
+    if memory is not None:
+        share = config.server.workers
+        memory = Memory(memory.total // share, memory.free // share)
+    return Room(
+        settings=settings,
+        kind=kind,
+        memory=memory,
+        weights=n_sessions * n_bytes,
+        n_sessions=n_sessions,
+        n_calls=n_calls,
+        batch_tokens=min(
+            config.batching.max_batch_tokens or provider.least_batch_tokens, provider.enough_tokens
+        ),
+        most_tokens=provider.most_window_tokens,
+    )
+
+
+def n_threads_of(config: Config) -> int:
+    """Return the threads that run the model, of each worker."""
+    return config.cpu.threads or max(1, usable_cores() // config.server.workers)
 
 
 def _lengths(limit: int) -> Iterator[int]:

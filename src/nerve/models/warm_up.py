@@ -55,9 +55,9 @@ def warm_up(model: Model) -> None:
     _try(model, [short])
     if model.policy.max_batch_size > 1:
         _try(model, [short, short[: (len(short) + 1) // 2]])
-    for n_tokens in _growing_lengths(model.max_length):
+    for n_tokens in _growing_lengths(model.window_tokens):
         seconds = _try(model, [(short * (1 + n_tokens // len(short)))[:n_tokens]])
-        if n_tokens < model.max_length and _GROWTH * seconds > _MOST_SECONDS:
+        if n_tokens < model.window_tokens and _GROWTH * seconds > _MOST_SECONDS:
             log.info("windows of more than %d tokens are not tried at start: they take long", n_tokens)
             return
 
@@ -104,7 +104,7 @@ def _check_scores(model: Model, scores: TokenScores, n_tokens: int) -> None:
 
 def _short_row(model: Model) -> list[int]:
     ids = [token for token in model.tokenizer.some_ids if token not in model.tokenizer.foreign_tokens]
-    return ids[: model.max_length] or [0]
+    return ids[: model.window_tokens] or [0]
 
 
 def find_words(model: Model) -> int | None:

@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
-from nerve.config import cache_dir_of, find_config, load_api_key, load_config
+from nerve.config import cache_dir_of, choose_config, load_api_key
 from nerve.endpoints import create_endpoints
 from nerve.errors import REASONS, StartupError
 from nerve.graph import is_buildable
 from nerve.http.access_log import with_access_log
-from nerve.http.app import App, answer_defects, routes_of
+from nerve.http.app import App, answer_defects
 from nerve.http.asgi import Application
 from nerve.http.request import multiplexed_ports
+from nerve.http.routing import routes_of
 from nerve.models.loader import load_model
 from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging
@@ -241,10 +242,10 @@ def _end_with_server() -> None:
 def create_app() -> Application:
     """Build the application for any ASGI server: `uvicorn --factory nerve.server.worker:create_app`.
 
-    The config file is found as `nerve serve` finds it, by NERVE_CONFIG or at a default place.
+    The model is found as `nerve serve` finds it without MODEL.
     Raises `StartupError`.
     """
-    config = load_config(find_config(None))
+    config = choose_config()
     configure_logging(config.server)
     folder = fetch_checkpoint(config.model, cache_dir_of(config), is_buildable=is_buildable)
     return _application(Worker(config, load_api_key(config.server), folder), config)

@@ -85,8 +85,8 @@ class TextTokenizer:
         self.foreign_tokens: dict[int, str] = {}
         if self._capacity < 1:
             raise ModelError(
-                f"the max length of {max_length} tokens leaves no room between the special tokens; raise "
-                "model.max_length, or correct the length that config.json or tokenizer_config.json states"
+                f"a window of {max_length} tokens leaves no room between the special tokens; raise runtime."
+                "window_tokens and model.max_length, or correct what config.json or tokenizer_config.json states"
             )
         if stride is None:
             stride = min(_STRIDE, self._capacity // 2)
@@ -94,7 +94,7 @@ class TextTokenizer:
         if not 0 <= stride < self._capacity:
             raise ModelError(
                 f"runtime.window_stride is {stride}, but a window holds {self._capacity} tokens besides "
-                f"special ones (max length {max_length}); set window_stride below that"
+                f"special ones; set window_stride below that"
             )
 
     def limit_ids(self, n_words: int) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nerve.cli.inputs import Format, InputError, read_records
+from nerve.cli.model import add_model
 from nerve.cli.tune.plan import choose
 from nerve.cli.verify import compare, reference_config, share
-from nerve.config import Precision, cache_dir_of, find_config, load_config, overridden_keys
+from nerve.config import Precision, cache_dir_of, choose_config, config_file, overridden_keys
 from nerve.models.samples import sample_texts
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _AGREEMENT_TEXTS = 500
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the target, the texts, what may be changed, and where the result goes."""
+    add_model(parser)
     parser.add_argument(
         "--target-p99-ms", type=_positive, required=True, metavar="X", help="p99 latency to stay within, ms"
     )
@@ -74,12 +76,13 @@ def run(options: argparse.Namespace) -> int:
     from nerve.cli.tune.result_file import write_tuned
     from nerve.cli.tune.search import Search
     from nerve.graph import is_buildable
-    from nerve.models.limits import find_max_length
+    from nerve.models.limits import find_lengths
 
     _end_in_order()
-    file = find_config(options.config)
-    config = load_config(file)
-    out = Path(options.out) if options.out else file.with_name(f"{file.stem}.tuned.yaml")
+    config = choose_config(options.model, options.config)
+    file = config_file(options.model, options.config)
+    beside = file or Path("config.yaml")
+    out = Path(options.out) if options.out else beside.with_name(f"{beside.stem}.tuned.yaml")
     if out.exists():
         raise InputError(f"{out} exists; remove it, or name another file with --out")
     texts = _read_texts(options.texts)
@@ -88,9 +91,12 @@ def run(options: argparse.Namespace) -> int:
         folder = fetch_checkpoint(
             config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=False
         )
-        max_length = find_max_length(
-            read_config(folder.path), read_tokenizer_settings(folder.path), config.model.max_length
-        ).tokens
+        lengths = find_lengths(
+            read_config(folder.path),
+            read_tokenizer_settings(folder.path),
+            config.model.max_length,
+            config.runtime.window_tokens,
+        )
         asked: tuple[Precision, ...] = options.precision or (config.model.precision,)
         agreements = _agreements(config, asked, texts, report)
         if options.min_agreement is not None:  # the servers, and the file, must accept what is asked for here
@@ -98,7 +104,9 @@ def run(options: argparse.Namespace) -> int:
         minimum = config.model.min_agreement
         allowed = [p for p in asked if agreements.get(p, 1.0) >= minimum]
         requests = make_requests([msgspec.json.encode({"inputs": text}) for text in texts], "/predict_tokens")
-        search = Search(config, requests, max_length, options.target_p99_ms / 1000, options.seconds, report)
+        search = Search(
+            config, requests, lengths.window_tokens, options.target_p99_ms / 1000, options.seconds, report
+        )
         search.explore(allowed)
         standings = search.compare_finalists()
     winner = choose(standings, search.start)
@@ -148,7 +156,7 @@ def _agreements(
         changed = override(config, {"model": {"precision": precision.value, "min_agreement": 0.0}})
         with (
             load_classifier(changed) as served,
-            load_classifier(reference_config(changed, served.max_length)) as reference,
+            load_classifier(reference_config(changed, served.window_tokens)) as reference,
         ):
             comparison = summarize_texts(
                 compare(served, reference, texts[:_AGREEMENT_TEXTS], AggregationStrategy.SIMPLE), 0

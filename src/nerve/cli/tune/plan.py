@@ -86,11 +86,11 @@ def apply(config: Config, setting: Setting) -> Config:
 
 
 def coordinates(
-    precisions: Sequence[Precision], cores: int, max_length: int, *, is_cpu: bool
+    precisions: Sequence[Precision], cores: int, window_tokens: int, *, is_cpu: bool
 ) -> list[tuple[str, list[dict[str, Any]]]]:
     """Return the keys to go along, those with the largest effect first, each with the changes to try.
 
-    cores: those the server may use. max_length: tokens of one window.
+    cores: those the server may use. window_tokens: most tokens of one window.
     """
     found: list[tuple[str, list[dict[str, Any]]]] = [
         ("precision", [{"precision": precision} for precision in precisions])
@@ -101,7 +101,7 @@ def coordinates(
     found.append(("max_batch_size", [{"max_batch_size": size} for size in _BATCH_SIZES]))
     if is_cpu:
         found.append(("max_padding", [{"max_padding": share} for share in _PADDINGS]))
-    found.append(("max_batch_tokens", [{"max_batch_tokens": _WINDOWS_PER_CALL * max_length}]))
+    found.append(("max_batch_tokens", [{"max_batch_tokens": _WINDOWS_PER_CALL * window_tokens}]))
     return found
 
 

@@ -27,7 +27,7 @@ _NOTE = "nerve tune"
 
 def write_tuned(
     out: Path,
-    file: Path,
+    file: Path | None,
     config: Config,
     setting: Setting,
     head: Sequence[str],
@@ -35,12 +35,13 @@ def write_tuned(
 ) -> None:
     """Write `file` with the keys of `setting` to `out`, its comments kept and `head` as comment above them.
 
-    config: what `file` says, with what the environment overrides. min_agreement: written, too, unless None.
+    config: what `file` says, or where it is None the command line, with what the environment overrides.
+    min_agreement: written, too, unless None.
     A file that cannot be edited in place (another format, aliases) is written afresh, with all keys.
     Raises `InputError`.
     """
     tuned = apply(config, setting)
-    content = _edited(file, out, setting, min_agreement)
+    content = None if file is None else _edited(file, out, setting, min_agreement)
     if content is None:
         content = yaml.safe_dump(msgspec.to_builtins(tuned), sort_keys=False, allow_unicode=True)
     comment = "".join(f"# {line}\n" for line in head)

@@ -46,7 +46,7 @@ class Refused:
 class Search:
     """One search.
 
-    max_length: tokens of one window. target: p99 latency in seconds. seconds: after which nothing new is begun.
+    window_tokens: most tokens of one window. target: p99 latency in seconds. seconds: after which nothing new is begun.
     report: gets the name of what is measured next.
     measured, refused: what the search tried, in order. rounds: measurements of the finalists.
     """
@@ -55,7 +55,7 @@ class Search:
         self,
         config: Config,
         requests: Sequence[bytes],
-        max_length: int,
+        window_tokens: int,
         target: float,
         seconds: float,
         report: Callable[[str], None],
@@ -69,7 +69,7 @@ class Search:
         self.refused: list[Refused] = []
         self.rounds: list[Measured] = []
         self._config = config
-        self._max_length = max_length
+        self._window_tokens = window_tokens
         self._requests = requests
         self._report = report
         self._begun = time.monotonic()
@@ -85,7 +85,7 @@ class Search:
     def explore(self, precisions: Sequence[Precision]) -> None:
         """Go along one key after the other, keeping what is better. Raises `TrialError`."""
         ends = self._ends(_SEARCH_SHARE)
-        lines = coordinates(precisions, self.cores, self._max_length, is_cpu=self.is_cpu)
+        lines = coordinates(precisions, self.cores, self._window_tokens, is_cpu=self.is_cpu)
         candidates = 1 + sum(len(changes) for _, changes in lines)
         self._probe = _probe_seconds(ends - time.monotonic(), candidates)
         self._report("as configured")

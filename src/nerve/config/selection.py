@@ -1,0 +1,163 @@
+"""Which configuration a command runs with: MODEL, `--config`, or what lies at the usual places.
+
+MODEL is a config file, else a model folder, else a name on the hub. Without MODEL a config file says what to serve, or
+the folder into which a platform (SageMaker, KServe) puts its model. User's view: docs/guide/configuration.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nerve.config.loading import expand_home, parse_config, read_document
+from nerve.config.schema import CheckpointSource
+from nerve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nerve.config.schema import Config
+
+log = logging.getLogger(__name__)
+
+ENV_CONFIG = "NERVE_CONFIG"
+DEFAULT_LOCATIONS = (Path("config.yaml"), Path("/etc/nerve/config.yaml"))
+# The image's own, for the default model; what a platform mounts goes before it.
+SHIPPED_CONFIG = Path("/usr/share/nerve/config.yaml")
+# Where SageMaker and KServe put the model. Both send requests to this port.
+PLATFORM_FOLDERS = (Path("/opt/ml/model"), Path("/mnt/models"))
+_PLATFORM_PORT = 8080
+
+_MODEL_CONFIG = "config.json"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_LOOKS_LIKE_A_PATH = re.compile(r"[/.~\\]|.*(//|/$|\\)|[^@/]*/[^@/]*/|.*\.(ya?ml|json|onnx|safetensors|bin)$")
+_PARTS_OF_A_MODEL = (".safetensors", ".onnx", ".onnx_data", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+# Keys of the section `model` that belong to the checkpoint, not to the machine that runs it.
+_OF_THE_CHECKPOINT = ("checkpoint_repository", "graph", "name", "max_length")
+
+
+def choose_config(
+    model: str | Path | None = None,
+    file: str | None = None,
+    *,
+    revision: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+    alone: bool = False,
+) -> Config:
+    """Return the configuration for `model` (MODEL of a command), and for `file` (its --config).
+
+    revision: of a name on the hub. flags: values by key ("server.port") that win over everything.
+    alone: a folder or a name is taken with nothing but defaults, whatever the environment says.
+    Raises `ConfigError`.
+    """
+    located = None if model is None else locate(str(model), revision)
+    if revision is not None and (located is None or isinstance(located, Path)):
+        raise ConfigError("a revision is for a hub repository; a config file names its own")
+    if isinstance(located, Path):
+        if file is not None:
+            raise ConfigError(f"{model} is a config file, and so is --config {file}; give one of them")
+        return _read(located, flags)
+    if located is None:
+        return _without_model(file, flags)
+    environment = {} if alone else dict(os.environ)
+    chosen = None if alone else file or os.environ.get(ENV_CONFIG)
+    document: dict[str, Any] = {}
+    folder = Path.cwd()
+    if chosen:
+        path = find_config(chosen)
+        document, folder = read_document(path), path.resolve().parent
+        if isinstance(section := document.get("model"), dict):
+            document["model"] = {key: section[key] for key in section if key not in _OF_THE_CHECKPOINT}
+    return parse_config(
+        document, environment, folder, {"model.checkpoint_repository": located, **(flags or {})}
+    )
+
+
+def config_file(model: str | None = None, file: str | None = None) -> Path | None:
+    """Return the config file that says it all, as `choose_config` would take it; None where no one file does.
+
+    Raises `ConfigError`.
+    """
+    if model is not None:
+        located = locate(model)
+        return located if isinstance(located, Path) else None
+    return None if _platform_folder(file) is not None else find_config(file)
+
+
+def locate(model: str, revision: str | None = None) -> Path | dict[str, Any]:
+    """Return the config file that MODEL names, or the `checkpoint_repository` for a folder or a name on the hub.
+
+    What looks like a path and is not there is never looked up on the hub. Raises `ConfigError`.
+    """
+    path = expand_home(model, "the model")
+    if path.is_file():
+        if path.suffix in _PARTS_OF_A_MODEL or path.name == _MODEL_CONFIG:
+            raise ConfigError(f"{model} is a file of a model; name its folder")
+        return path
+    if path.is_dir() and (path / _MODEL_CONFIG).is_file():
+        if revision is not None:
+            raise ConfigError(f"a revision is for a hub repository, but {model} is a folder")
+        return {"source": CheckpointSource.LOCAL.value, "path": str(Path.cwd() / path)}
+    name, at, named_revision = model.partition("@")
+    is_name = _HUB_NAME.fullmatch(name) is not None and not _LOOKS_LIKE_A_PATH.match(name)
+    if path.is_dir():
+        if not is_name:
+            raise ConfigError(f"the folder {model} has no {_MODEL_CONFIG}; name a model folder")
+        log.warning(
+            "%s is taken as a name on the hub: the folder of that name here has no %s", model, _MODEL_CONFIG
+        )
+    if "://" in model:
+        raise ConfigError(f"{model} is an address; write OWNER/NAME (HF_ENDPOINT names another hub)")
+    if not is_name or (at and not named_revision):
+        what = "does not exist" if _LOOKS_LIKE_A_PATH.match(name) else "is no name on a hub"
+        raise ConfigError(
+            f"{model} {what}; name a config file, a folder with a {_MODEL_CONFIG}, or a hub repository as OWNER/NAME "
+            "or OWNER/NAME@REVISION"
+        )
+    if revision is not None and named_revision not in ("", revision):
+        raise ConfigError(f"{model} names another revision than {revision}; give one of them")
+    return {"source": CheckpointSource.HF.value, "repo": name, "revision": named_revision or revision}
+
+
+def find_config(path: str | None) -> Path:
+    """Return the config file to use: the given one, `$NERVE_CONFIG`, or one at a default place.
+
+    Raises `ConfigError` when there is none.
+    """
+    chosen = path or os.environ.get(ENV_CONFIG)
+    candidates = (Path(chosen),) if chosen else (*DEFAULT_LOCATIONS, SHIPPED_CONFIG)
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    if chosen:
+        raise ConfigError(f"no config file at {chosen}; name one with --config FILE or {ENV_CONFIG}")
+    tried = " and ".join(str(candidate) for candidate in DEFAULT_LOCATIONS)
+    raise ConfigError(
+        f"no model is named, and there is no config file at {tried}; name a model (a folder, or OWNER/NAME on the "
+        f"hub), or a config file with --config FILE or {ENV_CONFIG}"
+    )
+
+
+def _without_model(file: str | None, flags: Mapping[str, Any] | None) -> Config:
+    """Return what a config file says, or the configuration for the folder of a platform."""
+    folder = _platform_folder(file)
+    if folder is None:
+        return _read(find_config(file), flags)
+    log.info("no config file: the model is that of the platform, %s", folder)
+    source = {"source": CheckpointSource.LOCAL.value, "path": str(folder)}
+    document = {"model": {"checkpoint_repository": source}, "server": {"port": _PLATFORM_PORT}}
+    return parse_config(document, dict(os.environ), folder, flags)
+
+
+def _platform_folder(file: str | None) -> Path | None:
+    """Return the model folder of a platform, where there is one and no config file."""
+    if file or os.environ.get(ENV_CONFIG) or any(path.is_file() for path in DEFAULT_LOCATIONS):
+        return None
+    return next((folder for folder in PLATFORM_FOLDERS if (folder / _MODEL_CONFIG).is_file()), None)
+
+
+def _read(path: Path, flags: Mapping[str, Any] | None) -> Config:
+    return parse_config(read_document(path), dict(os.environ), path.resolve().parent, flags)
