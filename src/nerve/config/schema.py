@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from typing import Annotated
 
 import msgspec
@@ -26,6 +27,10 @@ Route = Annotated[str, Meta(pattern="^/.")]
 AnyRoute = Annotated[str, Meta(pattern="^/")]
 Name = Annotated[str, Meta(min_length=1)]
 Score = Annotated[float, Meta(ge=0, le=1)]
+
+# An origin as browsers send it (RFC 6454, 6.2), without the port that its scheme has anyway.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 # `limits.max_request_tokens` and `max_pending_bytes`, where they are not set: so many texts, and bodies, of the most.
 _TEXTS_OF_MOST_TOKENS = 4
@@ -240,6 +245,8 @@ class ServerConfig(_Section, frozen=True):
     log_level: LogLevel = LogLevel.INFO
     access_log: bool = False
     endpoints: list[str] | None = None
+    playground: bool = True
+    cors_origins: list[str] = []
     vertex_health_route: AnyRoute | None = None
     vertex_predict_route: AnyRoute | None = None
     api_key_file: str | None = None
@@ -248,6 +255,17 @@ class ServerConfig(_Section, frozen=True):
     canary_timeout_ms: PositiveInt = 10_000
     drain_delay_ms: NonNegativeInt = 0
     drain_timeout_ms: PositiveInt = 30_000
+
+    def __post_init__(self) -> None:
+        """Refuse what a browser never sends as an origin: it would let nobody in, and nobody would see why."""
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin) or origin.endswith(
+                _DEFAULT_PORTS.get(origin.partition(":")[0], "/")
+            ):
+                raise ValueError(
+                    f"cors_origins: {origin!r} is no origin; write scheme, host and port (not the usual one), in "
+                    "lower case and without a path, as https://app.example.com"
+                )
 
 
 class RedactionConfig(_Section, frozen=True):

@@ -19,6 +19,7 @@ from nerve.endpoints.protocol import JSON_TYPE, ModelFacts
 from nerve.engine.canary import Canary
 from nerve.engine.engine import Engine
 from nerve.errors import DeadlineExceeded, InvalidRequest, Unauthorized, Unavailable
+from nerve.http.cors import Cors
 from nerve.http.exchange import Exchange, Service
 from nerve.http.in_flight import InFlight
 from nerve.http.openapi import build_openapi
@@ -29,6 +30,7 @@ from nerve.http.responses import encode_json, error_response
 from nerve.http.routing import Routing
 from nerve.observability.defects import log_defect, survive
 from nerve.observability.metrics import CONTENT_TYPE as METRICS_TYPE
+from nerve.pages import PATHS, PLAYGROUND, Pages, wants_html
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +82,9 @@ class App:
             "/metrics": self._get_metrics,
             "/openapi.json": self._get_openapi,
         }
-        self._routing = Routing(endpoints, own, self._get_of)
+        self._pages = Pages() if config.server.playground else None
+        self._cors = Cors(config.server.cors_origins)
+        self._routing = Routing(endpoints, own, self._get_of, PATHS if self._pages else ())
         self._posts = self._routing.posts
 
     def start(
@@ -152,6 +156,8 @@ class App:
         Any thread may call this.
         """
         started = time.monotonic()
+        if self._cors:
+            request = self._cors.wrap(request)
         path, method = request.path, request.method
         request_id = _request_id(request)
         headers: Headers = [("content-type", JSON_TYPE), ("x-request-id", request_id)]
@@ -159,16 +165,37 @@ class App:
         try:
             if post is not None:
                 headers.append(("cache-control", "no-store"))  # it holds what the client's text holds
-            if post is not None or not self._routing.is_open(path):
                 self._authorize(request)
-            if post is not None:
                 self._predict(post, request, request_id, headers, started)
                 return
-            get = self._routing.gets.get(path) if method in ("GET", "HEAD") else None
-            response = get(headers) if get is not None else self._routing.refuse(method, path, headers)
+            response = self._for_browser(request, headers) or self._get(request, headers)
         except Exception as error:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
             response = error_response(error, headers, request_id, self._routing.errors_of(method, path))
         self._answer(request, self._routing.counted_as(method, path), response)
+
+    def _for_browser(self, request: Request, headers: Headers) -> Response | None:
+        """Answer what browsers ask for without a key: whether a page may call, and pages, which hold no data."""
+        path, method = request.path, request.method
+        if self._cors and (preflight := self._cors.preflight(request, headers)) is not None:
+            return preflight
+        if self._pages is None or method not in ("GET", "HEAD"):
+            return None
+        if path == PLAYGROUND and not wants_html(request.header("accept")):
+            headers.append(("vary", "accept"))
+            return None
+        if path != PLAYGROUND and path not in PATHS:
+            return None
+        page = self._pages.answer(path, request.header)
+        headers[0] = ("content-type", page.content_type)
+        return Response(page.status, [*headers, *page.headers.items()], page.body)
+
+    def _get(self, request: Request, headers: Headers) -> Response:
+        """Answer what is no prediction."""
+        path, method = request.path, request.method
+        if not self._routing.is_open(path):
+            self._authorize(request)
+        get = self._routing.gets.get(path) if method in ("GET", "HEAD") else None
+        return get(headers) if get is not None else self._routing.refuse(method, path, headers)
 
     def busy_ports(self) -> set[int]:
         """Return the ports of the clients whose requests are under way."""
