@@ -14,11 +14,13 @@ BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.ready
 FUZZ := .venv-fuzz
 FUZZ_READY := $(FUZZ)/.ready
+PAGE := .venv-page
+PAGE_READY := $(PAGE)/.ready
 AUDIT := .venv-audit
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 
-.PHONY: install serve test check format lint types imports bench bench-quick golden parity fuzz audit clean
+.PHONY: install serve test check format lint types imports bench bench-quick golden parity fuzz test-page audit clean
 
 install: $(READY)
 
@@ -76,6 +78,11 @@ fuzz: $(DEV_READY) $(FUZZ_READY)
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)/bin/schemathesis
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz tests/end_to_end/test_fuzz.py
 
+# The pages in a real browser: Chromium (Debian: chromium, fonts-noto-core), or what NERVE_TEST_BROWSER names. Where
+# there is none, the tests say so and are skipped. NERVE_TEST_SCREENSHOTS=docs/images takes the pictures again.
+test-page: $(PAGE_READY)
+	$(PAGE)/bin/python -m pytest tests/pages
+
 # Known weaknesses of what is installed, by PyPI's database; needs its JSON interface, which mirrors seldom have.
 # AUDIT_ARGS="--vulnerability-service osv" asks osv.dev instead. What cannot be looked up is an error.
 audit: $(READY)
@@ -85,7 +92,7 @@ audit: $(READY)
 		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(AUDIT)
+	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(PAGE) $(AUDIT)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
@@ -102,6 +109,13 @@ $(DEV_READY): $(READY)
 $(FUZZ_READY): Makefile
 	test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
 	$(FUZZ)/bin/python -m pip install --quiet 'schemathesis>=4.32,<5' msgspec
+	@touch $@
+
+$(PAGE_READY): pyproject.toml constraints.txt
+	test -x $(PAGE)/bin/python || $(PYTHON) -m venv $(PAGE)
+	$(PAGE)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(PAGE)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]' --group dev
+	$(PAGE)/bin/python -m pip install --quiet 'playwright>=1.60,<2' 'axe-playwright-python>=0.1.8,<0.2'
 	@touch $@
 
 $(PARITY_READY): pyproject.toml constraints.txt

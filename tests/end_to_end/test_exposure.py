@@ -13,6 +13,7 @@ import pytest
 from builders import ServerProcess, free_port
 from nerve.config import ServerConfig
 from nerve.http.routing import OPEN_ROUTES
+from nerve.pages import PATHS
 from nerve.server.listening import is_local, listening_host
 from raw_http import wait_until
 
@@ -136,7 +137,7 @@ def test_nothing_but_the_table_answers_without_a_key(guarded: ServerProcess) -> 
     """Whatever the method, and be it a route or not; predictions at an open path want it as well."""
     with_key = {"x-api-key": KEY}
     paths = guarded.client.get("/openapi.json", headers=with_key).json()["paths"]
-    open_paths = {*OPEN_ROUTES, *(path.format(name=guarded_name(guarded)) for path in PROBES)}
+    open_paths = {*OPEN_ROUTES, *PATHS, *(path.format(name=guarded_name(guarded)) for path in PROBES)}
     for path in [*paths, "/docs", "/nothing", "//health", "/health/", "/Metrics", "/metrics/../info"]:
         for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
             is_open = path in open_paths and not (path == "/" and method == "POST")

@@ -60,8 +60,8 @@ class Engine:
 
     Where the model shares its cores with the callers (CPU) there are two lanes, each with its own queue of
     `max_queue_tokens` and its own threads. Requests of many tokens take the bulk lane, whose threads have a lower
-    priority: a long document, or a batch of texts, uses every core that is idle, and short requests hardly notice it. On a GPU, where
-    one step holds windows of many requests, the fair order of one queue is enough.
+    priority: a long document, or a batch of texts, uses every core that is idle, and short requests hardly notice it.
+    On a GPU, where one step holds windows of many requests, the fair order of one queue is enough.
 
     max_request_tokens: of all windows of one request.
     on_batch: called after each model call with its windows, tokens, padding, seconds, and threads that it stands for.

@@ -70,7 +70,9 @@ class App:
         self._is_complete: Callable[[], bool] = _always
         self._canary: Canary | None = None
         self._info = b""
-        self._openapi = encode_json(build_openapi(endpoints, needs_key=api_key is not None))
+        self._openapi = encode_json(
+            build_openapi(endpoints, needs_key=api_key is not None, has_pages=config.server.playground)
+        )
         self._is_draining: Callable[[], bool] = lambda: False
         self._facts = ModelFacts(())
         own = {
@@ -83,7 +85,7 @@ class App:
             "/openapi.json": self._get_openapi,
         }
         self._pages = Pages() if config.server.playground else None
-        self._cors = Cors(config.server.cors_origins)
+        self._cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
         self._routing = Routing(endpoints, own, self._get_of, PATHS if self._pages else ())
         self._posts = self._routing.posts
 
@@ -156,7 +158,7 @@ class App:
         Any thread may call this.
         """
         started = time.monotonic()
-        if self._cors:
+        if self._cors is not None:
             request = self._cors.wrap(request)
         path, method = request.path, request.method
         request_id = _request_id(request)
@@ -176,7 +178,7 @@ class App:
     def _for_browser(self, request: Request, headers: Headers) -> Response | None:
         """Answer what browsers ask for without a key: whether a page may call, and pages, which hold no data."""
         path, method = request.path, request.method
-        if self._cors and (preflight := self._cors.preflight(request, headers)) is not None:
+        if self._cors is not None and (preflight := self._cors.preflight(request, headers)) is not None:
             return preflight
         if self._pages is None or method not in ("GET", "HEAD"):
             return None

@@ -27,14 +27,11 @@ _NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,1000}")
 class Cors:
     """The rule of one server.
 
-    origins: exact ones, such as https://app.example.com; none are let in where there are none.
+    origins: exact ones, such as https://app.example.com.
     """
 
     def __init__(self, origins: Iterable[str]) -> None:
         self._origins = frozenset(origins)
-
-    def __bool__(self) -> bool:
-        return bool(self._origins)
 
     def wrap(self, request: Request) -> Request:
         """Return the request, made to say in its answer which origin may read it."""

@@ -38,12 +38,16 @@ _UNREADY = {"503": "The server is starting or shutting down, or its device faile
 _DEFECT = {"500": "A defect of the server"}
 _MAX_HEADER_MILLISECONDS = 10**15 - 1
 _STRING, _INTEGER = {"type": "string"}, {"type": "integer"}
+_PAGE, _HTML_TYPE = {"type": "string", "description": "A page for people"}, "text/html"
 
 
-def build_openapi(endpoints: Mapping[str, Served], *, needs_key: bool) -> dict[str, Any]:
+def build_openapi(
+    endpoints: Mapping[str, Served], *, needs_key: bool, has_pages: bool = False
+) -> dict[str, Any]:
     """Return the document.
 
-    endpoints: what they serve, by path, `/` among them. needs_key: clients must send an API key.
+    endpoints: what they serve, by path, `/` among them. needs_key: clients must send an API key. has_pages: browsers
+    are shown pages.
     """
     (error,), schemas = msgspec.json.schema_components([ErrorBody], ref_template=_REF)
     keyed = _UNAUTHORIZED if needs_key else {}
@@ -68,6 +72,10 @@ def build_openapi(endpoints: Mapping[str, Served], *, needs_key: bool) -> dict[s
             "openapi", "This document", {"type": "object"}, error, keyed, _security(needs_key)
         ),
     }
+    if has_pages:
+        fixed["/docs"] = _get("docs", "This document, as a page", _PAGE, error)
+        content = fixed["/"]["get"]["responses"]["200"]["content"]
+        content[_HTML_TYPE] = {"schema": _PAGE}  # to whoever names it first in `accept`
     for route, operations in fixed.items():
         paths[route] = {**paths.get(route, {}), **operations}
     return {
@@ -163,7 +171,7 @@ def _get(
     security: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the GET and HEAD operations of a route."""
-    kind = "text/plain" if schema is _STRING else JSON_TYPE
+    kind = "text/plain" if schema is _STRING else _HTML_TYPE if schema is _PAGE else JSON_TYPE
     content = {} if schema is None else {"content": {kind: {"schema": dict(schema)}}}
     found = {"description": summary, "headers": _ID_HEADER}
     failed = _errors({**_DEFECT, **(errors or {})}, error, _ID_HEADER)

@@ -80,6 +80,7 @@ class Routing:
                 if here.get.is_health:
                     self._open.add(path)
         self._got = {*self.gets, *pages}
+        self._open.update(pages)
 
     def is_open(self, path: str) -> bool:
         """Tell whether a path that is not posted to needs no API key."""

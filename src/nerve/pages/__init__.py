@@ -4,7 +4,7 @@ A page is put together from the files beside this module, once, when the server 
 it, and its content security policy names them by their hash, so that a browser runs nothing else and talks to
 nobody else. Pages hold no data: they ask the API as any client does, with a key if need be.
 
-Files of others are stored compressed; `docs/README.md` says whose they are.
+Files of others are stored compressed; `api/README.md` says whose they are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _HTML = "text/html; charset=utf-8"
 # Of the playground, in the order in which one needs the other.
-_PLAYGROUND_SCRIPTS = ("examples.js", "calls.js", "marks.js", "snippets.js", "main.js")
+_PLAYGROUND_SCRIPTS = ("examples.js", "calls.js", "marks.js", "snippets.js", "views.js", "main.js")
 # Path -> file, content type.
 _SWAGGER_UI = {
     "/docs/swagger-ui-bundle.js": ("swagger-ui-bundle.js.gz", "text/javascript; charset=utf-8"),
@@ -88,9 +88,9 @@ class Pages:
         self._files = {
             PLAYGROUND: playground,
             # Swagger UI sets styles of elements, and draws its icons from addresses that hold them.
-            DOCS: _page("docs", ("main.js",), "{hash} 'self'"),
+            DOCS: _page("api", ("main.js",), "{hash} 'self'"),
             **{
-                path: _File(_read("docs", name), kind, {"vary": "accept-encoding"}, is_gzip=True)
+                path: _File(_read("api", name), kind, {"vary": "accept-encoding"}, is_gzip=True)
                 for path, (name, kind) in _SWAGGER_UI.items()
             },
         }

@@ -88,7 +88,8 @@ function drawLine(piece, text, start, end, spans, next, styleOf) {
     if (from > position) line.append(text.slice(position, from));
     const mark = create("mark", styleOf(span.label), text.slice(from, to));
     mark.title = span.title;
-    if (span.end <= end) mark.append(create("span", "badge", span.label));
+    const saysIt = text.slice(span.start, span.end).includes(span.label); // as redacted texts do
+    if (span.end <= end && !saysIt) mark.append(create("span", "badge", span.label));
     line.append(mark);
     position = Math.max(position, to);
     if (span.end > end) break; // it goes on in the next line
