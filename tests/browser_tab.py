@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 # Gives what a view shows: its text without the names of labels, and [start, end, label] of each mark in UTF-16 units.
-READ_MARKS = """(id) => {
-  const marks = [], lines = [];
-  let length = 0;
+READ_MARKS = r"""(id) => {
+  const marks = [];
+  let length = 0, shown = "";
   for (const line of document.querySelectorAll(`#${id} .line`)) {
     let text = "";
     const walk = (node) => {
@@ -17,13 +18,20 @@ READ_MARKS = """(id) => {
       if (node.className === "badge") return;
       const start = length + text.length;
       node.childNodes.forEach(walk);
-      if (node.tagName === "MARK") marks.push([start, length + text.length, node.title.split(",")[0]]);
+      if (node.tagName !== "MARK") return;
+      const last = marks.at(-1);
+      const label = node.title.split(",")[0];
+      // An entity that goes over the end of a line has a mark in each, and its label in the last one.
+      if (last && last[3]) last[1] = length + text.length;
+      else marks.push([start, length + text.length, label, false]);
+      marks.at(-1)[3] = node.classList.contains("more");
     };
     line.childNodes.forEach(walk);
-    lines.push(text);
-    length += text.length + 1;
+    if (!line.classList.contains("cut")) text += "\n";
+    shown += text;
+    length += text.length;
   }
-  return {text: lines.join("\\n"), marks};
+  return {text: shown.slice(0, -1), marks: marks.map((mark) => mark.slice(0, 3))};
 }"""
 
 
@@ -47,8 +55,15 @@ class Tab:
     def settle(self) -> None:
         """Wait until nothing is asked any more, and something is shown."""
         self.page.wait_for_timeout(350 if len(self.page.input_value("#text")) < 20_000 else 800)
-        self.page.wait_for_function("document.querySelector('[aria-busy=true]') === null", timeout=60_000)
+        self.wait_for("document.querySelector('[aria-busy=true]') === null")
         self.page.wait_for_timeout(50)
+
+    def wait_for(self, condition: str) -> None:
+        """Wait until a condition holds; Playwright's own way needs `eval`, which the page's policy forbids."""
+        deadline = time.monotonic() + 60
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < deadline, condition
+            self.page.wait_for_timeout(50)
 
     def marks(self, view: str = "view-text") -> tuple[str, list[list[Any]]]:
         """Return the text that is shown, and the marks in it."""

@@ -31,12 +31,16 @@ def front(serve: Callable[..., ServerProcess], tmp_path: Path) -> Iterator[str]:
     server, port = serve(), free_port()
     where = server.url.removeprefix("http://")
     more = f"location {PREFIX}/ {{ proxy_pass http://nerve/; }}\n        location / {{\n            if"
-    text = SHIPPED.replace("/dev/shm/", f"{tmp_path}/temp-").replace(
-        "listen 8080 ", f"listen 127.0.0.1:{port} "
-    )  # noqa: S108
-    text = text.replace("server unix:/run/nerve/nerve.sock", f"server {where}").replace(
-        "location / {\n            if", more
-    )
+    changes = {
+        "/dev/shm/": f"{tmp_path}/temp-",  # noqa: S108 - what the file says
+        "listen 8080 ": f"listen 127.0.0.1:{port} ",
+        "server unix:/run/nerve/nerve.sock": f"server {where}",
+        "location / {\n            if": more,
+    }
+    text = SHIPPED
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
     (tmp_path / "nginx.conf").write_text(text)
     options = f"daemon off; pid {tmp_path}/pid; {'user root;' if Path('/root').exists() else ''}"
     command = [NGINX, "-p", str(tmp_path), "-e", "stderr", "-c", str(tmp_path / "nginx.conf"), "-g", options]

@@ -92,10 +92,14 @@ function drawLine(piece, text, start, end, spans, next, styleOf) {
     if (span.end <= end && !saysIt) mark.append(create("span", "badge", span.label));
     line.append(mark);
     position = Math.max(position, to);
-    if (span.end > end) break; // it goes on in the next line
+    if (span.end > end) {
+      mark.classList.add("more"); // it goes on in the next line
+      break;
+    }
     next += 1;
   }
   if (position < end) line.append(text.slice(position, end));
+  if (end < text.length && text[end] !== "\n") line.classList.add("cut"); // the line itself goes on
   piece.append(line);
   return next;
 }
