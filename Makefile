@@ -20,7 +20,7 @@ AUDIT := .venv-audit
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 
-.PHONY: install serve test check format lint types imports bench bench-quick golden parity fuzz test-page audit clean
+.PHONY: install serve test check format lint types imports bench bench-quick golden parity fuzz test-page pictures audit clean
 
 install: $(READY)
 
@@ -79,9 +79,12 @@ fuzz: $(DEV_READY) $(FUZZ_READY)
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz tests/end_to_end/test_fuzz.py
 
 # The pages in a real browser: Chromium (Debian: chromium, fonts-noto-core), or what NERVE_TEST_BROWSER names. Where
-# there is none, the tests say so and are skipped. NERVE_TEST_SCREENSHOTS=docs/images takes the pictures again.
+# there is none, the tests say so and are skipped. `make pictures` takes those of docs/images again.
 test-page: $(PAGE_READY)
 	$(PAGE)/bin/python -m pytest tests/pages
+
+pictures: $(PAGE_READY)
+	$(PAGE)/bin/python tests/pages/take_pictures.py
 
 # Known weaknesses of what is installed, by PyPI's database; needs its JSON interface, which mirrors seldom have.
 # AUDIT_ARGS="--vulnerability-service osv" asks osv.dev instead. What cannot be looked up is an error.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+BROWSER = os.environ.get("NERVE_TEST_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
 # Gives what a view shows: its text without the names of labels, and [start, end, label] of each mark in UTF-16 units.
 READ_MARKS = r"""(id) => {
   const marks = [];

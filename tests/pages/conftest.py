@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from browser_tab import OpenTab, Tab
+from browser_tab import BROWSER, OpenTab, Tab
 from builders import ServerProcess
-
-BROWSER = os.environ.get("NERVE_TEST_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="session")
