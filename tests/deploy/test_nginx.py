@@ -814,3 +814,34 @@ def _serves(server: ServerProcess, n_workers: int) -> bool:
         return f"nerve_ready_workers {n_workers}.0" in server.client.get("/metrics").text
     except httpx.TransportError:
         return False
+
+
+def test_pages_and_other_origins(proxy: Callable[..., Proxy], tmp_path: Path, lookup_model: Path) -> None:
+    """Pages pass unchanged, are kept by their tag, and are logged by their route; so do questions of other origins."""
+    origin = "https://app.example.com"
+    server = start_server(
+        write_config(tmp_path / "config.yaml", lookup_model, server={"cors_origins": [origin]})
+    )
+    try:
+        front = proxy(server.url.removeprefix("http://"))
+        browser = {"accept": "text/html,*/*;q=0.8"}
+        for path in ("/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"):
+            page, own = front.client.get(path, headers=browser), server.client.get(path, headers=browser)
+            assert (page.status_code, page.content) == (200, own.content)
+            assert page.headers.get("content-security-policy") == own.headers.get("content-security-policy")
+            kept = {**browser, "if-none-match": page.headers["etag"]}
+            assert front.client.get(path, headers=kept).status_code == 304
+        asks = {"origin": origin, "access-control-request-method": "POST"}
+        asked = front.client.options("/predict_tokens", headers=asks)
+        assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (204, origin)
+        routes = [line["route"] for line in front.requests(9)]
+        assert routes[::2] == [
+            "/",
+            "/docs",
+            "/docs/swagger-ui.css",
+            "/docs/swagger-ui-bundle.js",
+            "/predict_tokens",
+        ]
+    finally:
+        server.client.close()
+        server.stop()
