@@ -144,6 +144,7 @@ def test_list_and_tokens(ready: ServerProcess, open_tab: OpenTab) -> None:
     assert [row[0] for row in shown] == [row["token"] for row in rows]
     assert [int(row[1]) for row in shown] == [row["token_id"] for row in rows]
     tab.page.click("#token-rows summary >> nth=1")
+    tab.page.wait_for_selector("#token-rows .scores")
     scores = tab.page.locator("#token-rows .scores >> nth=0").locator("span").all_inner_texts()
     found = dict(zip(scores[::2], map(float, scores[1::2]), strict=True))
     assert found == pytest.approx(rows[1]["results"], rel=1e-3)
@@ -312,6 +313,10 @@ def test_long_text_does_not_freeze_the_page(serve: Callable[..., ServerProcess],
             "() => { window.longest = 0; new PerformanceObserver((list) => list.getEntries().forEach("
             "(entry) => { window.longest = Math.max(window.longest, entry.duration); })).observe({type: 'longtask'}); }"
         )
+        tab.page.evaluate(
+            "() => setTimeout(() => { const end = performance.now() + 300; while (performance.now() < end); })"
+        )
+        tab.wait_for("window.longest >= 250")  # a task that is long is seen
         tab.page.evaluate("(text) => { document.getElementById('text').value = text; }", text)
         tab.page.evaluate("window.longest = 0")  # what the browser itself takes for its box is not ours
         tab.page.dispatch_event("#text", "input")
