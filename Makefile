@@ -14,11 +14,13 @@ BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.ready
 FUZZ := .venv-fuzz
 FUZZ_READY := $(FUZZ)/.ready
+CLIENTS := .venv-clients
+CLIENTS_READY := $(CLIENTS)/.ready
 AUDIT := .venv-audit
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 
-.PHONY: install serve test check format lint types imports bench bench-quick golden parity fuzz audit clean
+.PHONY: install serve test test-clients check format lint types imports bench bench-quick golden parity fuzz audit clean
 
 install: $(READY)
 
@@ -27,6 +29,11 @@ serve: $(READY)
 
 test: $(DEV_READY)
 	$(BIN)/python -m pytest
+
+# The clients of other servers, unchanged and as their makers publish them, against running servers.
+test-clients: $(DEV_READY) $(CLIENTS_READY)
+	NERVE_PYTHON=$(abspath $(BIN)/python) NERVE_NODE_MODULES=$(abspath $(CLIENTS)/node_modules) \
+		$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --rootdir=tests/clients tests/clients
 
 check: lint types imports test
 
@@ -85,7 +92,7 @@ audit: $(READY)
 		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(AUDIT)
+	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(AUDIT)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
@@ -102,6 +109,13 @@ $(DEV_READY): $(READY)
 $(FUZZ_READY): Makefile
 	test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
 	$(FUZZ)/bin/python -m pip install --quiet 'schemathesis>=4.32,<5' msgspec
+	@touch $@
+
+# npm is optional: without it the test of huggingface.js is skipped, with its reason.
+$(CLIENTS_READY): tests/clients/requirements.txt
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --requirement tests/clients/requirements.txt
+	command -v npm >/dev/null && npm install --silent --no-audit --no-fund --prefix $(CLIENTS) @huggingface/inference@4 || true
 	@touch $@
 
 $(PARITY_READY): pyproject.toml constraints.txt
