@@ -91,8 +91,8 @@ def test_a_length_that_was_asked_for_is_had_or_refused(caplog: pytest.LogCapture
     with pytest.raises(ModelError) as caught:
         find(8192, room(2))
     assert str(caught.value) == (
-        "runtime.window_tokens is 8192, but windows of that length take about 5.8 GB of memory, and 1.5 GB are free beside "
-        "the weights; lower it, to 1024 for example"
+        "runtime.window_tokens is 8192, but windows of that length take about 5.8 GB of memory, and 1.5 GB are free "
+        "beside the weights; lower it, to 1024 for example"
     )
     with pytest.raises(ModelError, match=r"take about 1\.8 GB"):
         find(3000, room(2, n_sessions=2))  # each keeps what it has taken
