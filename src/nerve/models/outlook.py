@@ -95,7 +95,7 @@ def foresee(config: Config, cache_dir: Path) -> Outlook:
     outlook = Outlook()
     source = config.model.checkpoint_repository
     outlook.model = {
-        "name": model_name(config.model)),
+        "name": model_name(config.model),
         "source": source.source.value,
     }
     try:
