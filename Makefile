@@ -16,11 +16,14 @@ FUZZ := .venv-fuzz
 FUZZ_READY := $(FUZZ)/.ready
 PAGE := .venv-page
 PAGE_READY := $(PAGE)/.ready
+CLIENTS := .venv-clients
+CLIENTS_READY := $(CLIENTS)/.ready
 AUDIT := .venv-audit
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 
-.PHONY: install serve test check format lint types imports bench bench-quick golden parity fuzz test-page pictures audit clean
+.PHONY: install serve test test-clients test-page check format lint types imports bench bench-quick golden parity fuzz \
+	pictures audit clean
 
 install: $(READY)
 
@@ -29,6 +32,11 @@ serve: $(READY)
 
 test: $(DEV_READY)
 	$(BIN)/python -m pytest
+
+# The clients of other servers, unchanged and as their makers publish them, against running servers.
+test-clients: $(DEV_READY) $(CLIENTS_READY)
+	NERVE_PYTHON=$(abspath $(BIN)/python) NERVE_NODE_MODULES=$(abspath $(CLIENTS)/node_modules) \
+		$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --rootdir=tests/clients tests/clients
 
 check: lint types imports test
 
@@ -95,7 +103,7 @@ audit: $(READY)
 		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(PAGE) $(AUDIT)
+	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(PAGE) $(AUDIT)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
@@ -119,6 +127,13 @@ $(PAGE_READY): pyproject.toml constraints.txt
 	$(PAGE)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(PAGE)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]' --group dev
 	$(PAGE)/bin/python -m pip install --quiet 'playwright>=1.60,<2' 'axe-playwright-python>=0.1.8,<0.2'
+	@touch $@
+
+# npm is optional: without it the test of huggingface.js is skipped, with its reason.
+$(CLIENTS_READY): tests/clients/requirements.txt
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --requirement tests/clients/requirements.txt
+	command -v npm >/dev/null && npm install --silent --no-audit --no-fund --prefix $(CLIENTS) @huggingface/inference@4 || true
 	@touch $@
 
 $(PARITY_READY): pyproject.toml constraints.txt

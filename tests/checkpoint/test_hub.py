@@ -460,7 +460,7 @@ def test_torn_listing_is_not_trusted(hub: Hub, tmp_path: Path) -> None:
             model_of(repo="owner/none"),
             "no repository owner/none, or it is private and no token is set.*HF_TOKEN",
         ),
-        (model_of("v9"), "no revision v9; set checkpoint_repository.revision"),
+        (model_of("v9"), "no revision v9; name a branch, tag or commit .*checkpoint_repository.revision"),
         (model_of(repo="not a name"), "'not a name' is not a repository name; write OWNER/NAME"),
         (
             model_of(graph="x.onnx"),

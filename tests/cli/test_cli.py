@@ -294,6 +294,21 @@ def test_folder_instead_of_a_config_file(lookup_model: Path, tmp_path: Path) -> 
     assert b"does not exist; name a config file, a folder" in done.stderr
 
 
+def test_a_model_instead_of_a_config_file_for_every_command(lookup_model: Path, tmp_path: Path) -> None:
+    """A folder as MODEL; with a config file beside it the settings of that file hold, but for its model."""
+    other = write_config(tmp_path / "other.yaml", tmp_path / "nowhere", limits={"max_input_tokens": 4})
+    done = nerve("pull", lookup_model)
+    assert (done.returncode, done.stdout.decode()) == (0, f"{lookup_model}\n")
+    done = nerve("verify", lookup_model, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model_id"] == lookup_model.name
+    done = nerve("predict", "--model", lookup_model, "--config", other, TEXT)
+    assert done.returncode == 1
+    assert b"limits.max_input_tokens" in done.stderr
+    done = nerve("predict", "--model", other, "--config", other, TEXT)
+    assert b"is a config file, and so is --config" in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -19,6 +19,7 @@ WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
+_LISTED = 20  # names in a message
 # What a file name says of a graph's arithmetic; the first marker found decides, so the longer come first.
 _MARKERS = (
     ("4bit", ("q4", "bnb4", "int4", "4bit")),
@@ -104,6 +105,11 @@ def choose_main_file(
     raise CheckpointError(_nothing_usable(files, config, origin))
 
 
+def arithmetic_of(graph: str) -> str:
+    """Return what the name of a graph says of its arithmetic: a precision, or "4bit"."""
+    return _arithmetic(posixpath.basename(graph))
+
+
 def data_files(files: Collection[str], graph: str) -> list[str]:
     """Return the files named like external data of `graph`: `x.onnx_data`, `x.onnx_data_1`, `x.onnx.data`."""
     return sorted(name for name in files if name.startswith((f"{graph}_data", f"{graph}.data")))
@@ -119,7 +125,8 @@ def _arithmetic(base: str) -> str:
 
 def _list_graphs(files: Collection[str]) -> str:
     found = sorted(name for name in files if name.endswith(".onnx"))
-    return f"its ONNX files are {', '.join(found)}" if found else "it has no ONNX file at all"
+    rest = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return f"its ONNX files are {', '.join(found[:_LISTED])}{rest}" if found else "it has no ONNX file at all"
 
 
 def _nothing_usable(files: Collection[str], config: Mapping[str, Any], origin: str) -> str:

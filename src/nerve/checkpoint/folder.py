@@ -27,6 +27,7 @@ from nerve.checkpoint.settings import (
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
 
+_LONGEST_NAME = 255  # bytes, of the usual file systems
 _LFS_POINTER = b"version https://git-lfs"
 # In a serialised TensorProto: the entry {key: "location", value: <length of one or two bytes, then a path>}.
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x7f])")
@@ -104,11 +105,15 @@ def list_files(folder: Path) -> set[str]:
 def companions(folder: Path, main: str, files: Collection[str], origin: str) -> list[str]:
     """Return the files that the main file needs: shards of an index, external data of a graph.
 
-    `main` must be in `folder`, its companions need not be. Raises `CheckpointError` when one of them is
-    not among `files`.
+    `main` should be in `folder`, its companions need not be: of a graph that is elsewhere, data files are known by
+    their names alone. Raises `CheckpointError` when one of them is not among `files`, or leaves the folder.
     """
     named = read_shards(folder / main, origin) if main.endswith(".json") else _locations(folder / main)
     needed = {posixpath.normpath(posixpath.join(posixpath.dirname(main), name)) for name in named}
+    if outside := sorted(name for name in needed if not is_inside(name)):
+        raise CheckpointError(
+            f"{main} of {origin} names {outside[0]!a}, which is not in its folder; do not use this checkpoint"
+        )
     missing = sorted(needed.difference(files))
     if missing:
         raise CheckpointError(
@@ -117,9 +122,20 @@ def companions(folder: Path, main: str, files: Collection[str], origin: str) -> 
     return sorted(needed.union(data_files(files, main)))
 
 
+def is_inside(name: str) -> bool:
+    """Tell whether a name from a checkpoint is that of a file in its folder, on any system, and can be printed."""
+    parts = name.split("/")
+    return (
+        name.isprintable()
+        and "\\" not in name
+        and not {"", ".", ".."} & set(parts)
+        and all(len(part.encode()) <= _LONGEST_NAME for part in parts)
+    )
+
+
 def _locations(graph: Path) -> set[str]:
     """Return the external data locations in a graph, found by bytes: `onnx` is for `graph` alone."""
-    if graph.suffix != ".onnx" or graph.stat().st_size == 0:
+    if graph.suffix != ".onnx" or not graph.is_file() or graph.stat().st_size == 0:
         return set()
     with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         found = set()

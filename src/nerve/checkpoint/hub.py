@@ -8,38 +8,38 @@ cache keeps what the first step found in hub-listings/, written last: with a com
 no network call, and without a network the last commit that was fetched whole is used again. Where a cache was filled
 by others, or cannot be written, what it holds is used as it is.
 
-Foreign exceptions stop here: `_explain` gives each its `CheckpointError`.
+Foreign exceptions stop here: `hub_errors` gives each its `CheckpointError`.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 from huggingface_hub import HfApi, constants, get_token, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
+    SafetensorsParsingError,
 )
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from nerve.checkpoint.calibration import CALIBRATION
-from nerve.checkpoint.choice import BuildCheck, choose_graph, choose_main_file
-from nerve.checkpoint.folder import ModelFolder, check_names, companions, list_files
+from nerve.checkpoint.choice import BuildCheck, choose_graph, choose_main_file, choose_weights
+from nerve.checkpoint.folder import ModelFolder, check_names, companions, is_inside, list_files
+from nerve.checkpoint.hub_errors import UNWRITABLE, explain, first_line
+from nerve.checkpoint.preview import FitCheck, Preview, Shapes
 from nerve.checkpoint.settings import (
     CONFIG,
     SPECIAL_TOKENS,
@@ -47,8 +47,9 @@ from nerve.checkpoint.settings import (
     TOKENIZER_CONFIG,
     check_config,
     read_config,
+    read_shards,
 )
-from nerve.checkpoint.storage import explain_os_error, write_json
+from nerve.checkpoint.storage import write_json
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
 
@@ -57,16 +58,20 @@ log = logging.getLogger(__name__)
 ALWAYS = (CONFIG, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, CALIBRATION)
 LIST_TIMEOUT_SECONDS = 15.0
 _COMMIT = re.compile("[0-9a-f]{40}")
-_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
-_DISK = {errno.ENOSPC, errno.EDQUOT} | _UNWRITABLE
+_WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|onnx[._]data.*)$")
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """The files of a repository at one commit; `is_partial`: those that are here, which may not be all."""
+    """The files of a repository at one commit.
+
+    is_partial: those that are here, which may not be all. name: what the repository is called now; "" for what was
+    asked for.
+    """
 
     commit: str
     files: list[str]
     is_partial: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ class _Repository:
     hub_cache: the library's cache. cache_dir: ours.
     endpoint: address of the hub; None means HF_ENDPOINT or the public one.
     token: False to send none; None leaves it to the library's own rules (HF_TOKEN, then the saved login).
+    noted: names of the files that are needed, of which weights are not fetched; None to fetch them all.
     """
 
     name: str
@@ -84,6 +90,7 @@ class _Repository:
     cache_dir: Path
     endpoint: str | None
     token: bool | None
+    noted: list[str] | None = None
 
     @property
     def listing_file(self) -> Path:
@@ -105,13 +112,10 @@ def fetch(
     is_buildable: as for every `Source`.
     endpoint: address of the hub; None means HF_ENDPOINT or the public one.
     """
-    source = model.checkpoint_repository
-    hub_cache = Path(constants.HF_HUB_CACHE) if model.cache_dir is None else cache_dir / "hub"
-    repository = _Repository(
-        source.repo or "", source.revision or "main", hub_cache, cache_dir, endpoint, _usable_token()
-    )
-    with _progress_bars(show_progress), _hub_errors(repository):
-        listing = _resolve(repository)
+    asked = _ask(model, cache_dir, endpoint)
+    with _progress_bars(show_progress), _hub_errors(asked):
+        listing = _resolve(asked)
+        repository = replace(asked, name=listing.name or asked.name)
         try:
             folder = _download_needed(repository, listing, model, is_buildable)
         except Exception as error:
@@ -120,7 +124,7 @@ def fetch(
                 raise
             log.warning(
                 "%s at commit %s cannot be fetched (%s); using commit %s from the cache",
-                *(repository.name, listing.commit, _first_line(error), cached.commit),
+                *(repository.name, listing.commit, first_line(error), cached.commit),
             )
             listing = cached
             try:
@@ -129,10 +133,88 @@ def fetch(
                 raise error from None
     if not listing.is_partial:
         try:
-            write_json(repository.listing_file, msgspec.to_builtins(listing))
+            write_json(asked.listing_file, msgspec.to_builtins(listing))
         except OSError as error:  # the files are here: that is what counts
             log.info("the list of files is not kept, so every start asks the hub: %s", error)
     return ModelFolder(folder, repository.name, listing.commit)
+
+
+def preview(
+    model: ModelConfig,
+    cache_dir: Path,
+    *,
+    is_buildable: BuildCheck,
+    fits: FitCheck,
+    endpoint: str | None = None,
+) -> Preview:
+    """Find out what `fetch` would bring, without its weights. Raises `CheckpointError` if the hub does not help."""
+    asked = _ask(model, cache_dir, endpoint)
+    with _progress_bars(show=False), _hub_errors(asked):
+        listing = _resolve(asked)
+        repository = replace(asked, name=listing.name or asked.name, noted=[])
+        shapes: Shapes = {}
+
+        def check(config: Mapping[str, Any], folder: Path | None = None, /) -> bool:
+            if folder is None:
+                return is_buildable(config)
+            shapes.update(_read_shapes(repository, listing, folder))
+            return fits(config, folder, shapes)
+
+        refusal = None
+        try:
+            folder: Path | None = _download_needed(repository, listing, model, check)
+            if folder is not None and not shapes:
+                shapes.update(_read_shapes(repository, listing, folder))
+        except CheckpointError as error:
+            refusal = error
+            folder = _download(repository, listing, CONFIG).parent if CONFIG in listing.files else None
+        used = list(dict.fromkeys(repository.noted or ()))
+        here = {name for name in used if folder is not None and (folder / name).is_file()}
+        sizes = _read_sizes(repository, listing)
+        sizes |= {name: (folder / name).stat().st_size for name in here if folder is not None}
+    return Preview(repository.name, listing.commit, folder, listing.files, sizes, used, here, shapes, refusal)
+
+
+def _read_shapes(repository: _Repository, listing: Listing, folder: Path) -> Shapes:
+    """Return the shapes of the tensors in safetensors that are not here, from their headers; {} where they are here."""
+    main = choose_weights(listing.files)
+    if main is None or ".safetensors" not in main:
+        return {}
+    files = sorted(read_shards(folder / main)) if main.endswith(".json") else [main]
+    if all((folder / name).is_file() for name in files):
+        return {}
+    api = HfApi(endpoint=repository.endpoint, token=repository.token)
+    found: Shapes = {}
+    for name in files:
+        try:
+            header = api.parse_safetensors_file_metadata(repository.name, name, revision=listing.commit)
+        except SafetensorsParsingError as error:
+            raise CheckpointError(
+                f"{name} of {repository.name} cannot be read as safetensors ({first_line(error)}); it is damaged"
+            ) from error
+        found |= {tensor: tuple(facts.shape) for tensor, facts in header.tensors.items()}
+    return found
+
+
+def _read_sizes(repository: _Repository, listing: Listing) -> dict[str, int]:
+    """Return the bytes of each file, where the hub tells."""
+    api = HfApi(endpoint=repository.endpoint, token=repository.token)
+    try:
+        info = api.model_info(
+            repository.name, revision=listing.commit, files_metadata=True, timeout=LIST_TIMEOUT_SECONDS
+        )
+    except Exception as error:  # noqa: BLE001 - a size is not worth a failure
+        log.debug("sizes are not known: %s", error)
+        return {}
+    return {file.rfilename: file.size for file in info.siblings or () if file.size is not None}
+
+
+def _ask(model: ModelConfig, cache_dir: Path, endpoint: str | None) -> _Repository:
+    source = model.checkpoint_repository
+    hub_cache = Path(constants.HF_HUB_CACHE) if model.cache_dir is None else cache_dir / "hub"
+    return _Repository(
+        source.repo or "", source.revision or "main", hub_cache, cache_dir, endpoint, _usable_token()
+    )
 
 
 def _download_needed(
@@ -173,20 +255,23 @@ def _resolve(repository: _Repository) -> Listing:
     except Exception as error:
         cached = (recorded or _in_library_cache(repository)) if _is_unreachable(error) else None
         if cached is None:
-            raise _explain(error, repository) from error
+            raise explain(error, repository) from error
         if not isinstance(error, OfflineModeIsEnabled):
             log.warning(
                 "hub not reachable; using %s at commit %s from the cache", repository.name, cached.commit
             )
         return cached
-    return Listing(info.sha or repository.revision, [file.rfilename for file in info.siblings or ()])
+    if info.id != repository.name:
+        log.warning("the repository %s is called %s now; name it so", repository.name, info.id)
+    names = [file.rfilename for file in info.siblings or ()]
+    return Listing(info.sha or repository.revision, [name for name in names if is_inside(name)], name=info.id)
 
 
 def _must_do_with_the_cache(error: Exception) -> bool:
     """Tell whether nothing can be fetched: the cache cannot be written, or the hub must not be asked."""
     if isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
         return True
-    return isinstance(error, OSError) and error.errno in _UNWRITABLE
+    return isinstance(error, OSError) and error.errno in UNWRITABLE
 
 
 def _usable_token() -> bool | None:
@@ -226,6 +311,10 @@ def _in_library_cache(repository: _Repository) -> Listing | None:
 
 
 def _download(repository: _Repository, listing: Listing, name: str) -> Path:
+    if repository.noted is not None:
+        repository.noted.append(name)
+        if _WEIGHTS.search(name):
+            return Path(name)
     return Path(
         hf_hub_download(
             repository.name,
@@ -286,7 +375,7 @@ def _hub_errors(repository: _Repository) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
-        raise _explain(error, repository) from error
+        raise explain(error, repository) from error
 
 
 def _is_unreachable(error: Exception) -> bool:
@@ -295,68 +384,3 @@ def _is_unreachable(error: Exception) -> bool:
         return error.response.status_code >= 500 or error.response.status_code == 429
     # The library's HTTP client differs between its versions (httpx, httpx2), so its errors have no one base.
     return not isinstance(error, HFValidationError)
-
-
-def _explain(error: Exception, repository: _Repository) -> CheckpointError:
-    """Return what to raise for an exception of the library or of the disk."""
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # why the library fell back to its cache says more
-    if isinstance(error, HFValidationError):
-        return CheckpointError(
-            f"checkpoint_repository.repo: {repository.name!r} is not a repository name; write OWNER/NAME"
-        )
-    if isinstance(error, HfHubHTTPError):
-        return CheckpointError(_explain_status(error, repository))
-    if isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
-        return CheckpointError(
-            f"{repository.name} at {repository.revision} is not whole in {repository.hub_cache}, and "
-            "HF_HUB_OFFLINE is set; unset it, or run `nerve pull` where there is a network and bring the cache here; "
-            "HF_HUB_CACHE, HF_HOME or model.cache_dir say where it is"
-        )
-    if isinstance(error, OSError) and error.errno in _DISK:
-        return explain_os_error(error, repository.hub_cache)
-    if "onsistency check failed" in str(error):
-        return CheckpointError(
-            f"a download from {repository.name} was cut; what has arrived is kept, start again"
-        )
-    return CheckpointError(
-        f"the hub cannot be reached for {repository.name} ({type(error).__name__}: {_first_line(error)}); "
-        "check network, "
-        "proxy and HF_ENDPOINT, or run `nerve pull` where there is a network and bring the cache here"
-    )
-
-
-def _explain_status(error: HfHubHTTPError, repository: _Repository) -> str:
-    """Say what an answer of the hub that is an error means; gated before not found, which is its base."""
-    name = repository.name
-    has_token = repository.token is None and get_token()
-    token = "its token has no access" if has_token else "no token is set"
-    if isinstance(error, GatedRepoError):
-        return (
-            f"{name} is gated and {token}; accept its terms on its hub page, then set HF_TOKEN to a token of "
-            "that account that may read gated repositories"
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            f"the hub has no repository {name}, or it is private and {token}; check "
-            "checkpoint_repository.repo, "
-            "and set HF_TOKEN if it is private"
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return (
-            f"{name} has no revision {repository.revision}; set checkpoint_repository.revision to a "
-            "branch, tag or commit"
-        )
-    status = error.response.status_code
-    if status in (401, 403):
-        return (
-            f"the hub refuses access to {name} ({status}); check that HF_TOKEN is valid and may read this "
-            "repository"
-        )
-    if status == 429:
-        return f"the hub limits the rate of requests ({status}); wait, or set HF_TOKEN for a higher limit"
-    return f"the hub answers {status} for {name}; try again later, or check HF_ENDPOINT"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no detail"])[0]

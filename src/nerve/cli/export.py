@@ -7,6 +7,7 @@ compared with PyTorch before the folder is put in its place.
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,6 @@ def run(options: argparse.Namespace) -> int:
         check_hub_cache()
     difference = export_checkpoint(options.source, options.target, options.revision)
     print(f"logits differ from PyTorch's by at most {difference:.2g}; serve it with", file=sys.stderr)
-    print(f"  model: {{checkpoint_repository: {{source: LOCAL, path: {options.target}}}}}", file=sys.stderr)
+    print(f"  nerve serve {shlex.quote(str(options.target))}", file=sys.stderr)
     print(options.target)
     return 0

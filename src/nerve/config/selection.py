@@ -92,26 +92,39 @@ def locate(model: str, revision: str | None = None) -> Path | dict[str, Any]:
 
     What looks like a path and is not there is never looked up on the hub. Raises `ConfigError`.
     """
+    if not model:  # as of a variable of the shell that is not set; it is no word for this folder
+        raise ConfigError(
+            "the model is empty; name a config file, a folder, or a hub repository as OWNER/NAME"
+        )
     path = expand_home(model, "the model")
-    if path.is_file():
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+        is_model = is_folder and (path / _MODEL_CONFIG).is_file()
+    except OSError as error:  # a folder on the way that may not be read, or no name for a file
+        raise ConfigError(f"cannot read {model}: {error.strerror}; check its name and permissions") from error
+    if is_file:
         if path.suffix in _PARTS_OF_A_MODEL or path.name == _MODEL_CONFIG:
             raise ConfigError(f"{model} is a file of a model; name its folder")
         return path
-    if path.is_dir() and (path / _MODEL_CONFIG).is_file():
+    if is_model:
         if revision is not None:
             raise ConfigError(f"a revision is for a hub repository, but {model} is a folder")
         return {"source": CheckpointSource.LOCAL.value, "path": str(Path.cwd() / path)}
-    name, at, named_revision = model.partition("@")
-    is_name = _HUB_NAME.fullmatch(name) is not None and not _LOOKS_LIKE_A_PATH.match(name)
-    if path.is_dir():
-        if not is_name:
-            raise ConfigError(f"the folder {model} has no {_MODEL_CONFIG}; name a model folder")
+    if is_folder and not _is_name(model):
+        raise ConfigError(f"the folder {model} has no {_MODEL_CONFIG}; name a model folder")
+    if is_folder:
         log.warning(
             "%s is taken as a name on the hub: the folder of that name here has no %s", model, _MODEL_CONFIG
         )
+    return _on_the_hub(model, revision)
+
+
+def _on_the_hub(model: str, revision: str | None) -> dict[str, Any]:
+    """Return the `checkpoint_repository` for NAME or NAME@REVISION. Raises `ConfigError` for what is neither."""
+    name, at, named_revision = model.partition("@")
     if "://" in model:
         raise ConfigError(f"{model} is an address; write OWNER/NAME (HF_ENDPOINT names another hub)")
-    if not is_name or (at and not named_revision):
+    if not _is_name(name) or (at and not named_revision):
         what = "does not exist" if _LOOKS_LIKE_A_PATH.match(name) else "is no name on a hub"
         raise ConfigError(
             f"{model} {what}; name a config file, a folder with a {_MODEL_CONFIG}, or a hub repository as OWNER/NAME "
@@ -120,6 +133,10 @@ def locate(model: str, revision: str | None = None) -> Path | dict[str, Any]:
     if revision is not None and named_revision not in ("", revision):
         raise ConfigError(f"{model} names another revision than {revision}; give one of them")
     return {"source": CheckpointSource.HF.value, "repo": name, "revision": named_revision or revision}
+
+
+def _is_name(name: str) -> bool:
+    return _HUB_NAME.fullmatch(name) is not None and not _LOOKS_LIKE_A_PATH.match(name)
 
 
 def find_config(path: str | None) -> Path:

@@ -45,7 +45,7 @@ class GuardrailParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 class GuardrailRequest(msgspec.Struct, frozen=True):
     """A request; LiteLLM sends more fields with each version, which mean nothing here."""
 
-    texts: list[str] | None = None
+    texts: list[str] | None
     input_type: str | None = None
     additional_provider_specific_params: GuardrailParameters | None = None
 

@@ -209,9 +209,7 @@ class App:
 
     def _answer(self, request: Request, counted_as: tuple[str, str], response: Response) -> None:
         try:
-            self._metrics.record_answer(
-                self._routing.counted_as(request.method, request.path), response.status
-            )
+            self._metrics.record_answer(counted_as, response.status)
             if (
                 response.rejection is not None and request.method == "POST"
             ):  # an unready probe is no rejection

