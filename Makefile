@@ -14,11 +14,16 @@ BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.ready
 FUZZ := .venv-fuzz
 FUZZ_READY := $(FUZZ)/.ready
+PAGE := .venv-page
+PAGE_READY := $(PAGE)/.ready
+CLIENTS := .venv-clients
+CLIENTS_READY := $(CLIENTS)/.ready
 AUDIT := .venv-audit
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 
-.PHONY: install serve test check format lint types imports bench bench-quick golden parity zoo fuzz audit clean
+.PHONY: install serve test test-clients test-page check format lint types imports bench bench-quick golden parity zoo fuzz \
+	pictures audit clean
 
 install: $(READY)
 
@@ -27,6 +32,11 @@ serve: $(READY)
 
 test: $(DEV_READY)
 	$(BIN)/python -m pytest
+
+# The clients of other servers, unchanged and as their makers publish them, against running servers.
+test-clients: $(DEV_READY) $(CLIENTS_READY)
+	NERVE_PYTHON=$(abspath $(BIN)/python) NERVE_NODE_MODULES=$(abspath $(CLIENTS)/node_modules) \
+		$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --rootdir=tests/clients tests/clients
 
 check: lint types imports test
 
@@ -86,6 +96,14 @@ fuzz: $(DEV_READY) $(FUZZ_READY)
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)/bin/schemathesis
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz tests/end_to_end/test_fuzz.py
 
+# The pages in a real browser: Chromium (Debian: chromium, fonts-noto-core), or what NERVE_TEST_BROWSER names. Where
+# there is none, the tests say so and are skipped. `make pictures` takes those of docs/images again.
+test-page: $(PAGE_READY)
+	$(PAGE)/bin/python -m pytest tests/pages
+
+pictures: $(PAGE_READY)
+	$(PAGE)/bin/python tests/pages/take_pictures.py
+
 # Known weaknesses of what is installed, by PyPI's database; needs its JSON interface, which mirrors seldom have.
 # AUDIT_ARGS="--vulnerability-service osv" asks osv.dev instead. What cannot be looked up is an error.
 audit: $(READY)
@@ -95,7 +113,7 @@ audit: $(READY)
 		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(AUDIT)
+	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(PAGE) $(AUDIT)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
@@ -112,6 +130,20 @@ $(DEV_READY): $(READY)
 $(FUZZ_READY): Makefile
 	test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
 	$(FUZZ)/bin/python -m pip install --quiet 'schemathesis>=4.32,<5' msgspec
+	@touch $@
+
+$(PAGE_READY): pyproject.toml constraints.txt
+	test -x $(PAGE)/bin/python || $(PYTHON) -m venv $(PAGE)
+	$(PAGE)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(PAGE)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]' --group dev
+	$(PAGE)/bin/python -m pip install --quiet 'playwright>=1.60,<2' 'axe-playwright-python>=0.1.8,<0.2'
+	@touch $@
+
+# npm is optional: without it the test of huggingface.js is skipped, with its reason.
+$(CLIENTS_READY): tests/clients/requirements.txt
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --requirement tests/clients/requirements.txt
+	command -v npm >/dev/null && npm install --silent --no-audit --no-fund --prefix $(CLIENTS) @huggingface/inference@4 || true
 	@touch $@
 
 $(PARITY_READY): pyproject.toml constraints.txt

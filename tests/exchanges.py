@@ -15,8 +15,9 @@ from nerve.config import Config
 from nerve.endpoints import create_endpoints
 from nerve.engine.engine import Engine
 from nerve.errors import REASONS
-from nerve.http.app import App, routes_of
+from nerve.http.app import App
 from nerve.http.request import Response
+from nerve.http.routing import routes_of
 from nerve.observability.metrics import Metrics
 
 BODY = b'{"inputs": "anna lives in paris", "aggregation_strategy": "simple"}'

@@ -88,12 +88,16 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def metric(server: ServerProcess, name: str) -> float:
-    """Return the value of one sample of /metrics, 0 when it is not there; `name` includes the labels."""
+    """Return the sum of the samples of /metrics with a name and at least the labels after it, 0 where there is none."""
+    name, _, labels = name.rstrip("}").partition("{")
+    wanted = set(labels.split(",")) if labels else set()
+    total = 0.0
     for line in server.client.get("/metrics").text.splitlines():
         sample, _, value = line.rpartition(" ")
-        if sample == name:
-            return float(value)
-    return 0.0
+        found, _, given = sample.rstrip("}").partition("{")
+        if found == name and wanted <= set(given.split(",")):
+            total += float(value)
+    return total
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = 10) -> None:

@@ -87,6 +87,35 @@ def test_options_mean_what_they_mean_in_the_contract(classifier: TokenClassifier
     assert simplify(classifier.predict("😀 Anna", offset_unit="byte")[0]) == [("Anna", 5, 9, "PER")]
 
 
+def test_filters(classifier: TokenClassifier) -> None:
+    """Only the labels that are wanted, from the score that is wanted on; the best allowed path as a strategy."""
+    assert simplify(classifier.predict(TEXT, labels=["LOC"])[0]) == ENTITIES[1:]
+    assert simplify(classifier.predict(TEXT, min_score={"LOC": 1})[0]) == ENTITIES[:1]
+    assert classifier.predict(TEXT, min_score=1.0) == [[]]
+    assert simplify(classifier.predict(TEXT, "viterbi")[0]) == ENTITIES
+    assert [list(row.results) for row in classifier.predict(TEXT, raw_scores=True, labels=["LOC"])[0]] == [
+        list(classifier.labels)
+    ]
+    for wrong in ({"labels": ["ORG"]}, {"min_score": {"ORG": 0.5}}):
+        with pytest.raises(
+            InvalidRequest, match=r"^(labels|min_score): unknown label; known labels: PER, LOC$"
+        ):
+            classifier.predict(["Anna", "x"], **wrong)  # type: ignore[arg-type]
+
+
+def test_renamed_labels_and_defaults(lookup_model: Path, tmp_path: Path) -> None:
+    """Entities have the new names, tokens the model's; what the configuration filters is left out."""
+    runtime = {"rename_labels": {"PER": "PLACE", "LOC": "PLACE"}, "min_score": {"PLACE": 0.5}}
+    with load(write_config(tmp_path / "c.yaml", lookup_model, runtime=runtime)) as classifier:
+        assert [list(row.results) for row in classifier.predict(TEXT)[0]] == [["PLACE"], ["PLACE"]]
+        (raw,) = classifier.predict("Anna", raw_scores=True)
+        assert list(raw[0].results) == ["O", "B-PLACE", "I-PLACE"]
+        assert sum(raw[0].results.values()) == pytest.approx(1)
+        tokens = classifier.predict("Anna", "none")[0]
+        assert list(tokens[1].results) == ["B-PER"]
+        assert classifier.predict("Anna", min_score={"PLACE": 1.0}) == [[]]
+
+
 @pytest.mark.parametrize("option", ["aggregation_strategy", "truncation_direction", "offset_unit"])
 def test_unknown_value_of_an_option_names_the_known_ones(classifier: TokenClassifier, option: str) -> None:
     """A misspelt option must not silently change what is found."""

@@ -23,11 +23,12 @@ from nerve.engine.in_process import collect, predict, submit
 from nerve.errors import InvalidRequest, ModelError
 from nerve.graph import is_buildable
 from nerve.models.loader import load_model
+from nerve.text.filters import choose_filter
 from nerve.text.options import member_of
 from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, Row, TruncationDirection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from nerve.models.model import Model
 
 # What can be written for the members of an enum; checked when called.
-Strategy = AggregationStrategy | Literal["none", "simple", "first", "average", "max"]
+Strategy = AggregationStrategy | Literal["none", "simple", "first", "average", "max", "viterbi"]
 Unit = OffsetUnit | Literal["code_point", "utf16", "byte"]
 Direction = TruncationDirection | Literal["right", "left"]
 
@@ -55,12 +56,17 @@ class Options(TypedDict, total=False):
     truncation_direction: which end is cut; default "right".
     raw_scores: give the scores of all labels (default: of the best one).
     offset_unit: unit of `start` and `end`; default "code_point".
+    labels: only entities with these labels; default `runtime.labels`, shipped as all. Not with "none".
+    min_score: least score of an entity, 0 to 1, for all or by label ("*": all others); default `runtime.min_score`,
+        shipped as 0. Not with "none".
     """
 
     truncate: bool
     truncation_direction: Direction
     raw_scores: bool
     offset_unit: Unit
+    labels: Sequence[str]
+    min_score: float | Mapping[str, float]
 
 
 def load(
@@ -99,7 +105,7 @@ class TokenClassifier:
     def __init__(self, config: Config, model: Model) -> None:
         self.config = config
         self.model = model
-        self._raw_scores_as = config.runtime.raw_scores_as
+        self._runtime = config.runtime
         self._tokens_ahead = _CALLS_AHEAD * model.policy.token_budget * model.n_threads
         # The queue needs no limit of its own: each caller bounds what it has submitted.
         self._engine = Engine(model, max_queue_tokens=sys.maxsize)
@@ -189,17 +195,22 @@ class TokenClassifier:
         truncation_direction: Direction = "right",
         raw_scores: bool = False,
         offset_unit: Unit = "code_point",
+        labels: Sequence[str] | None = None,
+        min_score: float | Mapping[str, float] | None = None,
     ) -> PredictOptions:
         if self._is_closed:
             raise RuntimeError("this TokenClassifier is closed")
-        return PredictOptions(
-            aggregation_strategy=member_of(AggregationStrategy, strategy, "aggregation_strategy"),
+        chosen = member_of(AggregationStrategy, strategy, "aggregation_strategy")
+        options = PredictOptions(
+            aggregation_strategy=chosen,
             truncate=truncate,
             truncation_direction=member_of(TruncationDirection, truncation_direction, "truncation_direction"),
             raw_scores=raw_scores,
-            raw_scores_as=self._raw_scores_as,
+            raw_scores_as=self._runtime.raw_scores_as,
             offset_unit=member_of(OffsetUnit, offset_unit, "offset_unit"),
+            filter=choose_filter(self._runtime, chosen, labels, min_score),
         )
+        return self._engine.complete(options)  # here, where the message is not of one text
 
     def _stream(self, texts: Iterable[str], options: PredictOptions) -> Iterator[list[Row]]:
         """Submit chunks ahead of the one that is yielded; drop what is submitted when the reader leaves."""

@@ -10,6 +10,7 @@ What is made for every request is a `msgspec.Struct`: made in C, where a frozen 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,13 +24,48 @@ if TYPE_CHECKING:
 
 
 class AggregationStrategy(enum.StrEnum):
-    """How tokens become entities; the meaning is that of transformers' pipeline."""
+    """How tokens become entities; `simple` to `max` mean what transformers' pipeline means by them.
+
+    VITERBI: the entities of the best label sequence that the label scheme allows (`text.viterbi`).
+    """
 
     NONE = "none"
     SIMPLE = "simple"
     FIRST = "first"
     AVERAGE = "average"
     MAX = "max"
+    VITERBI = "viterbi"
+
+
+class EntityStrategy(enum.StrEnum):
+    """How formats that answer with entities alone group tokens.
+
+    AUTO: `viterbi` where the checkpoint has a calibration for it or a BIOES or BILOU label set, else `first`.
+    """
+
+    AUTO = "auto"
+    SIMPLE = "simple"
+    FIRST = "first"
+    AVERAGE = "average"
+    MAX = "max"
+    VITERBI = "viterbi"
+
+
+class PatternName(enum.StrEnum):
+    """Kinds of entities that are found by rule (`text.patterns`)."""
+
+    EMAIL = "email"
+    URL = "url"
+    IP_ADDRESS = "ip_address"
+    CREDIT_CARD = "credit_card"
+    IBAN = "iban"
+    US_SSN = "us_ssn"
+    PHONE_NUMBER = "phone_number"
+
+    @property
+    def label(self) -> str:
+        """The label of its entities, before renaming."""
+        return "IBAN_CODE" if self is PatternName.IBAN else self.name
 
 
 class TruncationDirection(enum.StrEnum):
@@ -54,19 +90,38 @@ class RawScoresAs(enum.StrEnum):
     LOGITS = "logits"
 
 
+class EntityFilter(msgspec.Struct, frozen=True):
+    """Which entities are answered; `text.filters` makes and asks it.
+
+    labels: only these, after renaming; None for all.
+    min_scores: least score by label; min_score: that of all other labels.
+    asked: the labels that the request itself has named, each with the field. The model must know them, or also_known
+        have them.
+    """
+
+    labels: frozenset[str] | None = None
+    min_scores: Mapping[str, float] = {}
+    min_score: float = 0.0
+    asked: tuple[tuple[str, str], ...] = ()
+    also_known: tuple[str, ...] = ()
+
+
 class PredictOptions(msgspec.Struct, frozen=True):
     """Everything a request can choose, apart from its texts; `raw_scores_as` is the configuration's alone.
 
+    aggregation_strategy: None for the model's own entity strategy, which the engine fills in.
+    filter: None to answer all entities; `none` never has one.
     to_encode: nobody but an encoder looks at the rows, so that `results` may be what encodes as the dict does.
     """
 
-    aggregation_strategy: AggregationStrategy = AggregationStrategy.NONE
+    aggregation_strategy: AggregationStrategy | None = AggregationStrategy.NONE
     truncate: bool = False
     truncation_direction: TruncationDirection = TruncationDirection.RIGHT
     raw_scores: bool = False
     raw_scores_as: RawScoresAs = RawScoresAs.PROBABILITIES
     offset_unit: OffsetUnit = OffsetUnit.CODE_POINT
     to_encode: bool = False
+    filter: EntityFilter | None = None
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -121,6 +176,15 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     results: dict[str, float]
 
 
+class Entity(msgspec.Struct, frozen=True, gc=False):
+    """An entity of a text: its label, its score, and the half-open range of code points."""
+
+    label: str
+    score: float
+    start: int
+    end: int
+
+
 class Timings(msgspec.Struct, frozen=True):
     """Where the time of one request went, in seconds."""
 
@@ -147,3 +211,9 @@ class Prediction(Summary, frozen=True):
     """The answer to one request: one list of rows per text, in input order."""
 
     rows: list[list[Row]]
+
+
+class Logits(Summary, frozen=True):
+    """The answer to one request that had token ids: the logits of each sequence, float32 (T, L), in input order."""
+
+    logits: list[FloatArray]

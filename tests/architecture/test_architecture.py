@@ -11,8 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nerve.errors import REASONS, NerveError, Overloaded, PredictError, StartupError
-from nerve.http.app import routes_of
 from nerve.http.responses import ERROR_TABLE
+from nerve.http.routing import routes_of
 from nerve.observability.metrics import Metrics
 
 REPOSITORY = Path(__file__).parents[2]

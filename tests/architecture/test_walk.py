@@ -17,7 +17,8 @@ from nerve.checkpoint import ModelFolder
 from nerve.config import load_config
 from nerve.endpoints import create_endpoints
 from nerve.errors import REASONS
-from nerve.http.app import App, routes_of
+from nerve.http.app import App
+from nerve.http.routing import routes_of
 from nerve.http.rsgi import receive_with
 from nerve.models.loader import load_model
 from nerve.observability.metrics import Metrics

@@ -102,6 +102,25 @@ def test_arguments_give_json_lines_in_a_pipe(config: Path) -> None:
     assert second == {"text": "x", "rows": []}
 
 
+def test_filters_of_entities(config: Path) -> None:
+    """--labels and --min-score leave entities out; unknown labels and numbers are errors of one line."""
+    for given, kept in (
+        (["--labels", "LOC"], ROWS[1:]),
+        (["--min-score", "LOC=1"], ROWS[:1]),
+        (["--min-score", "1"], []),
+        (["--min-score", "1", "--min-score", "PER=0"], ROWS[:1]),
+        (["--strategy", "viterbi"], ROWS),
+    ):
+        (line,) = lines(nerve("predict", "--config", config, *given, TEXT).stdout)
+        assert simplify(line["rows"]) == kept
+    unknown = nerve("predict", "--config", config, "--labels", "ORG", TEXT)
+    assert (unknown.returncode, unknown.stderr) == (
+        1,
+        b"nerve: labels: unknown label; known labels: PER, LOC\n",
+    )
+    assert nerve("predict", "--config", config, "--min-score", "2", TEXT).returncode == 2
+
+
 def test_piped_stdin_is_read_without_being_asked_for(config: Path) -> None:
     """`... | nerve predict` reads lines; blank ones keep their place."""
     done = nerve("predict", "--config", config, stdin=b"Anna\r\n\nBob")

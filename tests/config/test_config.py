@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import yaml
 
+from builders import write_config
 from nerve.config import (
     CheckpointSource,
     Config,
@@ -569,3 +570,46 @@ def test_collector_that_cannot_be_had(
         parse({"tracing": {"endpoint": COLLECTOR}})
     assert parse({}, **variables).tracing.endpoint is None
     assert "nerve[otel] is not installed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *(
+            "*",
+            "null",
+            "app.example.com",
+            "https://",
+            "https://app.example.com/",
+            "https://app.example.com/x",
+        ),
+        *(
+            "https://App.example.com",
+            "https://app.example.com:443",
+            "http://app.example.com:80",
+            "https://*.example.com",
+        ),
+        *("https://user@app.example.com", " https://app.example.com", "https://app.example.com?x"),
+    ],
+)
+def test_origin_that_no_browser_sends_is_refused(tmp_path: Path, origin: str) -> None:
+    """It would let nobody in, and nobody would see why."""
+    path = write_config(tmp_path / "config.yaml", tmp_path, server={"cors_origins": [origin]})
+    with pytest.raises(ConfigError, match="cors_origins"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://app.example.com",
+        "http://localhost:3000",
+        "http://[::1]:8080",
+        "chrome-extension://abcdef",
+        "http://h:8080",
+    ],
+)
+def test_origins_as_browsers_send_them(tmp_path: Path, origin: str) -> None:
+    """Scheme, host and port."""
+    path = write_config(tmp_path / "config.yaml", tmp_path, server={"cors_origins": [origin]})
+    assert load_config(path).server.cors_origins == [origin]

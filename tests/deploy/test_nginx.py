@@ -38,6 +38,7 @@ from builders import (
     write_config,
     write_lookup_model,
 )
+from formats import BODIES
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DEPLOY = REPOSITORY / "deploy"
@@ -521,6 +522,33 @@ def test_logs_hold_nothing_of_the_client(proxy: Callable[..., Proxy], front: Pro
         assert canary not in one.log()
 
 
+def test_routes_are_logged_by_name(front: Proxy) -> None:
+    """Each path that is served passes, and is logged as what it is, without the name of a model or anything made up."""
+    paths = front.client.get("/openapi.json").json()["paths"]
+    routes = {path: re.sub(r"(?<=/models/)[^/:]+", "{name}", path) for path in paths}
+    for path, operations in paths.items():
+        answer = (
+            front.client.get(path)
+            if "get" in operations
+            else front.client.post(path, json=BODIES[path](TEXT))
+        )
+        assert answer.status_code == 200, path
+    strange = {
+        "/v2/models/kanarienvogel/infer?kanarienvogel": "/v2/models/{name}/infer",
+        "/v1/models/kanarienvogel:predict": "/v1/models/{name}:predict",
+        "/v1/models/kanarien:vogel": "/v1/models/{name}",
+        "/v2/models/kanarien/vogel/infer": "other",
+        "/v2/models//infer": "other",
+        "/analyze/kanarienvogel": "other",
+        "/pingkanarienvogel": "other",
+    }
+    for path in strange:
+        front.client.get(path)
+    expected = ["/openapi.json", *routes.values(), *strange.values()]
+    assert [line["route"] for line in front.requests(len(expected))] == expected
+    assert "kanarien" not in front.log()
+
+
 def nginx_version() -> tuple[int, ...]:
     """Return the version of the Nginx under test."""
     told = subprocess.run([str(NGINX), "-v"], capture_output=True, text=True, check=True).stderr
@@ -786,3 +814,34 @@ def _serves(server: ServerProcess, n_workers: int) -> bool:
         return f"nerve_ready_workers {n_workers}.0" in server.client.get("/metrics").text
     except httpx.TransportError:
         return False
+
+
+def test_pages_and_other_origins(proxy: Callable[..., Proxy], tmp_path: Path, lookup_model: Path) -> None:
+    """Pages pass unchanged, are kept by their tag, and are logged by their route; so do questions of other origins."""
+    origin = "https://app.example.com"
+    server = start_server(
+        write_config(tmp_path / "config.yaml", lookup_model, server={"cors_origins": [origin]})
+    )
+    try:
+        front = proxy(server.url.removeprefix("http://"))
+        browser = {"accept": "text/html,*/*;q=0.8"}
+        for path in ("/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"):
+            page, own = front.client.get(path, headers=browser), server.client.get(path, headers=browser)
+            assert (page.status_code, page.content) == (200, own.content)
+            assert page.headers.get("content-security-policy") == own.headers.get("content-security-policy")
+            kept = {**browser, "if-none-match": page.headers["etag"]}
+            assert front.client.get(path, headers=kept).status_code == 304
+        asks = {"origin": origin, "access-control-request-method": "POST"}
+        asked = front.client.options("/predict_tokens", headers=asks)
+        assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (204, origin)
+        routes = [line["route"] for line in front.requests(9)]
+        assert routes[::2] == [
+            "/",
+            "/docs",
+            "/docs/swagger-ui.css",
+            "/docs/swagger-ui-bundle.js",
+            "/predict_tokens",
+        ]
+    finally:
+        server.client.close()
+        server.stop()

@@ -12,12 +12,18 @@ import pytest
 
 from builders import ServerProcess, free_port
 from nerve.config import ServerConfig
-from nerve.http.app import OPEN_ROUTES
+from nerve.http.routing import OPEN_ROUTES
+from nerve.pages import PATHS
 from nerve.server.listening import is_local, listening_host
 from raw_http import wait_until
 
 KEY = "s3cret-key"
 EVERYWHERE = "0.0.0.0"  # noqa: S104
+# Of other clients' formats; whoever asks there learns that the server is well, and nothing else.
+PROBES = (
+    *("/ping", "/v2/health/live", "/v2/health/ready", "/v1/models/{name}"),
+    *("/v2/models/{name}/ready", "/v2/models/{name}/versions/1/ready"),
+)
 
 
 @pytest.mark.parametrize(
@@ -121,13 +127,20 @@ def test_whatever_is_not_the_key_is_refused(guarded: ServerProcess, headers: dic
     assert KEY not in answer.text
 
 
+def guarded_name(server: ServerProcess) -> str:
+    """Return the name that a server's model has in paths."""
+    name: str = server.client.get("/info", headers={"x-api-key": KEY}).json()["model_name"]
+    return name
+
+
 def test_nothing_but_the_table_answers_without_a_key(guarded: ServerProcess) -> None:
     """Whatever the method, and be it a route or not; predictions at an open path want it as well."""
     with_key = {"x-api-key": KEY}
     paths = guarded.client.get("/openapi.json", headers=with_key).json()["paths"]
+    open_paths = {*OPEN_ROUTES, *PATHS, *(path.format(name=guarded_name(guarded)) for path in PROBES)}
     for path in [*paths, "/docs", "/nothing", "//health", "/health/", "/Metrics", "/metrics/../info"]:
         for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
-            is_open = path in OPEN_ROUTES and not (path == "/" and method == "POST")
+            is_open = path in open_paths and not (path == "/" and method == "POST")
             request = httpx.Request(method, httpx.URL(guarded.url).copy_with(raw_path=path.encode()))
             answer = guarded.client.send(request)
             assert (answer.status_code != 401) is is_open, (method, path, answer.status_code)

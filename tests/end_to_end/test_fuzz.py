@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builders import ServerProcess
+from formats import BODIES, message_of, nested
 from nerve.config import LimitsConfig, RuntimeConfig
 from nerve.endpoints import predict_tokens as wire
 from nerve.errors import InvalidRequest, MalformedRequest
@@ -50,7 +51,12 @@ def bodies(draw: st.DrawFn, msgpack: bool) -> bytes:
     if draw(st.integers(0, 4)) == 0:
         return draw(st.binary(max_size=200))
     document = draw(documents)
-    body = bytearray(msgspec.msgpack.encode(document) if msgpack else json.dumps(document).encode())
+    return changed(draw, msgspec.msgpack.encode(document) if msgpack else json.dumps(document).encode())
+
+
+def changed(draw: st.DrawFn, valid: bytes) -> bytes:
+    """Change some bytes of a body, or none."""
+    body = bytearray(valid)
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(body)))
         match draw(st.sampled_from(["set", "insert", "cut", "repeat", "end"])):
@@ -120,6 +126,53 @@ def test_bodies(server: ServerProcess, msgpack: bool) -> None:
 
     check()
     assert server.predict("Anna").status_code == 200
+
+
+@st.composite
+def bodies_of(draw: st.DrawFn, route: str) -> bytes:
+    """Draw a body of a route with another value in some of its places, and some bytes changed."""
+    text = draw(texts)
+    found: Any = BODIES[route](text)
+    for _ in range(draw(st.integers(0, 2))):
+        mark = draw(st.uuids()).hex
+        found = draw(st.sampled_from(nested(found, mark)))
+        found = json.loads(json.dumps(found).replace(f'"{mark}"', json.dumps(text)))
+        found = draw(st.one_of(st.just(found), replaced(found)))
+    return changed(draw, json.dumps(found).encode())
+
+
+@st.composite
+def replaced(draw: st.DrawFn, value: Any) -> Any:
+    """Draw a copy of a value with any other one in one of its places."""
+    if isinstance(value, dict) and value and draw(st.booleans()):
+        key = draw(st.sampled_from(sorted(value)))
+        return {**value, key: draw(replaced(value[key]))}
+    if isinstance(value, list) and value and draw(st.booleans()):
+        index = draw(st.integers(0, len(value) - 1))
+        return [*value[:index], draw(replaced(value[index])), *value[index + 1 :]]
+    return draw(values)
+
+
+@pytest.mark.parametrize("route", sorted(set(BODIES) - {"/", "/predict_tokens"}))
+@pytest.mark.timeout(3600 if IS_LONG else 120)
+def test_bodies_of_other_formats(server: ServerProcess, route: str) -> None:
+    """Whatever comes in a format, the answer is that of the format or an error in its form."""
+
+    @fuzzed(8)
+    @given(bodies_of(route), st.sampled_from([None, "0", "1", "17", "40"]))
+    def check(body: bytes, header_length: str | None) -> None:
+        headers = {} if header_length is None else {"inference-header-content-length": header_length}
+        started = time.perf_counter()
+        answer = server.client.post(route, content=body, headers=headers)
+        assert time.perf_counter() - started < MOST_SECONDS
+        if answer.status_code == 200:
+            answer.json()
+        else:
+            assert answer.status_code in (400, 422), answer.text
+            assert message_of(route, answer)
+
+    check()
+    assert server.client.post(route, json=BODIES[route]("Anna")).status_code == 200
 
 
 header_values = st.one_of(

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from builders import ServerProcess, start_server, write_config
+from formats import BODIES, INFER, nested
 from otlp import Collector, collecting
 from raw_http import connect, exchange, metric, request_bytes, wait_until
 
@@ -168,6 +169,36 @@ def test_canary(watched: Callable[..., tuple[ServerProcess, Collector]], trouble
     cut = exchange(server, request_bytes(b'{"inputs": "' + CANARY.encode(), length=500), half_close=True)
     assert (cut.status, CANARY.encode() in cut.body) == (400, False)
     assert {200, 400, 404, 405, 413, 415, 422, 500} <= {answer.status_code for answer in answers}
+    assert_no_trace(server, collector, answers)
+
+
+def test_canary_in_other_formats(
+    watched: Callable[..., tuple[ServerProcess, Collector]], troubled_model: Path
+) -> None:
+    """The marker in every place of a body of every route, in bodies that are no JSON, and in what routes are asked."""
+    server, collector = watched(troubled_model)
+    answers = []
+    for route, body_of in BODIES.items():
+        for text in (CANARY, f"{CANARY} y", f"{CANARY} " * 50, CANARY + " " * 20_000):
+            answers.append(server.client.post(route, json=body_of(text)))
+        for body in nested(body_of("Anna"), CANARY):
+            answers.append(server.client.post(route, json=body))
+        for content in (f'{{"{CANARY}": '.encode(), CANARY.encode() + b"\xff"):
+            answers.append(server.client.post(route, content=content))
+        for name in ("content-type", "inference-header-content-length", "sf-custom-task"):
+            answers.append(server.client.post(route, json=body_of("Anna"), headers={name: CANARY}))
+        answers.append(server.client.post(f"{route}/{CANARY}", json=body_of("Anna")))
+        answers.append(server.client.post(f"{route}?{CANARY}={CANARY}", json=body_of("Anna")))
+    binary = json.dumps(
+        {"inputs": [{"name": "text", "datatype": "BYTES", "parameters": {"binary_data_size": 9}}]}
+    )
+    for data in (CANARY.encode(), b"\x05\0\0\0" + CANARY.encode(), b"\x02\0\0\0\xff" + CANARY.encode()):
+        headers = {"inference-header-content-length": str(len(binary))}
+        answers.append(server.client.post(INFER, content=binary.encode() + data, headers=headers))
+    for path in ("/v2/models", "/v1/models", "/supportedentities"):
+        answers.append(server.client.get(f"{path}/{CANARY}"))
+        answers.append(server.client.get(path, params={"language": CANARY}))
+    assert {200, 400, 404, 415, 422, 500} <= {answer.status_code for answer in answers}
     assert_no_trace(server, collector, answers)
 
 

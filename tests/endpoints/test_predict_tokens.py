@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from nerve.config import LimitsConfig, RuntimeConfig, parse_config
 from nerve.endpoints import predict_tokens as wire
 from nerve.errors import InvalidRequest, MalformedRequest, PredictError, UnsupportedMediaType
-from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, RawScoresAs, Row, TruncationDirection
+from nerve.types import (
+    AggregationStrategy,
+    EntityFilter,
+    OffsetUnit,
+    PredictOptions,
+    RawScoresAs,
+    Row,
+    TruncationDirection,
+)
 
 SECRET = "Anna-Schmidt-0170"
 RUNTIME, LIMITS = RuntimeConfig(), LimitsConfig()
@@ -182,7 +190,8 @@ def test_options_that_are_null_count_as_absent(msgpack: bool) -> None:
         field.name: None for field in msgspec.structs.fields(wire.PredictRequest) if not field.required
     }
     assert sorted(optional) == [
-        *("aggregation_strategy", "offset_unit", "raw_scores", "truncate", "truncation_direction")
+        *("aggregation_strategy", "labels", "min_score", "offset_unit", "raw_scores"),
+        *("truncate", "truncation_direction"),
     ]
     runtime = RuntimeConfig(truncate=True, raw_scores=True, aggregation_strategy=AggregationStrategy.MAX)
     for fields in (optional, *({name: None} for name in optional)):
@@ -217,6 +226,31 @@ def test_options_of_the_request_win() -> None:
     assert wire.resolve_request(request, runtime, LIMITS)[1] == PredictOptions(
         truncation_direction=TruncationDirection.LEFT, offset_unit=OffsetUnit.UTF16, to_encode=True
     )
+
+
+def test_filters_of_entities() -> None:
+    """`labels` and `min_score` reach the engine with the names that it must check; other types are refused."""
+    body = {
+        "inputs": "a",
+        "aggregation_strategy": "first",
+        "labels": ["PER"],
+        "min_score": {"LOC": 1, "*": 0.25},
+    }
+    _, options = resolve(encode(body, False))
+    assert options.filter == EntityFilter(
+        frozenset(["PER"]), {"LOC": 1.0}, 0.25, asked=(("labels", "PER"), ("min_score", "LOC"))
+    )
+    for wrong, message in (
+        ({"labels": SECRET}, "labels: expected `array`, got `str`"),
+        ({"labels": [5]}, r"labels\[0\]: expected `str`, got `int`"),
+        ({"min_score": 1.5}, "min_score: expected `float` <= 1"),
+        ({"min_score": SECRET}, "min_score: expected `float | object`, got `str`"),
+        ({"min_score": {SECRET: -1}}, r"min_score\[...\]: expected `float` >= 0"),
+        ({"aggregation_strategy": "none", "labels": []}, "labels: there are no entities"),
+    ):
+        with pytest.raises(InvalidRequest, match=message) as caught:
+            resolve(encode({"inputs": "a", "aggregation_strategy": "first", **wrong}, False))
+        assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -345,4 +379,7 @@ def test_description_names_limits_and_values() -> None:
     assert names == set(found.schemas)
     fields = found.schemas["PredictRequest"]["properties"]
     assert fields["inputs"]["anyOf"][1]["maxItems"] == 7
-    assert fields["aggregation_strategy"]["enum"] == ["none", "simple", "first", "average", "max", None]
+    assert fields["aggregation_strategy"]["enum"] == [
+        *("none", "simple", "first", "average", "max", "viterbi"),
+        None,
+    ]

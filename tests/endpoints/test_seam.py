@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from builders import ServerProcess
+from nerve.endpoints import BUILT_IN
 from raw_http import metric
 
 MOST_LINES = 40
@@ -121,10 +122,13 @@ def test_endpoints_are_chosen_by_the_configuration(
     [
         (
             {"server": {"endpoints": ["predict_tokens", "whisper"]}},
-            "nerve: server.endpoints: unknown endpoint whisper; known: predict_tokens, shout",
+            f"nerve: server.endpoints: unknown endpoint whisper; known: {', '.join(sorted([*BUILT_IN, 'shout']))}",
         ),
         (
-            {"runtime": {"webserver_default_route": "/whisper"}},
+            {
+                "runtime": {"webserver_default_route": "/whisper"},
+                "server": {"endpoints": ["predict_tokens", "shout"]},
+            },
             "nerve: runtime.webserver_default_route: nothing is served at /whisper; "
             "served by POST: /predict_tokens, /shout, /v1/shout",
         ),

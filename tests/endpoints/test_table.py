@@ -9,7 +9,7 @@ import pytest
 
 from builders import write_config
 from nerve.config import Config, load_config
-from nerve.endpoints import create_endpoints
+from nerve.endpoints import BUILT_IN, create_endpoints
 from nerve.errors import ConfigError
 
 
@@ -20,12 +20,16 @@ def config_with(tmp_path: Path, **sections: dict[str, Any]) -> Config:
 
 def test_all_are_served_unless_some_are_named(tmp_path: Path) -> None:
     """Each by its own routes, and the default one by `/` as well."""
+    named = create_endpoints(config_with(tmp_path, server={"endpoints": ["predict_tokens"]}))
+    assert set(named) == {"/predict_tokens", "/"}
+    root, route = named["/"].post, named["/predict_tokens"].post
+    assert root is not None
+    assert route is not None
+    assert (root.endpoint, root.choose_codec) == (route.endpoint, route.choose_codec)
     served = create_endpoints(config_with(tmp_path))
-    assert set(served) == {"/predict_tokens", "/"}
-    assert served["/"] is served["/predict_tokens"]
-    assert set(create_endpoints(config_with(tmp_path, server={"endpoints": ["predict_tokens"]}))) == set(
-        served
-    )
+    assert set(named) <= set(served)
+    names = {route.endpoint for here in served.values() for route in (here.post, here.get) if route}
+    assert names == set(BUILT_IN) - {"vertex"}  # whose paths the platform names
 
 
 @pytest.mark.parametrize("route", ["/rerank", "/v1/embeddings"])

@@ -276,5 +276,5 @@ def test_requests_from_many_threads_get_their_own_answers(gated: tuple[App, Gate
     for name, request in sent:
         assert tokens(request.answer()) == [name]
     counted = app._metrics.render(0, 0).decode()
-    assert 'nerve_requests_total{route="/predict_tokens",status="200"} 200.0' in counted
+    assert 'route="/predict_tokens",status="200"} 200.0' in counted
     assert "nerve_texts_total 200.0" in counted

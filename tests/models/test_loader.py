@@ -72,7 +72,7 @@ def remove(name: str) -> Callable[[Path], None]:
 def test_model_that_proves_itself(folder: Path) -> None:
     """What /info prints of a loaded model is what was loaded."""
     model = load(folder)
-    assert (model.name, model.model_id, model.revision, model.window_tokens) == ("test", "test", "abc", 16)
+    assert (model.name, model.model_id, model.revision, model.window_tokens) == ("model", "test", "abc", 16)
     assert model.labels.names == LABELS
     assert model.backend.provider == "CPUExecutionProvider"
     assert model.policy.token_budget == 16

@@ -35,6 +35,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+from nerve.checkpoint.calibration import CALIBRATION
 from nerve.checkpoint.choice import (
     BuildCheck,
     choose_graph,
@@ -60,7 +61,7 @@ from nerve.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-ALWAYS = (CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS)
+ALWAYS = (CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, CALIBRATION)
 LIST_TIMEOUT_SECONDS = 15.0
 _COMMIT = re.compile("[0-9a-f]{40}")
 _WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|onnx[._]data.*)$")

@@ -56,7 +56,7 @@ _OLD_LENGTH = "max_len"
 
 def read_config(folder: Path, origin: str | None = None) -> dict[str, Any]:
     """Return the decoded `config.json` of `folder`."""
-    return _read_object(folder / CONFIG, origin or str(folder))
+    return read_object(folder / CONFIG, origin or str(folder))
 
 
 def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
@@ -66,13 +66,13 @@ def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
 
 def read_optional(folder: Path, name: str, origin: str | None = None) -> dict[str, Any]:
     """Return a decoded JSON file of `folder`; empty where there is none."""
-    return _read_object(folder / name, origin or str(folder)) if (folder / name).exists() else {}
+    return read_object(folder / name, origin or str(folder)) if (folder / name).exists() else {}
 
 
 def read_shards(index: Path, origin: str | None = None) -> set[str]:
     """Return the names of the files that an index of sharded weights lists, relative to it."""
     origin = origin or str(index.parent)
-    by_tensor = _read_object(index, origin).get("weight_map")
+    by_tensor = read_object(index, origin).get("weight_map")
     listed = list(by_tensor.values()) if isinstance(by_tensor, dict) else [None]
     names = {name for name in listed if isinstance(name, str)}
     if not all(isinstance(name, str) for name in listed):
@@ -203,7 +203,8 @@ def stated_length(tokenizer_settings: Mapping[str, Any]) -> int | None:
     return stated if isinstance(stated, int) and 0 < stated < _NO_LIMIT else None
 
 
-def _read_object(file: Path, origin: str) -> dict[str, Any]:
+def read_object(file: Path, origin: str) -> dict[str, Any]:
+    """Return the JSON object in a file of a checkpoint."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from collections import deque
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from nerve.cli.filters import add_filter_arguments, filter_choices
 from nerve.cli.inputs import STDIN, Format, InputError, Record, count_records, read_records
 from nerve.cli.model import add_model_option
 from nerve.config import choose_config
@@ -54,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--strategy",
         choices=[member.value for member in AggregationStrategy],
-        default=AggregationStrategy.SIMPLE.value,
-        help="how tokens become entities; none prints tokens (default: simple)",
+        help="how tokens become entities; none prints tokens (default: runtime.entity_strategy)",
     )
+    add_filter_arguments(model)
     model.add_argument(
         "--raw-scores", action="store_true", help="the score of every label, not only of the best"
     )
@@ -126,6 +127,8 @@ def predict_records(
         for rows in _predict(classifier, options, texts(), as_json=as_json):
             yield waiting.popleft(), rows
     except InvalidRequest as error:  # the first text without an answer is the one that was refused
+        if not waiting or not str(error).startswith("texts["):
+            raise
         raise InputError(f"{waiting[0].origin}: {str(error).partition(': ')[2]}") from None
 
 
@@ -136,12 +139,14 @@ def _predict(
         "truncate": options.truncate,
         "truncation_direction": options.truncation_direction,
         "raw_scores": options.raw_scores,
+        **filter_choices(options),
         # Colours are laid over code points.
         "offset_unit": options.offset_unit if as_json or _shows_tokens(options) else OffsetUnit.CODE_POINT,
     }
+    strategy = options.strategy or classifier.model.entity_strategy
     if _is_live(options):
-        return (classifier.predict(text, options.strategy, **choices)[0] for text in texts)
-    return classifier.predict_many(texts, options.strategy, **choices)
+        return (classifier.predict(text, strategy, **choices)[0] for text in texts)
+    return classifier.predict_many(texts, strategy, **choices)
 
 
 def _load(options: argparse.Namespace) -> TokenClassifier:
@@ -185,7 +190,8 @@ def _terminal_printer(
 
     console = PlainConsole()
     labels = classifier.model.labels
-    colours = choose_colours(labels.names if options.raw_scores else labels.tags)
+    shows_names = _shows_tokens(options) or options.raw_scores
+    colours = choose_colours(labels.names if shows_names else labels.tags)
 
     def show(record: Record, rows: list[Row]) -> None:
         if _shows_tokens(options):

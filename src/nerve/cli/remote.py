@@ -40,6 +40,7 @@ class Info(msgspec.Struct):
     provider: str
     id2label: dict[str, str]
     max_length: int
+    entity_labels: list[str]
     limits: Limits
     window_tokens: int | None = None  # of a server before 0.2: its `max_length` is that of a window
 
@@ -65,13 +66,15 @@ class RemoteClassifier:
         size = min(_TEXTS_PER_REQUEST, self.info.limits.max_inputs)
         while chunk := list(islice(remaining, size)):
             # Every option that a configuration can set is sent, so that none of its defaults matters.
-            body = {
+            body: dict[str, Any] = {
                 "inputs": chunk,
                 "aggregation_strategy": aggregation_strategy,
                 "truncate": False,
                 "raw_scores": False,
                 "offset_unit": "code_point",
             }
+            if aggregation_strategy != "none":
+                body |= {"labels": self.info.entity_labels, "min_score": 0}
             yield from self._decode(self._send("/predict_tokens", msgspec.json.encode(body)), list[list[Row]])
 
     def _send(self, path: str, body: bytes | None) -> bytes:

@@ -6,12 +6,15 @@ from nerve.config.loading import (
     default_cache_dir,
     environment_without_overrides,
     expand_home,
+    has_phonenumbers,
     load_api_key,
     load_config,
     overridden_keys,
     parse_config,
     read_secret,
 )
+from nerve.config.naming import model_name
+from nerve.config.redaction_key import load_redaction_key
 from nerve.config.schema import (
     BatchingConfig,
     CheckpointConfig,
@@ -25,7 +28,9 @@ from nerve.config.schema import (
     LogLevel,
     ModelConfig,
     Precision,
+    RedactionConfig,
     RuntimeConfig,
+    Score,
     ServerConfig,
     TlsConfig,
 )
@@ -44,7 +49,9 @@ __all__ = [
     "LogLevel",
     "ModelConfig",
     "Precision",
+    "RedactionConfig",
     "RuntimeConfig",
+    "Score",
     "ServerConfig",
     "TlsConfig",
     "cache_dir_of",
@@ -55,8 +62,11 @@ __all__ = [
     "environment_without_overrides",
     "expand_home",
     "find_config",
+    "has_phonenumbers",
     "load_api_key",
     "load_config",
+    "load_redaction_key",
+    "model_name",
     "overridden_keys",
     "parse_config",
     "read_secret",

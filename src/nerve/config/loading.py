@@ -21,6 +21,7 @@ import yaml
 from nerve.config.schema import CheckpointSource, Config, ServerConfig
 from nerve.config.truss import from_truss
 from nerve.errors import ConfigError
+from nerve.types import PatternName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,11 @@ ENV_API_KEY = "NERVE_API_KEY"
 _API_KEY_FILE = "server.api_key_file"
 _OTLP_PROTOCOL = "http/protobuf"
 # What platforms say, and the key that it means (Vertex AI).
-_PLATFORM_KEYS = {"AIP_HTTP_PORT": "server.port"}
+_PLATFORM_KEYS = {
+    "AIP_HTTP_PORT": "server.port",
+    "AIP_HEALTH_ROUTE": "server.vertex_health_route",
+    "AIP_PREDICT_ROUTE": "server.vertex_predict_route",
+}
 
 SectionT = TypeVar("SectionT", bound=msgspec.Struct)
 
@@ -94,7 +99,16 @@ def parse_config(
         raise ConfigError(_explain(str(error))) from error
     if config.tracing.endpoint is not None and not _has_opentelemetry():
         raise ConfigError("tracing.endpoint needs OpenTelemetry: install nerve[otel], or remove the key")
+    if PatternName.PHONE_NUMBER in config.runtime.patterns and not has_phonenumbers():
+        raise ConfigError(
+            "runtime.patterns: phone_number needs phonenumbers: install nerve[phone], or leave it out"
+        )
     return _anchor_paths(config, folder)
+
+
+def has_phonenumbers() -> bool:
+    """Tell whether the extra that the pattern `phone_number` needs is installed."""
+    return importlib.util.find_spec("phonenumbers") is not None
 
 
 def load_api_key(server: ServerConfig) -> str | None:
@@ -375,6 +389,7 @@ def _anchor_paths(config: Config, folder: Path) -> Config:
     if server.tls is not None:
         tls = anchor(server.tls, "server.tls", "certificate", "key", "client_ca", "key_password_file")
         server = msgspec.structs.replace(server, tls=tls)
+    redaction = anchor(config.redaction, "redaction", "key_file")
     model = anchor(config.model, "model", "cache_dir")
     model = msgspec.structs.replace(model, checkpoint_repository=checkpoint)
-    return msgspec.structs.replace(config, model=model, server=server)
+    return msgspec.structs.replace(config, model=model, server=server, redaction=redaction)

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import enum
+import re
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from nerve.types import AggregationStrategy, OffsetUnit, RawScoresAs
+from nerve.config.operators import DEFAULT, Operator, Replace
+from nerve.types import AggregationStrategy, EntityStrategy, OffsetUnit, PatternName, RawScoresAs
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
@@ -22,6 +24,13 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 # It stands in paths of routes, and in logs.
 ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
 Route = Annotated[str, Meta(pattern="^/.")]
+AnyRoute = Annotated[str, Meta(pattern="^/")]
+Name = Annotated[str, Meta(min_length=1)]
+Score = Annotated[float, Meta(ge=0, le=1)]
+
+# An origin as browsers send it (RFC 6454, 6.2), without the port that its scheme has anyway.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 # `limits.max_request_tokens` and `max_pending_bytes`, where they are not set: so many texts, and bodies, of the most.
 _TEXTS_OF_MOST_TOKENS = 4
@@ -151,6 +160,12 @@ class RuntimeConfig(_Section, frozen=True):
     raw_scores: bool = False
     raw_scores_as: RawScoresAs = RawScoresAs.PROBABILITIES
     offset_unit: OffsetUnit = OffsetUnit.CODE_POINT
+    entity_strategy: EntityStrategy = EntityStrategy.AUTO
+    labels: list[Name] | None = None
+    min_score: Score | dict[Name, Score] = 0.0
+    rename_labels: dict[Name, Name] = {}
+    patterns: list[PatternName] = []
+    viterbi_operating_point: Name = "default"
 
 
 class BatchingConfig(_Section, frozen=True):
@@ -230,12 +245,34 @@ class ServerConfig(_Section, frozen=True):
     log_level: LogLevel = LogLevel.INFO
     access_log: bool = False
     endpoints: list[str] | None = None
+    playground: bool = True
+    cors_origins: list[str] = []
+    vertex_health_route: AnyRoute | None = None
+    vertex_predict_route: AnyRoute | None = None
     api_key_file: str | None = None
     tls: TlsConfig | None = None
     canary_interval_ms: PositiveInt | None = 10_000
     canary_timeout_ms: PositiveInt = 10_000
     drain_delay_ms: NonNegativeInt = 0
     drain_timeout_ms: PositiveInt = 30_000
+
+    def __post_init__(self) -> None:
+        """Refuse what a browser never sends as an origin: it would let nobody in, and nobody would see why."""
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin) or origin.endswith(
+                _DEFAULT_PORTS.get(origin.partition(":")[0], "/")
+            ):
+                raise ValueError(
+                    f"cors_origins: {origin!r} is no origin; write scheme, host and port (not the usual one), in "
+                    "lower case and without a path, as https://app.example.com"
+                )
+
+
+class RedactionConfig(_Section, frozen=True):
+    """What is put in the place of entities."""
+
+    operators: dict[Name, Operator] = msgspec.field(default_factory=lambda: {DEFAULT: Replace()})
+    key_file: str | None = None
 
 
 class TracingConfig(_Section, frozen=True):
@@ -253,4 +290,5 @@ class Config(_Section, frozen=True):
     limits: LimitsConfig = LimitsConfig()
     cpu: CpuConfig = CpuConfig()
     server: ServerConfig = ServerConfig()
+    redaction: RedactionConfig = RedactionConfig()
     tracing: TracingConfig = TracingConfig()

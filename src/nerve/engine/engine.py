@@ -16,24 +16,28 @@ import math
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from nerve.engine.cancel import Cancel
 from nerve.engine.pool import Pool
 from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, stack_of
+from nerve.models.decoding import why_no_viterbi
 from nerve.scheduling.batching import Job
 from nerve.scheduling.lane import Lane
 from nerve.scheduling.queue import Queue
 from nerve.scheduling.threads import EngineThread
 from nerve.text.aggregation import decode_texts, needs_logits
+from nerve.text.filters import check_asked
 from nerve.text.tokenizer import too_many_tokens
-from nerve.types import Prediction, PredictOptions, Row, Timings, TokenizedText
+from nerve.types import AggregationStrategy, Prediction, PredictOptions, Row, Timings, TokenizedText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nerve.models.model import Model
-    from nerve.types import TokenScores
+    from nerve.types import Summary, TokenScores
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +213,18 @@ class Engine:
         self, tokenized: list[TokenizedText], scores: list[TokenScores], options: PredictOptions
     ) -> list[list[Row]]:
         """Merge the windows of each text and make its rows."""
-        return decode_texts(tokenized, scores, self.model.labels, self.model.vocabulary, options)
+        model = self.model
+        return decode_texts(tokenized, scores, model.labels, model.vocabulary, options, model.decoder)
+
+    def complete(self, options: PredictOptions) -> PredictOptions:
+        """Fill in and check what depends on the model. Raises `InvalidRequest`."""
+        if options.aggregation_strategy is None:
+            options = structs.replace(options, aggregation_strategy=self.model.entity_strategy)
+        if options.aggregation_strategy is AggregationStrategy.VITERBI and self.model.decoder is None:
+            raise InvalidRequest(f"aggregation_strategy: {why_no_viterbi()}")
+        if options.filter is not None:
+            check_asked(options.filter, self.model.labels.entity_labels)
+        return options
 
     def _deliver(self, jobs: list[Job]) -> None:
         """Go on with finished jobs; called once per batch, by the thread that ran it."""
@@ -256,7 +271,7 @@ class Call:
         texts: Sequence[str],
         options: PredictOptions,
         deadline: float,
-        done: Callable[[Outcome], None],
+        done: Callable[[Any], None],
         cancel: Cancel,
     ) -> None:
         self._engine = engine
@@ -274,6 +289,7 @@ class Call:
         """Tokenize, here or on the pool; on_pool: they are the same."""
         engine = self._engine
         try:
+            self._options = engine.complete(self._options)
             n_characters = sum(map(len, self._texts))
             engine.check_room(n_characters, self._deadline)
             if n_characters <= _INLINE_CHARACTERS:
@@ -335,20 +351,23 @@ class Call:
             scores = job.scores()
             started = time.perf_counter()
             if job.n_tokens > INLINE_TOKENS:
-                work = partial(engine.make_rows, self._tokenized, scores, self._options)
+                work = partial(self._make, scores)
                 engine.pool.run(work, partial(self._finish, job, started), self._end, self._cancel)
                 return
-            rows = engine.make_rows(self._tokenized, scores, self._options)
+            made = self._make(scores)
         except Exception as error:  # noqa: BLE001 - whoever waits must get it
             self._end(error)
             return
-        self._finish(job, started, rows)
+        self._finish(job, started, made)
 
-    def _finish(self, job: Job, started: float, rows: list[list[Row]]) -> None:
+    def _make(self, scores: list[TokenScores]) -> list[Any]:
+        return self._engine.make_rows(self._tokenized, scores, self._options)
+
+    def _finish(self, job: Job, started: float, made: list[Any]) -> None:
         seconds = time.perf_counter() - started
-        self._end(make_prediction(self._tokenized, rows, job, self._tokenize_seconds, seconds))
+        self._end(make_prediction(self._tokenized, made, job, self._tokenize_seconds, seconds))
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Summary | Exception) -> None:
         self._cancel.end()
         done, self._done = self._done, _nobody  # lets go of whoever waited, who holds this call
         done(outcome)
@@ -388,5 +407,5 @@ def _call_each(waiters: list[Callable[[], None]]) -> None:
             log.error("a defect while an answer was made: %s", stack_of(error))
 
 
-def _nobody(outcome: Outcome) -> None:
+def _nobody(outcome: Summary | Exception) -> None:
     """Take the outcome of a call that has ended already."""

@@ -38,6 +38,7 @@ def submit(engine: Engine, texts: Sequence[str], options: PredictOptions) -> Sub
     Any thread may call this. The answer is had by `collect`. Raises `PredictError`s.
     """
     started = time.perf_counter()
+    options = engine.complete(options)
     tokenized = engine.tokenize(texts, options)
     tokenize_seconds = time.perf_counter() - started
     job = make_job(tokenized, options, math.inf)

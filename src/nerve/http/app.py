@@ -15,63 +15,49 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import nerve
-from nerve.endpoints.protocol import JSON_TYPE
+from nerve.endpoints.protocol import JSON_TYPE, ModelFacts
 from nerve.engine.canary import Canary
 from nerve.engine.engine import Engine
 from nerve.errors import DeadlineExceeded, InvalidRequest, Unauthorized, Unavailable
+from nerve.http.cors import Cors
 from nerve.http.exchange import Exchange, Service
 from nerve.http.in_flight import InFlight
 from nerve.http.openapi import build_openapi
 from nerve.http.pending import PendingBytes
 from nerve.http.refusals import Refusals
 from nerve.http.request import Headers, Request, Response
-from nerve.http.responses import encode_json, error_body, error_response
+from nerve.http.responses import encode_json, error_response
+from nerve.http.routing import Routing
 from nerve.observability.defects import log_defect, survive
 from nerve.observability.metrics import CONTENT_TYPE as METRICS_TYPE
+from nerve.pages import PATHS, PLAYGROUND, Pages, wants_html
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nerve.config import Config
-    from nerve.endpoints.protocol import Endpoint
+    from nerve.endpoints import Served
+    from nerve.endpoints.protocol import GetRoute, PostRoute
     from nerve.http.request import Handler
     from nerve.models.model import Model
     from nerve.observability.metrics import Metrics
 
 _MAX_REQUEST_ID_LENGTH = 128
 _AUTH_SCHEMES = ("bearer", "api-key")
-_UNKNOWN = "unknown"
 _OVERLOADED = 429
-_GET_ROUTES = ("/", "/health", "/health/live", "/health/ready", "/info", "/metrics", "/openapi.json")
-# Routes that answer without an API key, and who asks there without one. All else wants it, be it a route or not; so
-# does whatever is posted.
-OPEN_ROUTES = {
-    "/": "probes",
-    "/health": "probes",
-    "/health/live": "probes",
-    "/health/ready": "probes",
-    "/metrics": "scrapes",
-}
-
 # Share of the connections that requests and refusals may take which wait; the rest is for those who come.
 _KEPT_SHARE = 0.9
-
-
-def routes_of(endpoints: Mapping[str, Endpoint]) -> list[str]:
-    """Return what requests are counted by: every route, and `unknown`."""
-    return [*dict.fromkeys((*_GET_ROUTES, *endpoints)), _UNKNOWN]
 
 
 class App:
     """One worker's application. Its life: starting, `ready`, draining, closed.
 
-    endpoints: by the routes that are posted to.
+    endpoints: what they serve, by path.
     """
 
     def __init__(
-        self, config: Config, api_key: str | None, metrics: Metrics, endpoints: Mapping[str, Endpoint]
+        self, config: Config, api_key: str | None, metrics: Metrics, endpoints: Mapping[str, Served]
     ) -> None:
-        self._endpoints = endpoints
         self._limits = config.limits
         self._batching = config.batching
         self._api_key = api_key.encode() if api_key else None
@@ -87,9 +73,12 @@ class App:
         self._is_complete: Callable[[], bool] = _always
         self._canary: Canary | None = None
         self._info = b""
-        self._openapi = encode_json(build_openapi(endpoints, needs_key=api_key is not None))
+        self._openapi = encode_json(
+            build_openapi(endpoints, needs_key=api_key is not None, has_pages=config.server.playground)
+        )
         self._is_draining: Callable[[], bool] = lambda: False
-        self._gets: dict[str, Callable[[Headers], Response]] = {
+        self._facts = ModelFacts(())
+        own = {
             "/": self._ready,
             "/health": self._ready,
             "/health/live": self._live,
@@ -98,6 +87,10 @@ class App:
             "/metrics": self._get_metrics,
             "/openapi.json": self._get_openapi,
         }
+        self._pages = Pages() if config.server.playground else None
+        self._cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
+        self._routing = Routing(endpoints, own, self._get_of, PATHS if self._pages else ())
+        self._posts = self._routing.posts
 
     def start(
         self,
@@ -131,6 +124,7 @@ class App:
             max_request_tokens=self._limits.most_request_tokens,
         )
         self._info = encode_json(describe(model, config))
+        self._facts = ModelFacts(model.labels.entity_labels)
         self._is_draining = is_draining
         self._metrics.set_engine_threads(model.n_threads)
         if config.server.canary_interval_ms is not None:
@@ -167,23 +161,46 @@ class App:
         Any thread may call this.
         """
         started = time.monotonic()
+        if self._cors is not None:
+            request = self._cors.wrap(request)
         path, method = request.path, request.method
         request_id = _request_id(request)
         headers: Headers = [("content-type", JSON_TYPE), ("x-request-id", request_id)]
-        endpoint = self._endpoints.get(path) if method == "POST" else None
+        post = self._posts.get(path) if method == "POST" else None
         try:
-            if endpoint is not None:
+            if post is not None:
                 headers.append(("cache-control", "no-store"))  # it holds what the client's text holds
-            if endpoint is not None or path not in OPEN_ROUTES:
                 self._authorize(request)
-            if endpoint is not None:
-                self._predict(endpoint, request, request_id, headers, started)
+                self._predict(post, request, request_id, headers, started)
                 return
-            get = self._gets.get(path) if method in ("GET", "HEAD") else None
-            response = get(headers) if get is not None else self._no_route(path, headers)
+            response = self._for_browser(request, headers) or self._get(request, headers)
         except Exception as error:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
-            response = error_response(error, headers, request_id)
-        self._answer(request, response)
+            response = error_response(error, headers, request_id, self._routing.errors_of(method, path))
+        self._answer(request, self._routing.counted_as(method, path), response)
+
+    def _for_browser(self, request: Request, headers: Headers) -> Response | None:
+        """Answer what browsers ask for without a key: whether a page may call, and pages, which hold no data."""
+        path, method = request.path, request.method
+        if self._cors is not None and (preflight := self._cors.preflight(request, headers)) is not None:
+            return preflight
+        if self._pages is None or method not in ("GET", "HEAD"):
+            return None
+        if path == PLAYGROUND and not wants_html(request.header("accept")):
+            headers.append(("vary", "accept"))
+            return None
+        if path != PLAYGROUND and path not in PATHS:
+            return None
+        page = self._pages.answer(path, request.header)
+        headers[0] = ("content-type", page.content_type)
+        return Response(page.status, [*headers, *page.headers.items()], page.body)
+
+    def _get(self, request: Request, headers: Headers) -> Response:
+        """Answer what is no prediction."""
+        path, method = request.path, request.method
+        if not self._routing.is_open(path):
+            self._authorize(request)
+        get = self._routing.gets.get(path) if method in ("GET", "HEAD") else None
+        return get(headers) if get is not None else self._routing.refuse(method, path, headers)
 
     def busy_ports(self) -> set[int]:
         """Return the ports of the clients whose requests are under way."""
@@ -191,11 +208,11 @@ class App:
 
     def route_of(self, path: str) -> str:
         """Return the route of a path, `unknown` for any that is none: a path is the client's, and may hold anything."""
-        return path if path in self._gets or path in self._endpoints else _UNKNOWN
+        return self._routing.route_of(path)
 
-    def _answer(self, request: Request, response: Response) -> None:
+    def _answer(self, request: Request, counted_as: tuple[str, str], response: Response) -> None:
         try:
-            self._metrics.record_answer(self.route_of(request.path), response.status)
+            self._metrics.record_answer(counted_as, response.status)
             if (
                 response.rejection is not None and request.method == "POST"
             ):  # an unready probe is no rejection
@@ -208,15 +225,14 @@ class App:
             request.respond(response)
 
     def _predict(
-        self, endpoint: Endpoint, request: Request, request_id: str, headers: Headers, started: float
+        self, route: PostRoute, request: Request, request_id: str, headers: Headers, started: float
     ) -> None:
         service = self._service
         if service is None:
             raise Unavailable(f"{self._unready_reason}; send the request again later")
         deadline = self._deadline(request, started)
-        codec = endpoint.choose_codec(request.header)
-        answer = partial(self._answer, request)
-        Exchange(service, request, codec, request_id, headers, answer, started, deadline).begin()
+        answer = partial(self._answer, request, (route.endpoint, route.path))
+        Exchange(service, request, route, request_id, headers, answer, started, deadline).begin()
 
     def _deadline(self, request: Request, started: float) -> float:
         """Return the `time.monotonic()` by which the answer must be ready; the nearest limit wins."""
@@ -245,18 +261,6 @@ class App:
                 "the API key is missing or wrong; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
             )
 
-    def _no_route(self, path: str, headers: Headers) -> Response:
-        allowed = [
-            *(["GET", "HEAD"] if path in self._gets else []),
-            *(["POST"] if path in self._endpoints else []),
-        ]
-        if not allowed:
-            routes = " and ".join(f"POST {route}" for route in self._endpoints if route != "/")
-            return error_body(404, "NotFound", f"no such route; predictions are at {routes}", headers)
-        names = ", ".join(allowed)
-        headers.append(("allow", names))
-        return error_body(405, "MethodNotAllowed", f"{path} takes {names}", headers)
-
     def _live(self, headers: Headers) -> Response:
         return Response(200, headers, encode_json({"status": "live"}))
 
@@ -273,6 +277,13 @@ class App:
             raise Unavailable("starting: another worker is loading the model")
         self._is_complete = _always
         return Response(200, headers, encode_json({"status": "ready"}))
+
+    def _get_of(self, route: GetRoute, headers: Headers) -> Response:
+        """Answer what an endpoint has to be got."""
+        if route.when_ready:
+            self._ready(headers)
+        body = route.body if isinstance(route.body, bytes) else route.body(self._facts)
+        return Response(200, headers, body)
 
     def _get_info(self, headers: Headers) -> Response:
         if self._service is None:
@@ -322,6 +333,8 @@ def describe(model: Model, config: Config) -> dict[str, object]:
         "provider": model.backend.provider,
         "id2label": {str(index): name for index, name in enumerate(model.labels.names)},
         "label_scheme": model.labels.scheme.value,
+        "entity_labels": model.labels.entity_labels,
+        "entity_strategy": model.entity_strategy.value,
         "max_length": model.lengths.max_length,
         "max_length_from": model.lengths.max_length_from,
         "window_tokens": model.lengths.window_tokens,

@@ -21,6 +21,9 @@ from nerve.observability.defects import log_defect
 if TYPE_CHECKING:
     from nerve.http.request import Request, Response
 
+# Answers whose content length would be another one's, or is forbidden (RFC 9110, 8.6).
+_WITHOUT_BODY = (204, 304)
+
 AsgiScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -186,4 +189,6 @@ class Application:
 
 def _encode_headers(response: Response) -> list[tuple[bytes, bytes]]:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    if response.status in _WITHOUT_BODY:
+        return headers
     return [*headers, (b"content-length", str(len(response.body)).encode())]

@@ -17,24 +17,30 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from nerve.engine.cancel import Cancel
+from nerve.engine.codec import IdQuery, Query, Reply
 from nerve.engine.engine import INLINE_TOKENS
+from nerve.engine.ids import start_ids
 from nerve.errors import ClientGone, DeadlineExceeded, PayloadTooLarge
 from nerve.http.gzip import INLINE_BYTES, gunzip, is_gzip
 from nerve.http.pending import UNCOUNTED_BYTES, PendingBytes, Share
 from nerve.http.request import Body, Headers, Response
 from nerve.http.responses import error_response
 from nerve.observability.defects import survive
-from nerve.types import Summary
+from nerve.types import Logits, Summary, Timings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nerve.config import LimitsConfig
-    from nerve.engine.codec import Codec, Query
+    from nerve.endpoints.protocol import PostRoute
     from nerve.engine.engine import Engine, Outcome
     from nerve.http.in_flight import InFlight
     from nerve.http.request import Request
     from nerve.observability.metrics import Metrics
+    from nerve.types import Prediction
+
+# What is reported of an answer that needed no model.
+_NOTHING_COMPUTED = Summary(0, [], 0, Timings(0.0, 0.0, 0.0, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class Exchange:
     """One prediction under way.
 
     headers: of the answer so far, content type first.
-    codec: reads the body and writes the answer.
+    route: gives what reads the body and writes the answer, and how the format says no; raises what that raises.
     answer: called once with the response.
     started: `time.monotonic()` of the request's head.
     deadline: `time.monotonic()` at which it must be answered.
@@ -62,6 +68,7 @@ class Exchange:
         "_answer",
         "_cancel",
         "_codec",
+        "_errors",
         "_headers",
         "_is_gzip",
         "_is_read",
@@ -78,7 +85,7 @@ class Exchange:
         self,
         service: Service,
         request: Request,
-        codec: Codec,
+        route: PostRoute,
         request_id: str,
         headers: Headers,
         answer: Callable[[Response], None],
@@ -87,13 +94,14 @@ class Exchange:
     ) -> None:
         self._service = service
         self._request = request
-        self._codec = codec
+        self._codec = route.choose_codec(request.header)
+        self._errors = route.errors
         self._request_id = request_id
         self._headers = headers
         self._answer = answer
         self._started = started
         self.deadline = deadline
-        self._query: Query | None = None
+        self._query: Query | IdQuery | None = None
         self._is_gzip = False
         self._is_read = False
         self._cancel = Cancel()
@@ -158,32 +166,54 @@ class Exchange:
 
     def _on_plain_body(self, body: Body, on_pool: bool = False) -> None:
         try:
-            self._query = query = self._codec.decode(body)
+            query = self._codec.decode(body)
+            if isinstance(query, Reply):
+                self._reply(query, len(body), on_pool=on_pool)
+                return
+            self._query = query
+            engine = self._service.engine
+            if isinstance(query, IdQuery):
+                start_ids(engine, query.ids, self.deadline, self._on_outcome, self._cancel)
+                return
             if len(body) > UNCOUNTED_BYTES:
                 self._count(query.texts)
-            self._service.engine.start(
-                query.texts, query.options, self.deadline, self._on_outcome, self._cancel, on_pool
-            )
+            engine.start(query.texts, query.options, self.deadline, self._on_outcome, self._cancel, on_pool)
         except Exception as failure:  # noqa: BLE001 - see `_on_body`
             self._fail(failure)
 
-    def _on_outcome(self, outcome: Outcome) -> None:
+    def _reply(self, reply: Reply, n_bytes: int, *, on_pool: bool) -> None:
+        """Answer without the model, here or on the pool."""
+        then = partial(self._on_encoded, _NOTHING_COMPUTED)
+        if n_bytes <= UNCOUNTED_BYTES or on_pool:
+            then(reply.write())
+            return
+        pool = self._service.engine.pool
+        pool.check()
+        pool.run(reply.write, then, self._fail, self._cancel)
+
+    def _on_outcome(self, outcome: Outcome | Logits) -> None:
         if isinstance(outcome, Exception):
             self._fail(outcome)
             return
-        query = self._query
-        assert query is not None  # noqa: S101 - it was decoded before
         try:
             if outcome.n_tokens > INLINE_TOKENS:
-                work = partial(self._codec.encode, query, outcome.rows)
+                work = partial(self._encode, outcome)
                 then = partial(self._on_encoded, outcome)
                 self._service.engine.pool.run(work, then, self._fail, self._cancel)
                 return
-            encoded = self._codec.encode(query, outcome.rows)
+            encoded = self._encode(outcome)
         except Exception as error:  # noqa: BLE001 - see `_on_body`
             self._fail(error)
             return
         self._on_encoded(outcome, encoded)
+
+    def _encode(self, outcome: Prediction | Logits) -> bytes:
+        query = self._query
+        if isinstance(outcome, Logits):
+            assert isinstance(query, IdQuery)  # noqa: S101 - it asked for them
+            return query.write(outcome.logits)
+        assert isinstance(query, Query)  # noqa: S101 - it was decoded before
+        return self._codec.encode(query, outcome.rows)
 
     def _on_encoded(self, summary: Summary, encoded: bytes) -> None:
         now = time.monotonic()
@@ -201,7 +231,7 @@ class Exchange:
             service.metrics.record_prediction(summary, seconds, engine.queued_tokens, engine.queued_requests)
             add_prediction_headers(headers, summary, seconds)
         except Exception as error:  # noqa: BLE001 - nobody else would answer: it is in flight no more
-            self._answer(error_response(error, headers, self._request_id))
+            self._answer(error_response(error, headers, self._request_id, self._errors))
             return
         headers[0] = ("content-type", self._codec.media_type)
         self._answer(Response(200, headers, encoded, summary=summary))
@@ -214,7 +244,7 @@ class Exchange:
     def _fail(self, error: Exception) -> None:
         if self._service.in_flight.remove(self):
             self._let_go()
-            self._answer(error_response(error, self._headers, self._request_id))
+            self._answer(error_response(error, self._headers, self._request_id, self._errors))
 
     def _count(self, texts: list[str]) -> None:
         """Take room for texts that may be large. Raises `Overloaded`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,13 +14,14 @@ from nerve.http.responses import ErrorBody
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nerve.endpoints.protocol import Description, Endpoint
+    from nerve.endpoints import Served
+    from nerve.endpoints.protocol import ErrorForm, GetRoute, PostRoute
 
 _REF = "#/components/schemas/{name}"
 _PREDICT_ERRORS = {
-    "400": "The body is not JSON or MessagePack, or is cut short",
+    "400": "The body is not of the content type, or is cut short",
     "413": "The body, decoded, is above limits.max_body_bytes",
-    "415": "The content type is neither JSON nor MessagePack, or the content encoding neither gzip nor identity",
+    "415": "The content type is none of those listed, or the content encoding neither gzip nor identity",
     "422": "Wrong types, unknown fields, or a limit is exceeded",
     "429": "Too much waits, and the error says what; retry-after says when to try again",
     "500": "A defect of the server",
@@ -36,21 +38,27 @@ _UNREADY = {"503": "The server is starting or shutting down, or its device faile
 _DEFECT = {"500": "A defect of the server"}
 _MAX_HEADER_MILLISECONDS = 10**15 - 1
 _STRING, _INTEGER = {"type": "string"}, {"type": "integer"}
+_PAGE, _HTML_TYPE = {"type": "string", "description": "A page for people"}, "text/html"
 
 
-def build_openapi(endpoints: Mapping[str, Endpoint], *, needs_key: bool) -> dict[str, Any]:
+def build_openapi(
+    endpoints: Mapping[str, Served], *, needs_key: bool, has_pages: bool = False
+) -> dict[str, Any]:
     """Return the document.
 
-    endpoints: by route, `/` among them. needs_key: clients must send an API key.
+    endpoints: what they serve, by path, `/` among them. needs_key: clients must send an API key. has_pages: browsers
+    are shown pages.
     """
     (error,), schemas = msgspec.json.schema_components([ErrorBody], ref_template=_REF)
     keyed = _UNAUTHORIZED if needs_key else {}
     paths: dict[str, dict[str, Any]] = {}
-    for route, endpoint in endpoints.items():
-        found = endpoint.describe()
-        schemas |= found.schemas
-        name = "predict_root" if route == "/" else route.strip("/").replace("/", "_")
-        paths[route] = {"post": _post(name, found, error, keyed, needs_key)}
+    for path, here in endpoints.items():
+        operations = paths.setdefault(path, {})
+        if here.post is not None:
+            schemas |= here.post.describe().schemas
+            operations["post"] = _post(here.post, error, keyed, needs_key)
+        if here.get is not None:
+            operations |= _get_of(here.get, error, keyed, needs_key)
     fixed = {
         "/": _get("health_root", "Readiness", _STATUS, error, _UNREADY),
         "/health": _get("health", "Readiness", _STATUS, error, _UNREADY),
@@ -64,6 +72,10 @@ def build_openapi(endpoints: Mapping[str, Endpoint], *, needs_key: bool) -> dict
             "openapi", "This document", {"type": "object"}, error, keyed, _security(needs_key)
         ),
     }
+    if has_pages:
+        fixed["/docs"] = _get("docs", "This document, as a page", _PAGE, error)
+        content = fixed["/"]["get"]["responses"]["200"]["content"]
+        content[_HTML_TYPE] = {"schema": _PAGE}  # to whoever names it first in `accept`
     for route, operations in fixed.items():
         paths[route] = {**paths.get(route, {}), **operations}
     return {
@@ -81,14 +93,20 @@ def build_openapi(endpoints: Mapping[str, Endpoint], *, needs_key: bool) -> dict
     }
 
 
-def _post(
-    name: str, found: Description, error: dict[str, Any], keyed: dict[str, str], needs_key: bool
-) -> dict[str, Any]:
+def _name_of(path: str) -> str:
+    """Return the operation id of a path."""
+    return re.sub(r"\W+", "_", path.strip("/")) or "predict_root"
+
+
+def _post(route: PostRoute, error: dict[str, Any], keyed: dict[str, str], needs_key: bool) -> dict[str, Any]:
     """Return the POST operation of an endpoint's route."""
+    found = route.describe()
+    errors = _in_form({**_PREDICT_ERRORS, **keyed}, route.errors)
     operation = {
-        "operationId": name,
+        "operationId": _name_of(route.path),
+        "tags": [route.endpoint],
         "summary": found.summary,
-        "parameters": [*_ID_PARAMETERS, *_DEADLINE_PARAMETERS],
+        "parameters": [*_ID_PARAMETERS, *_DEADLINE_PARAMETERS, *found.parameters],
         "requestBody": {
             "description": "With content-encoding: gzip it is decoded",
             "required": True,
@@ -100,25 +118,61 @@ def _post(
                 "headers": {**_ID_HEADER, **_NO_STORE_HEADER, **_PREDICTION_HEADERS},
                 "content": {kind: {"schema": found.answer} for kind in found.media_types},
             },
-            **_errors({**_PREDICT_ERRORS, **keyed}, error, {**_ID_HEADER, **_NO_STORE_HEADER}),
+            **_errors(errors, _schema_of(route.errors, error), {**_ID_HEADER, **_NO_STORE_HEADER}),
         },
         **_security(needs_key),
     }
-    operation["responses"]["429"]["headers"] |= _RETRY_HEADER
-    operation["responses"]["415"]["headers"] |= _ENCODING_HEADER
+    responses = operation["responses"]
+    responses[_status_in(route.errors, "429")]["headers"] |= _RETRY_HEADER
+    responses[_status_in(route.errors, "415")]["headers"] |= _ENCODING_HEADER
     return operation
+
+
+def _get_of(route: GetRoute, error: dict[str, Any], keyed: dict[str, str], needs_key: bool) -> dict[str, Any]:
+    """Return the operations of what an endpoint has to be got."""
+    is_keyed = needs_key and not route.is_health
+    errors = {**(_UNREADY if route.when_ready else {}), **(keyed if is_keyed else {})}
+    name = f"get_{_name_of(route.path)}"
+    form = _schema_of(route.errors, error)
+    found = _get(
+        name,
+        route.summary,
+        route.schema,
+        form,
+        _in_form(errors, route.errors),
+        _security(is_keyed),
+    )
+    return {method: {**operation, "tags": [route.endpoint]} for method, operation in found.items()}
+
+
+def _status_in(form: ErrorForm | None, status: str) -> str:
+    return status if form is None else str(form.status_of(int(status)))
+
+
+def _schema_of(form: ErrorForm | None, error: dict[str, Any]) -> dict[str, Any]:
+    return error if form is None else dict(form.schema)
+
+
+def _in_form(texts: dict[str, str], form: ErrorForm | None) -> dict[str, str]:
+    """Put the statuses of a format in place of the contract's; what shares one then is told together."""
+    found: dict[str, str] = {}
+    for status, text in texts.items():
+        there = _status_in(form, status)
+        found[there] = f"{found[there]}. {text}" if there in found else text
+    return found
 
 
 def _get(
     name: str,
     summary: str,
-    schema: dict[str, Any],
+    schema: Mapping[str, Any] | None,
     error: dict[str, Any],
     errors: dict[str, str] | None = None,
     security: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the GET and HEAD operations of a route."""
-    kind = "text/plain" if schema is _STRING else JSON_TYPE
+    kind = "text/plain" if schema is _STRING else _HTML_TYPE if schema is _PAGE else JSON_TYPE
+    content = {} if schema is None else {"content": {kind: {"schema": dict(schema)}}}
     found = {"description": summary, "headers": _ID_HEADER}
     failed = _errors({**_DEFECT, **(errors or {})}, error, _ID_HEADER)
     common = {"summary": summary, "parameters": _ID_PARAMETERS, **(security or {})}
@@ -130,7 +184,7 @@ def _get(
         "get": {
             **common,
             "operationId": name,
-            "responses": {"200": {**found, "content": {kind: {"schema": schema}}}, **failed},
+            "responses": {"200": {**found, **content}, **failed},
         },
         "head": {**common, "operationId": f"{name}_head", "responses": {"200": found, **bare}},
     }
@@ -188,6 +242,8 @@ _INFO = {
         "provider": _STRING,
         "id2label": {"type": "object", "additionalProperties": _STRING},
         "label_scheme": _STRING,
+        "entity_labels": {"type": "array", "items": _STRING},
+        "entity_strategy": _STRING,
         "max_length": _INTEGER,
         "max_length_from": _STRING,
         "window_tokens": _INTEGER,

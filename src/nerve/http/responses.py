@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,6 +28,9 @@ from nerve.errors import (
 from nerve.http.gzip import ACCEPTED
 from nerve.http.request import Headers, Response
 from nerve.observability.defects import log_defect
+
+if TYPE_CHECKING:
+    from nerve.endpoints.protocol import ErrorForm
 
 log = logging.getLogger(__name__)
 
@@ -59,29 +63,33 @@ def encode_json(value: object) -> bytes:
     return msgspec.json.encode(value)
 
 
-def error_response(error: BaseException, headers: Headers, request_id: str) -> Response:
+def error_response(
+    error: BaseException, headers: Headers, request_id: str, form: ErrorForm | None = None
+) -> Response:
     """Return the answer to a failed request; `headers` are those it has so far, content type first.
+
+    form: how the request's format says no; None for the contract's own.
 
     Anything but a `PredictError` is a defect: fixed text outside, the stack in the log (without the message,
     which could quote the client's text). Never raises: whoever failed must be answered.
     """
     try:
         if isinstance(error, PredictError):
-            return _refusal(error, headers, request_id)
+            return _refusal(error, headers, request_id, form)
         log.error("defect while answering a request: %s", stack_of(error), extra={"request_id": request_id})
     except Exception as defect:  # noqa: BLE001 - an error that cannot be told is a defect, too
         log_defect(defect, "in an answer that says no")
-    return defect_response(headers)
+    return defect_response(headers, form)
 
 
-def defect_response(headers: Headers) -> Response:
+def defect_response(headers: Headers, form: ErrorForm | None = None) -> Response:
     """Return the answer to a request that met a defect, whose details are in the log."""
-    response = error_body(500, "Backend", "internal error; the server's log has the details", headers)
+    response = error_body(500, "Backend", "internal error; the server's log has the details", headers, form)
     response.rejection = PredictError.reason
     return response
 
 
-def _refusal(error: PredictError, headers: Headers, request_id: str) -> Response:
+def _refusal(error: PredictError, headers: Headers, request_id: str, form: ErrorForm | None) -> Response:
     if isinstance(error, (InferenceFailed, DeviceFailed)):
         log.error("the model failed on the request", extra={"request_id": request_id})
     # Another package may have made a class of its own of one of these.
@@ -90,12 +98,16 @@ def _refusal(error: PredictError, headers: Headers, request_id: str) -> Response
         headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
     elif isinstance(error, UnsupportedEncoding):
         headers.append(("accept-encoding", ACCEPTED))
-    response = error_body(status, kind, str(error), headers)
+    response = error_body(status, kind, str(error), headers, form)
     response.rejection = error.reason
     return response
 
 
-def error_body(status: int, kind: str, message: str, headers: Headers) -> Response:
-    """Return an answer that is not 200."""
+def error_body(
+    status: int, kind: str, message: str, headers: Headers, form: ErrorForm | None = None
+) -> Response:
+    """Return an answer that is not 200; status, kind: as the contract has them."""
     headers[0] = ("content-type", JSON_TYPE)
+    if form is not None:
+        return Response(form.status_of(status), headers, form.encode(message, kind))
     return Response(status, headers, encode_json(ErrorBody(error=message, error_type=kind)))

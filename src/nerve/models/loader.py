@@ -20,10 +20,11 @@ from nerve.checkpoint.settings import (
     why_made_up,
 )
 from nerve.checkpoint.tokenizer import open_tokenizer
-from nerve.config import CheckpointSource, Precision
+from nerve.config import Precision, model_name
 from nerve.errors import ModelError
 from nerve.graph import load_graph
 from nerve.models.agreement import Judge, check_agreement
+from nerve.models.decoding import read_decoding
 from nerve.models.limits import find_lengths, make_policy
 from nerve.models.model import Model
 from nerve.models.room import find_room, n_threads_of
@@ -34,7 +35,6 @@ from nerve.models.warm_up import prove
 from nerve.runtime.backend import GraphKind, OpenOptions
 from nerve.runtime.devices import choose_provider
 from nerve.scheduling.threads import EngineThread
-from nerve.text.labels import parse_labels
 from nerve.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nerve.checkpoint import ModelFolder
-    from nerve.config import Config, ModelConfig
+    from nerve.config import Config
     from nerve.graph import Graph
     from nerve.runtime.backend import Backend
 
@@ -56,7 +56,10 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     """
     started = time.monotonic()
     settings = read_config(folder.path)
-    labels = parse_labels(label_names(settings, str(folder.path)))
+    decoding = read_decoding(
+        label_names(settings, str(folder.path)), folder.path, config.runtime, config.redaction.operators
+    )
+    labels = decoding.labels
     if reason := why_made_up(settings):
         log.warning("%s: labels are called LABEL_0 to %s; add id2label for names", reason, labels.names[-1])
     raw_tokenizer, is_made = open_tokenizer(folder.path)
@@ -128,11 +131,13 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
                 raw_tokenizer.to_str(),
             )
         model = Model(
-            name=name_of(config.model, folder.model_id),
+            name=model_name(config.model),
             model_id=folder.model_id,
             revision=folder.revision,
             folder=folder.path,
             labels=labels,
+            decoder=decoding.decoder,
+            entity_strategy=decoding.entity_strategy,
             vocabulary=vocabulary,
             tokenizer=tokenizer,
             backend=backend,
@@ -158,13 +163,6 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
         model.backend.provider,
     )
     return model
-
-
-def name_of(model: ModelConfig, model_id: str) -> str:
-    """Return what clients call the model: `model.name`, or the last part of what it comes from."""
-    source = model.checkpoint_repository
-    where = source.path or "" if source.source is CheckpointSource.WHEEL else model_id
-    return model.name or where.rstrip("/").rpartition("/")[2]
 
 
 def _wrong_number_of_labels(settings: dict[str, Any], n_named: int, n_given: int | None) -> str:

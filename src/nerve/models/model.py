@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from nerve.text.aggregation import Vocabulary
     from nerve.text.labels import LabelSet
     from nerve.text.tokenizer import TextTokenizer
+    from nerve.text.viterbi import Decoder
+    from nerve.types import AggregationStrategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Model:
     """A loaded, proven and warm model.
 
     name: what clients call it. folder: the model folder. lengths: of a window, and where `truncate` cuts.
+    labels, decoder, entity_strategy: see `models.decoding.Decoding`.
     n_words: rows of the table of tokens; ids from there on must not reach the backend. None where it is not known.
     policy, n_threads, can_spread: as the backend has them.
     shares_cores: calls compute on the cores that the callers run on (CPU).
@@ -34,6 +37,8 @@ class Model:
     revision: str
     folder: Path
     labels: LabelSet
+    decoder: Decoder | None
+    entity_strategy: AggregationStrategy
     vocabulary: Vocabulary
     tokenizer: TextTokenizer
     backend: Backend

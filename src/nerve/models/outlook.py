@@ -19,7 +19,7 @@ from nerve.checkpoint.settings import (
     read_tokenizer_settings,
     why_made_up,
 )
-from nerve.config import Precision
+from nerve.config import Precision, model_name
 from nerve.errors import ModelError, StartupError
 from nerve.graph import is_buildable, load_graph
 from nerve.graph.preview import (
@@ -33,7 +33,6 @@ from nerve.graph.preview import (
     why_not_built,
 )
 from nerve.models.limits import find_lengths, make_policy
-from nerve.models.loader import name_of
 from nerve.models.room import find_room
 from nerve.models.tokens import limit_ids, warn_of_tokenizer
 from nerve.models.vocabulary import read_vocabulary
@@ -96,7 +95,7 @@ def foresee(config: Config, cache_dir: Path) -> Outlook:
     outlook = Outlook()
     source = config.model.checkpoint_repository
     outlook.model = {
-        "name": name_of(config.model, (source.repo or source.path or "")),
+        "name": model_name(config.model),
         "source": source.source.value,
     }
     try:
@@ -105,7 +104,7 @@ def foresee(config: Config, cache_dir: Path) -> Outlook:
         outlook.refused = str(error)
         return outlook
     outlook.model |= {"model_id": preview.model_id, "revision": preview.revision}
-    outlook.model["name"] = name_of(config.model, preview.model_id)
+    outlook.model["name"] = model_name(config.model)
     outlook.files = [File(name, preview.sizes.get(name), name in preview.here) for name in preview.used]
     outlook.download_bytes = sum(file.bytes or 0 for file in outlook.files if not file.is_here)
     if preview.refusal is not None:

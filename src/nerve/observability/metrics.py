@@ -71,12 +71,14 @@ _N_STATUSES = 600
 class Metrics(Collector):
     """All metrics of one worker; every name starts with `nerve_`.
 
-    routes: the routes that requests are counted by.
+    routes: what requests are counted by, pairs of endpoint and route.
     reasons: why predictions are not answered.
     shared_dir: folder in which several workers keep their numbers; None for one worker.
     """
 
-    def __init__(self, routes: Sequence[str], reasons: Sequence[str], shared_dir: Path | None = None) -> None:
+    def __init__(
+        self, routes: Sequence[tuple[str, str]], reasons: Sequence[str], shared_dir: Path | None = None
+    ) -> None:
         self._routes = {route: _REQUESTS + index * _N_STATUSES for index, route in enumerate(routes)}
         self._reasons = {
             reason: index for index, reason in enumerate(reasons, _REQUESTS + len(routes) * _N_STATUSES)
@@ -92,7 +94,7 @@ class Metrics(Collector):
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
-    def record_answer(self, route: str, status: int) -> None:
+    def record_answer(self, route: tuple[str, str], status: int) -> None:
         """Count one answered request; `route` is one of the constructor's."""
         with self._lock:
             self._numbers[self._routes[route] + status] += 1
@@ -160,11 +162,13 @@ class Metrics(Collector):
             yield CounterMetricFamily(name, text, value=numbers[index])
         for index, (name, text) in enumerate(_GAUGES, _GAUGE_SLICE.start):
             yield GaugeMetricFamily(name, text, value=numbers[index])
-        requests = CounterMetricFamily("nerve_requests", "Requests answered.", labels=["route", "status"])
-        for route, start in self._routes.items():
-            for status in range(_N_STATUSES):
-                if numbers[start + status]:
-                    requests.add_metric([route, str(status)], numbers[start + status])
+        requests = CounterMetricFamily(
+            "nerve_requests", "Requests answered.", labels=["endpoint", "route", "status"]
+        )
+        for (endpoint, route), start in self._routes.items():
+            for status, count in enumerate(numbers[start : start + _N_STATUSES]):
+                if count:
+                    requests.add_metric([endpoint, route, str(status)], count)
         yield requests
         rejections = CounterMetricFamily(
             "nerve_rejections", "Predictions not answered, by reason.", labels=["reason"]

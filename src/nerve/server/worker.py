@@ -26,9 +26,10 @@ from nerve.endpoints import create_endpoints
 from nerve.errors import REASONS, StartupError
 from nerve.graph import is_buildable
 from nerve.http.access_log import with_access_log
-from nerve.http.app import App, answer_defects, routes_of
+from nerve.http.app import App, answer_defects
 from nerve.http.asgi import Application
 from nerve.http.request import multiplexed_ports
+from nerve.http.routing import routes_of
 from nerve.models.loader import load_model
 from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging

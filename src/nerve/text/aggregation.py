@@ -20,25 +20,41 @@ Arrays here count T tokens of a text (special tokens included), W words, E entit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
-import orjson
 
+from nerve.text.filters import keeps
 from nerve.text.labels import results_type
+from nerve.text.offsets import positions_in, trim
+from nerve.text.scores import logits_of, merge_columns, score_vectors, shortest_floats, softmax
+from nerve.text.viterbi import path_scores
 from nerve.text.windows import merge_scores
-from nerve.types import AggregationStrategy, OffsetUnit, RawScoresAs, Row
+from nerve.types import AggregationStrategy, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from nerve.text.labels import LabelSet
-    from nerve.types import FloatArray, IntArray, PredictOptions, TokenizedText, TokenScores
+    from nerve.text.viterbi import Decoder
+    from nerve.types import EntityFilter, FloatArray, IntArray, PredictOptions, TokenizedText, TokenScores
 
     # Parallel lists over W words: first token, label id, score (float32 widened).
     Words = tuple[list[int], list[int], list[float]]
     # Half-open token range and the words in it: (first token, end token, first word, end word).
     Entity = tuple[int, int, int, int]
+
+
+class _Found(NamedTuple):
+    """Parallel lists over E entities: where they are in tokens and in code points, what they are, their scores."""
+
+    entities: list[Entity]
+    spans: list[tuple[int, int]]
+    tags: list[str]
+    values: list[float]
+
+
+_NEED_LOGITS = (AggregationStrategy.AVERAGE, AggregationStrategy.VITERBI)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +76,7 @@ class Vocabulary:
 
 def needs_logits(options: PredictOptions) -> bool:
     """Tell whether the best label of each token and its score are not enough to answer."""
-    return options.raw_scores or options.aggregation_strategy is AggregationStrategy.AVERAGE
+    return options.raw_scores or options.aggregation_strategy in _NEED_LOGITS
 
 
 def decode(
@@ -69,39 +85,35 @@ def decode(
     labels: LabelSet,
     vocabulary: Vocabulary,
     options: PredictOptions,
+    decoder: Decoder | None = None,
 ) -> list[Row]:
     """Give the rows of one text, in its order.
 
     `scores` covers the T tokens of `tokens`. Its `logits` are read only where `needs_logits` says so.
+    decoder: for `viterbi`; the engine refuses that strategy where the labels have none.
     """
     if options.aggregation_strategy is AggregationStrategy.NONE:
         return _token_rows(tokens, scores, labels, vocabulary, options)
-    if _is_all_outside(tokens, scores, labels):
+    is_viterbi = options.aggregation_strategy is AggregationStrategy.VITERBI
+    if _is_all_outside(tokens, scores, labels) and not (is_viterbi and decoder and decoder.has_biases):
         return []
-    entities, values, words = _entities(tokens, scores, labels, vocabulary, options.aggregation_strategy)
-    if not entities:
+    found = _entities(tokens, scores, labels, vocabulary, options, decoder)
+    if not found.entities:
         return []
     if options.raw_scores:
-        results = _entity_raw_results(scores, labels, options, entities)
+        results = _entity_raw_results(scores, labels, options, found.entities)
     else:
-        tags = labels.tags
-        label_ids = words[1]
-        results = [
-            {tags[label_ids[word]]: value}
-            for (_, _, word, _), value in zip(entities, shortest_floats(values), strict=True)
-        ]
-    offsets = tokens.offsets
-    spans = [(offsets[first][0], offsets[end - 1][1]) for first, end, _, _ in entities]
+        results = [{tag: value} for tag, value in zip(found.tags, found.values, strict=True)]
     text = tokens.text
-    positions = _positions(text, options.offset_unit)
+    positions = positions_in(text, options.offset_unit)
     if positions is None:
         return [
             Row(text[start:end], 0, start, end, result)
-            for (start, end), result in zip(spans, results, strict=True)
+            for (start, end), result in zip(found.spans, results, strict=True)
         ]
     return [
         Row(text[start:end], 0, positions[start], positions[end], result)
-        for (start, end), result in zip(spans, results, strict=True)
+        for (start, end), result in zip(found.spans, results, strict=True)
     ]
 
 
@@ -111,6 +123,7 @@ def decode_texts(
     labels: LabelSet,
     vocabulary: Vocabulary,
     options: PredictOptions,
+    decoder: Decoder | None = None,
 ) -> list[list[Row]]:
     """Give the rows of each text; `scores` are those of the windows of all texts, in order."""
     rows = []
@@ -123,7 +136,7 @@ def decode_texts(
             ranges = [(w.start, w.start + len(w.ids) - text.n_prefix - text.n_suffix) for w in text.windows]
             merged = merge_scores(parts, ranges, text.n_prefix, text.n_suffix)
         position += n_windows
-        rows.append(decode(text, merged, labels, vocabulary, options))
+        rows.append(decode(text, merged, labels, vocabulary, options, decoder))
     return rows
 
 
@@ -138,7 +151,7 @@ def _token_rows(
     options: PredictOptions,
 ) -> list[Row]:
     if options.raw_scores:
-        results = _raw_results(_score_vectors(scores, options.raw_scores_as), labels, options)
+        results = _raw_results(score_vectors(scores, options.raw_scores_as), labels.names, options)
     else:
         names = labels.names
         results = [
@@ -146,7 +159,7 @@ def _token_rows(
             for label, value in zip(scores.label_ids.tolist(), shortest_floats(scores.scores), strict=True)
         ]
     text = tokens.text
-    positions = _positions(text, options.offset_unit)
+    positions = positions_in(text, options.offset_unit)
     if positions is None:
         rows = [
             Row(text[start:end], token_id, start, end, result)
@@ -181,21 +194,56 @@ def _entities(
     scores: TokenScores,
     labels: LabelSet,
     vocabulary: Vocabulary,
-    strategy: AggregationStrategy,
-) -> tuple[list[Entity], FloatArray, Words]:
-    """Give the entities, their scores float32 (E,) and the words they stand on."""
+    options: PredictOptions,
+    decoder: Decoder | None,
+) -> _Found:
+    """Give the entities that are answered."""
     begin = tokens.n_prefix
     end = len(tokens.ids) - tokens.n_suffix
-    words = _words(tokens, scores, vocabulary, strategy, begin, end)
-    entities = _group(words, labels, end)
-    return entities, _entity_scores(words[2], entities), words
+    strategy = options.aggregation_strategy
+    offsets = tokens.offsets
+    if strategy is AggregationStrategy.VITERBI:
+        path = _best_path(scores, decoder, begin, end)
+        words: Words = (list(range(begin, end)), path.tolist(), [])
+        entities = _group(words, labels, end)
+        values = path_scores(logits_of(scores)[begin:end], path, entities, begin)
+        spans = trim(
+            tokens.text, [(offsets[first][0], offsets[stop - 1][1]) for first, stop, _, _ in entities]
+        )
+    else:
+        words = _words(tokens, scores, vocabulary, strategy, begin, end)
+        entities = _group(words, labels, end)
+        values = _entity_scores(words[2], entities)
+        spans = [(offsets[first][0], offsets[stop - 1][1]) for first, stop, _, _ in entities]
+    tags, label_ids = labels.tags, words[1]
+    found = _Found(
+        entities, spans, [tags[label_ids[word]] for _, _, word, _ in entities], shortest_floats(values)
+    )
+    if options.filter is None and strategy is not AggregationStrategy.VITERBI:
+        return found
+    return _filter(found, options.filter)
+
+
+def _filter(found: _Found, wanted: EntityFilter | None) -> _Found:
+    """Leave out what was not asked for, and spans of which trimming left nothing."""
+    kept = [
+        index
+        for index, (start, end) in enumerate(found.spans)
+        if start < end and (wanted is None or keeps(wanted, found.tags[index], found.values[index]))
+    ]
+    return _Found(
+        [found.entities[index] for index in kept],
+        [found.spans[index] for index in kept],
+        [found.tags[index] for index in kept],
+        [found.values[index] for index in kept],
+    )
 
 
 def _words(
     tokens: TokenizedText,
     scores: TokenScores,
     vocabulary: Vocabulary,
-    strategy: AggregationStrategy,
+    strategy: AggregationStrategy | None,
     begin: int,
     end: int,
 ) -> Words:
@@ -209,7 +257,7 @@ def _words(
     if not starts:
         return [], [], []
     if strategy is AggregationStrategy.AVERAGE:
-        return starts, *_average_words(_logits(scores), starts, end)
+        return starts, *_average_words(logits_of(scores), starts, end)
     label_ids: list[int] = scores.label_ids.tolist()
     values: list[float] = scores.scores.tolist()
     if strategy is AggregationStrategy.FIRST:
@@ -253,7 +301,7 @@ def _word_starts(tokens: TokenizedText, vocabulary: Vocabulary, begin: int, end:
 
 def _average_words(logits: FloatArray, starts: list[int], end: int) -> tuple[list[int], list[float]]:
     """Give label and score of each word by the mean of its tokens' score vectors."""
-    vectors = _softmax(logits[starts[0] : end])  # (T_real, L)
+    vectors = softmax(logits[starts[0] : end])  # (T_real, L)
     edges = np.array(starts) - starts[0]  # (W,)
     sums = np.add.reduceat(vectors, edges, axis=0)  # (W, L)
     counts = np.diff(edges, append=len(vectors))  # (W,)
@@ -306,39 +354,33 @@ def _entity_scores(values: list[float], entities: list[Entity]) -> FloatArray:
     return np.array(means, dtype=np.float32)
 
 
+# --- viterbi ----------------------------------------------------------------------------------------
+
+
+def _best_path(scores: TokenScores, decoder: Decoder | None, begin: int, end: int) -> IntArray:
+    if decoder is None:
+        raise AssertionError("this is a bug: viterbi was asked of labels that have no decoder")
+    return decoder.best_path(logits_of(scores)[begin:end], scores.label_ids[begin:end])
+
+
 # --- scores -----------------------------------------------------------------------------------------
-
-
-def _logits(scores: TokenScores) -> FloatArray:
-    if scores.logits is None:
-        raise AssertionError("this is a bug: options.needs_logits was true, but the scores hold no logits")
-    return scores.logits
-
-
-def _softmax(logits: FloatArray) -> FloatArray:
-    """Softmax in float32 over the last axis, (N, L) to (N, L)."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    result: FloatArray = powers / powers.sum(axis=-1, keepdims=True)
-    return result
-
-
-def _score_vectors(scores: TokenScores, raw_scores_as: RawScoresAs) -> FloatArray:
-    """Give what `raw_scores` prints for each token, float32 (T, L)."""
-    logits = _logits(scores)
-    return logits if raw_scores_as is RawScoresAs.LOGITS else _softmax(logits)
 
 
 def _entity_raw_results(
     scores: TokenScores, labels: LabelSet, options: PredictOptions, entities: list[Entity]
 ) -> list[dict[str, float]]:
-    vectors = _score_vectors(scores, options.raw_scores_as)  # (T, L)
+    vectors = score_vectors(scores, options.raw_scores_as)  # (T, L)
     means = np.stack([vectors[first:end].mean(axis=0) for first, end, _, _ in entities])  # (E, L)
-    return _raw_results(means, labels, options)
+    names = labels.full_names
+    if len(set(names)) < len(names):
+        names, means = merge_columns(names, means, options.raw_scores_as)
+    return _raw_results(means, names, options)
 
 
-def _raw_results(vectors: FloatArray, labels: LabelSet, options: PredictOptions) -> list[dict[str, float]]:
+def _raw_results(
+    vectors: FloatArray, names: tuple[str, ...], options: PredictOptions
+) -> list[dict[str, float]]:
     """Name the scores of (N, L) vectors."""
-    names = labels.names
     width = len(names)
     values = shortest_floats(vectors.reshape(-1))
     begins = range(0, len(values), width)
@@ -346,35 +388,3 @@ def _raw_results(vectors: FloatArray, labels: LabelSet, options: PredictOptions)
         make = cast("Callable[..., dict[str, float]]", results_type(names))
         return [make(*values[begin : begin + width]) for begin in begins]
     return [dict(zip(names, values[begin : begin + width], strict=True)) for begin in begins]
-
-
-# --- offsets ----------------------------------------------------------------------------------------
-
-
-def _positions(text: str, unit: OffsetUnit) -> list[int] | None:
-    """Give the position of every code point boundary in `unit`, or None where it is the boundary itself."""
-    if unit is OffsetUnit.CODE_POINT or text.isascii():
-        return None
-    # A lone surrogate has no UTF-8 form; it is counted as the three bytes of its code point.
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    widths = np.ones(len(points), dtype=np.int64)  # units of each code point
-    widths += points >= 0x10000
-    if unit is OffsetUnit.BYTE:
-        widths += points >= 0x80
-        widths += points >= 0x800
-    return [0, *np.cumsum(widths).tolist()]
-
-
-def shortest_floats(values: FloatArray) -> list[float]:
-    """Give the shortest decimals of a float32 array (N,), contiguous, as Python floats in its order.
-
-    A float32 widened to a Python float prints with 17 digits. What is wanted is the float64 nearest to the shortest
-    decimal that reads back as the same float32, since encoders print it as that: `float(str(numpy.float32(x)))`.
-    orjson prints float32 arrays by their shortest decimals (Ryu, https://doi.org/10.1145/3192366.3192369) and reads
-    decimals back as the nearest float64, both in a small part of the time that the loop takes.
-    """
-    text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
-    if b"n" in text:  # null, which stands for NaN and infinities
-        return [float(str(value)) for value in values]
-    floats: list[float] = orjson.loads(text)
-    return floats

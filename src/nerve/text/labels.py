@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 OUTSIDE = "O"
 # Prefixes beyond B- and I-, with the scheme they belong to.
@@ -48,11 +48,12 @@ class LabelScheme(enum.StrEnum):
 class LabelSet:
     """The labels of a model; every tuple is indexed by label id.
 
-    prefixes: one letter, or "" where the name has none.
+    names: as the model has them. prefixes: one letter, or "" where the name has none.
+    tags: as entities are answered, which `runtime.rename_labels` may have renamed; full_names: with the prefix before.
     outside: the id of `O`, or None for a model that labels every token (part-of-speech taggers).
     opens: True where the label always starts an entity (B- S- U-).
     closes: True where the label always ends one (E- L- S- U-).
-    tag_ids: equal for labels of the same tag; -1 where the tag is `O`, which is never an entity.
+    tag_ids: equal for labels of the same tag of the model; -1 where the tag is `O`, which is never an entity.
     """
 
     names: tuple[str, ...]
@@ -63,13 +64,23 @@ class LabelSet:
     opens: tuple[bool, ...]
     closes: tuple[bool, ...]
     tag_ids: tuple[int, ...]
+    full_names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def entity_labels(self) -> tuple[str, ...]:
+        """The labels that entities may have, each once, in the model's order."""
+        found = (tag for tag, tag_id in zip(self.tags, self.tag_ids, strict=True) if tag_id >= 0)
+        return tuple(dict.fromkeys(found))
 
-def parse_labels(names: Sequence[str]) -> LabelSet:
-    """Read the names of a model's labels, by label id; `nerve.checkpoint.settings` has them from `config.json`."""
+
+def parse_labels(names: Sequence[str], renamed: Mapping[str, str] | None = None) -> LabelSet:
+    """Read the names of a model's labels, by label id; `nerve.checkpoint.settings` has them from `config.json`.
+
+    renamed: new names of tags, by the model's. Tags that get one name stay entities of their own.
+    """
     names = tuple(names)
     scheme = _scheme_of(names)
     letters = _letters_of(scheme)
@@ -77,15 +88,19 @@ def parse_labels(names: Sequence[str]) -> LabelSet:
     tags = tuple(tag for _, tag in split)
     prefixes = tuple(prefix for prefix, _ in split)
     known = {tag: index for index, tag in enumerate(dict.fromkeys(tags))}
+    shown = tuple(tag if tag == OUTSIDE else (renamed or {}).get(tag, tag) for tag in tags)
     return LabelSet(
         names=names,
         prefixes=prefixes,
-        tags=tags,
+        tags=shown,
         scheme=scheme,
         outside=names.index(OUTSIDE) if OUTSIDE in names else None,
         opens=tuple(prefix in ("B", "S", "U") for prefix in prefixes),
         closes=tuple(prefix in ("E", "L", "S", "U") for prefix in prefixes),
         tag_ids=tuple(-1 if tag == OUTSIDE else known[tag] for tag in tags),
+        full_names=tuple(
+            f"{prefix}-{tag}" if prefix else tag for prefix, tag in zip(prefixes, shown, strict=True)
+        ),
     )
 
 

@@ -1,0 +1,199 @@
+"""What formats with a body of nerve's own share: JSON or MessagePack, checked fields, texts, and messages about them.
+
+`msgspec` checks types while it parses. Its messages are rewritten here, because they can quote what the client sent,
+and a client may send personal data in any place, even as the name of a field.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from nerve.config.operators import OPERATOR_NAMES, HashType
+from nerve.endpoints.protocol import JSON_TYPE
+from nerve.errors import InvalidRequest, MalformedRequest, UnsupportedMediaType
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nerve.config import LimitsConfig
+
+MSGPACK_TYPE = "application/msgpack"
+_MSGPACK_TYPES = frozenset({MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"})
+
+# Values of a list up to which it is encoded in one go.
+_FEW = 64
+# By the name of a field whose values have names.
+_KNOWN_VALUES = {"type": OPERATOR_NAMES, "hash_type": tuple(HashType)}
+
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
+
+_json_encoder = msgspec.json.Encoder()
+_msgpack_encoder = msgspec.msgpack.Encoder()
+
+
+def is_msgpack(content_type: str | None) -> bool:
+    """Tell whether a request body is MessagePack; a missing content type is JSON.
+
+    Raises `UnsupportedMediaType` for anything else.
+    """
+    if content_type is None or content_type == JSON_TYPE:
+        return False
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in _MSGPACK_TYPES:
+        return True
+    if media_type in (JSON_TYPE, ""):
+        return False
+    raise UnsupportedMediaType(f"content-type must be {JSON_TYPE} or {MSGPACK_TYPE}")
+
+
+def wants_msgpack(accept: str | None) -> bool:
+    """Tell whether `Accept` prefers a MessagePack type to JSON: named before it, or with a higher q."""
+    if accept is None or "msgpack" not in accept.lower():
+        return False
+    best_msgpack = best_json = 0.0
+    first = ""
+    for part in accept.lower().split(","):
+        media_type, *parameters = (piece.strip() for piece in part.split(";"))
+        quality = _quality(parameters)
+        if media_type in _MSGPACK_TYPES:
+            best_msgpack = max(best_msgpack, quality)
+            first = first or "msgpack"
+        elif media_type == JSON_TYPE:
+            best_json = max(best_json, quality)
+            first = first or "json"
+    return best_msgpack > 0 and (
+        best_msgpack > best_json or (best_msgpack == best_json and first == "msgpack")
+    )
+
+
+class BodyReader(Generic[RequestT]):
+    """Decodes bodies that are `kind`."""
+
+    def __init__(self, kind: type[RequestT]) -> None:
+        self._json = msgspec.json.Decoder(kind)
+        self._msgpack = msgspec.msgpack.Decoder(kind)
+        self.known_fields = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))
+
+    def read(self, body: bytes | bytearray, *, msgpack: bool) -> RequestT:
+        """Decode a body. Raises `MalformedRequest` (not decodable) or `InvalidRequest` (wrong types or fields)."""
+        try:
+            return self._msgpack.decode(body) if msgpack else self._json.decode(body)
+        except msgspec.ValidationError as error:
+            _check_well_formed(body, msgpack=msgpack)
+            raise InvalidRequest(_explain(str(error), self.known_fields)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise _malformed(msgpack=msgpack) from None
+
+
+def texts_of(inputs: str | list[str | list[str]], limits: LimitsConfig) -> list[str]:
+    """Return the flat list of texts. Raises `InvalidRequest` where there are none, or too many."""
+    texts = _flatten(inputs)
+    if not texts:
+        raise InvalidRequest("inputs: no text; send at least one")
+    if len(texts) > limits.max_inputs:
+        raise InvalidRequest(
+            f"inputs: {len(texts)} texts, above limits.max_inputs = {limits.max_inputs}; send several requests"
+        )
+    return texts
+
+
+def describe_inputs(limits: LimitsConfig) -> dict[str, Any]:
+    """Return the JSON schema of the field `inputs`."""
+    texts = {"type": "array", "items": {"type": "string"}, "maxItems": limits.max_inputs}
+    return {
+        "description": f"Texts, {limits.max_inputs} at most in all; nested lists are flattened in order",
+        "anyOf": [
+            {"type": "string"},
+            {**texts, "minItems": 1},
+            {"type": "array", "items": texts, "contains": {"type": "array", "minItems": 1}},
+        ],
+    }
+
+
+def describe_nulls(properties: dict[str, Any]) -> None:
+    """Say of every field but `inputs` that it may be null."""
+    for name, described in properties.items():
+        if name != "inputs":
+            described.setdefault("description", "null counts as absent")
+
+
+def encode_value(value: object, *, msgpack: bool) -> bytes:
+    """Encode in one go."""
+    return _msgpack_encoder.encode(value) if msgpack else _json_encoder.encode(value)
+
+
+def encode_list(values: Sequence[object], *, msgpack: bool) -> bytes:
+    """Encode a list; a long one in parts, since a call holds the interpreter lock throughout."""
+    if len(values) <= _FEW:
+        return encode_value(values, msgpack=msgpack)
+    return join_list([encode_value(value, msgpack=msgpack) for value in values], msgpack=msgpack)
+
+
+def join_list(encoded: Sequence[bytes], *, msgpack: bool) -> bytes:
+    """Return the list of values that are encoded already."""
+    if msgpack:
+        return _array_header(len(encoded)) + b"".join(encoded)
+    return b"[" + b",".join(encoded) + b"]"
+
+
+def _flatten(inputs: str | list[str | list[str]]) -> list[str]:
+    """Flatten nested inputs in order; raises `InvalidRequest` when strings and lists are mixed."""
+    if isinstance(inputs, str):
+        return [inputs]
+    texts = [item for item in inputs if isinstance(item, str)]
+    if len(texts) == len(inputs):
+        return texts
+    if texts:
+        raise InvalidRequest("inputs: strings and lists are mixed; send a list of strings or a list of lists")
+    return [text for item in inputs for text in item]
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def _check_well_formed(body: bytes | bytearray, *, msgpack: bool) -> None:
+    """Raise `MalformedRequest` when the whole body cannot be decoded; the typed decoder stops early."""
+    try:
+        (msgspec.msgpack if msgpack else msgspec.json).decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        raise _malformed(msgpack=msgpack) from None
+
+
+def _malformed(*, msgpack: bool) -> MalformedRequest:
+    kind = "MessagePack" if msgpack else "JSON in UTF-8"
+    return MalformedRequest(f"the body is not valid {kind}, or is cut short")
+
+
+def _array_header(length: int) -> bytes:
+    """Return MessagePack's `array 32` header; https://github.com/msgpack/msgpack/blob/master/spec.md."""
+    return struct.pack(">BI", 0xDD, length)
+
+
+def _explain(message: str, known_fields: str) -> str:
+    """Rewrite msgspec's message without anything that the client sent."""
+    text, _, where = message.replace(" | null`", "`").partition(" - at `$")
+    path = where.rstrip("`").lstrip(".")
+    if "unknown field" in message:
+        if path:
+            return f"{path}: it has an unknown field"
+        return f"the body has an unknown field; known fields: {known_fields}"
+    if "missing required field" in message:
+        name = text.split("`")[1]  # of the type, not of the client
+        if path:
+            return f"{path}: {name} is required, but missing"
+        return f"{name}: required, but missing; known fields: {known_fields}"
+    if text.startswith("Invalid "):  # it quotes the value
+        known = _KNOWN_VALUES.get(path.rpartition(".")[2])
+        return f"{path}: unknown value" + (f"; known values: {', '.join(known)}" if known else "")
+    return f"{path or 'the body'}: {text[0].lower()}{text[1:]}"

@@ -1,0 +1,251 @@
+"""Finds entities by rule: what has a form that can be checked (e-mail addresses, payment cards, ...).
+
+A rule takes a time that grows with the length of the text, whatever is in it: candidates are found by a scan that
+looks at each character a bounded number of times, have a bounded length (a URL ends at the next blank), and are then
+checked. No expression backtracks over what it has read.
+
+Words are those of scripts that put blanks between them: an address ends where Chinese, Japanese, Korean or Thai
+letters begin. Characters without a width (joiners, directional marks) do not hide an address. Digits are those of any
+script.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING
+
+from nerve.text.identifiers import find_cards, find_ibans, find_ssns
+from nerve.types import Entity, PatternName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    Span = tuple[int, int]
+    Rule = Callable[[str], Iterable[Span]]
+
+# Characters without a width, which may stand in an address, but not at its ends.
+_WIDTHLESS = (
+    "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068"
+    "\u2069\ufeff"
+)
+_NO_WIDTHLESS = dict.fromkeys(map(ord, _WIDTHLESS))
+# Letters, digits and marks beyond ASCII, of scripts with blanks between words.
+_FOREIGN = (
+    "\u00aa\u00b5\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u0dff\u0f00-\u10ff\u1200-\u1fff\u2c00-\u2dff\ua4d0-\ua95f"
+    "\ua980-\uabff\ufb00-\ufdff\ufe00-\ufe0f\ufe20-\ufe2f\ufe70-\ufefe\U00010000-\U0001afff"
+)
+# Longest part of an address on either side of `@`.
+_LONGEST = 254
+# Read backwards from `@`.
+_LOCAL = re.compile(
+    rf"""[A-Za-z0-9_.%+'!#$&*~^?{{|}}\-{_FOREIGN}{_WIDTHLESS}]{{1,{_LONGEST}}}|"[^"\r\n]{{1,64}}\"""",
+)
+_DOMAIN = re.compile(rf"[A-Za-z0-9.\-{_FOREIGN}{_WIDTHLESS}]{{1,{_LONGEST}}}")
+_ADDRESS_LITERAL = re.compile(r"\[(?:IPv6:)?[0-9A-Fa-f:.]{2,45}\]")
+_NO_WORD = re.compile(rf"[^A-Za-z0-9_\"{_FOREIGN}]+")
+_LABEL = re.compile(rf"(?!-)[A-Za-z0-9\-{_FOREIGN}]{{1,63}}(?<!-)")
+_TOP_LEVEL = re.compile(rf"[A-Za-z{_FOREIGN}]{{2,63}}|[Xx][Nn]--[A-Za-z0-9\-]{{2,59}}")
+
+_SCHEME = re.compile(r"[A-Za-z0-9+.\-]{1,32}")  # read backwards
+_WWW = re.compile(r"(?<![A-Za-z0-9_.@-])www\.", re.IGNORECASE)
+_URL_BODY = re.compile(rf"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%|{{}}{_FOREIGN}{_WIDTHLESS}]+")
+_AFTER_URL = ".,;:!?'*_~|"
+_BRACKETS = {")": "(", "]": "[", "}": "{"}
+
+_IPV4 = re.compile(r"(?<![A-Za-z0-9_])(?<![0-9]\.)[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![A-Za-z0-9_]|\.[0-9])")
+_HEX_RUN = re.compile(r"[0-9A-Fa-f:.]++")
+_LONGEST_IPV6 = 45
+
+
+def find_emails(text: str) -> Iterator[Span]:
+    """Give e-mail addresses (RFC 5322's dot-atoms and short quoted strings, RFC 6531's letters): what is around `@`.
+
+    The domain has a dot and ends with a top level of letters, or is an IP address in brackets.
+    """
+    at = text.find("@")
+    done = 0
+    while at >= 0:
+        before = _LOCAL.match(text[max(done, at - _LONGEST) : at][::-1])
+        end = _domain_end(text, at + 1) if before is not None else 0
+        if before is not None and end:
+            start = at - before.end()
+            signs = _NO_WORD.match(text, start, at)
+            start = start if signs is None else signs.end()
+            if start < at:
+                yield start, end
+                done = end
+        at = text.find("@", max(at + 1, done))
+
+
+def _domain_end(text: str, start: int) -> int:
+    """Return where the domain of an address ends; 0 where there is none."""
+    literal = _ADDRESS_LITERAL.match(text, start)
+    if literal is not None:
+        return literal.end()
+    found = _DOMAIN.match(text, start)
+    if found is None:
+        return 0
+    end, position = 0, start
+    for number, label in enumerate(found.group().split(".")):
+        bare = label.translate(_NO_WIDTHLESS)
+        head = bare.partition("-")[0]  # a hyphen may belong to the sentence
+        if number and _TOP_LEVEL.fullmatch(bare):
+            end = position + len(label.rstrip(_WIDTHLESS))
+        elif number and label.startswith(head) and _TOP_LEVEL.fullmatch(head):
+            end = position + len(head)
+        if _LABEL.fullmatch(bare) is None:
+            break
+        position += len(label) + 1
+    return end
+
+
+def find_urls(text: str) -> Iterator[Span]:
+    """Give what begins with a scheme and `://`, or with `www.`, up to a blank or a sign that no URL has (RFC 3986).
+
+    Signs that end a sentence, and brackets that were not opened in it, do not belong to it.
+    """
+    done = 0
+    for start, host in sorted((*_after_schemes(text), *_after_www(text))):
+        if start < done:
+            continue
+        body = _URL_BODY.match(text, host)
+        if body is None:
+            continue
+        end = _without_sentence(text, start, body.end())
+        name = text[host:end]
+        if any(map(str.isalnum, name[:256])) and (text.startswith("://", host - 3) or "." in name[:256]):
+            yield start, end
+            done = body.end()
+
+
+def _after_schemes(text: str) -> Iterator[Span]:
+    colon = text.find("://")
+    while colon >= 0:
+        before = _SCHEME.match(text[max(0, colon - 32) : colon][::-1])
+        if before is not None:
+            start = colon - before.end()
+            while start < colon and not text[start].isalpha():
+                start += 1
+            if start < colon:
+                yield start, colon + 3
+        colon = text.find("://", colon + 3)
+
+
+def _after_www(text: str) -> Iterator[Span]:
+    return ((found.start(), found.end()) for found in _WWW.finditer(text))
+
+
+def _without_sentence(text: str, start: int, end: int) -> int:
+    opened = {closing: text.count(opening, start, end) for closing, opening in _BRACKETS.items()}
+    closed = {closing: text.count(closing, start, end) for closing in _BRACKETS}
+    while end > start:
+        last = text[end - 1]
+        if last in _BRACKETS and closed[last] > opened[last]:
+            closed[last] -= 1
+        elif last not in _AFTER_URL and last not in _WIDTHLESS:
+            break
+        end -= 1
+    return end
+
+
+def find_ip_addresses(text: str) -> Iterator[Span]:
+    """Give IPv4 addresses of four numbers up to 255, and IPv6 addresses (RFC 4291) but for `::` alone."""
+    for found in _IPV4.finditer(text):
+        if all(int(part) <= 255 for part in found.group().split(".")):
+            yield found.span()
+    if "::" not in text and text.count(":") < 7:
+        return
+    for found in _HEX_RUN.finditer(text):
+        start, end = found.span()
+        if text.count(":", start, end) < 2 or end - start > _LONGEST_IPV6 + 2:
+            continue
+        span = _ipv6_in(text, start, end)
+        if span is not None:
+            yield span
+
+
+def _ipv6_in(text: str, start: int, end: int) -> Span | None:
+    """Return the address that a run of hexadecimal digits, colons and dots is, without the signs around it."""
+    while end > start and text[end - 1] in ".:" and not text.startswith("::", end - 2):
+        end -= 1
+    if _is_word(text[start - 1 : start]):  # as in `IPv6:2001:db8::1`
+        start = text.find(":", start, end) + 1
+    while start < end and text[start] in ".:" and not text.startswith("::", start):
+        start += 1
+    if _is_word(text[start - 1 : start]) or _is_word(text[end : end + 1]):
+        return None
+    run = text[start:end]
+    if not any(map(str.isdigit, run)) and len(run) < 10:  # `ab::cd` is code rather than an address
+        return None
+    for stop in (end, start + run.find(".")):
+        try:
+            ipaddress.IPv6Address(text[start:stop])
+        except ValueError:
+            continue
+        return start, stop
+    return None
+
+
+def _is_word(character: str) -> bool:
+    return character.isascii() and (character.isalnum() or character == "_")
+
+
+def find_phone_numbers(text: str) -> Iterator[Span]:
+    """Give phone numbers that exist by their country's numbering plan; without `+` those of the USA and Canada."""
+    from nerve.text.phones import find_numbers  # noqa: PLC0415 - an extra
+
+    return find_numbers(text)
+
+
+RULES: Mapping[PatternName, Rule] = {
+    PatternName.EMAIL: find_emails,
+    PatternName.URL: find_urls,
+    PatternName.IP_ADDRESS: find_ip_addresses,
+    PatternName.CREDIT_CARD: find_cards,
+    PatternName.IBAN: find_ibans,
+    PatternName.US_SSN: find_ssns,
+    PatternName.PHONE_NUMBER: find_phone_numbers,
+}
+
+
+class Patterns:
+    """The rules that are switched on, and what their entities are called.
+
+    renamed: new names of labels, by the rules' own.
+    """
+
+    def __init__(self, names: Iterable[PatternName], renamed: Mapping[str, str]) -> None:
+        self._rules = {
+            renamed.get(name.label, name.label): RULES[name] for name in RULES if name in set(names)
+        }
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that entities may have."""
+        return tuple(self._rules)
+
+    def find(self, text: str, labels: frozenset[str] | None = None) -> list[Entity]:
+        """Return the entities of a text in its order; they do not overlap: of those that would, the longest stays.
+
+        labels: only these; None for all.
+        """
+        found = [
+            Entity(label, 1.0, start, end)
+            for label, rule in self._rules.items()
+            if labels is None or label in labels
+            for start, end in rule(text)
+        ]
+        return longest_first(found) if len(found) > 1 else found
+
+
+def longest_first(entities: list[Entity]) -> list[Entity]:
+    """Return the entities that are left when each is dropped that overlaps a longer one, or an equal one before it."""
+    taken = bytearray(max(entity.end for entity in entities))
+    kept = []
+    for entity in sorted(entities, key=lambda entity: entity.start - entity.end):
+        # A longer one that overlaps covers one end of this one at least.
+        if not taken[entity.start] and not taken[entity.end - 1]:
+            taken[entity.start : entity.end] = b"\x01" * (entity.end - entity.start)
+            kept.append(entity)
+    return sorted(kept, key=lambda entity: entity.start)
