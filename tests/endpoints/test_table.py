@@ -21,11 +21,13 @@ def config_with(tmp_path: Path, **sections: dict[str, Any]) -> Config:
 def test_all_are_served_unless_some_are_named(tmp_path: Path) -> None:
     """Each by its own routes, and the default one by `/` as well."""
     served = create_endpoints(config_with(tmp_path))
-    assert set(served) == {"/predict_tokens", "/"}
+    assert set(served) == {"/predict_tokens", "/redact", "/"}
     assert served["/"] is served["/predict_tokens"]
-    assert set(create_endpoints(config_with(tmp_path, server={"endpoints": ["predict_tokens"]}))) == set(
-        served
-    )
+    assert set(create_endpoints(config_with(tmp_path, server={"endpoints": ["predict_tokens"]}))) == {
+        *("/predict_tokens", "/")
+    }
+    as_default = config_with(tmp_path, runtime={"webserver_default_route": "/redact"})
+    assert create_endpoints(as_default)["/"].name == "redact"
 
 
 @pytest.mark.parametrize("route", ["/rerank", "/v1/embeddings"])

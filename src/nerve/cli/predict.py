@@ -13,7 +13,13 @@ from collections import deque
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from nerve.cli.filters import add_filter_arguments, filter_choices
+from nerve.cli.arguments import (
+    add_filter_arguments,
+    add_model_argument,
+    add_text_arguments,
+    filter_choices,
+    why_wrong,
+)
 from nerve.cli.inputs import STDIN, Format, InputError, Record, count_records, read_records
 from nerve.errors import InvalidRequest
 from nerve.types import AggregationStrategy, OffsetUnit, TruncationDirection
@@ -36,22 +42,9 @@ Result = tuple[Record, "list[Row]"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where texts come from, what is asked of the model, and how answers are printed."""
-    source = parser.add_argument_group("texts")
-    source.add_argument("texts", nargs="*", metavar="TEXT", help="a text; - reads stdin")
-    source.add_argument(
-        "--file", action="append", default=[], metavar="F", help="one text per line; may be repeated"
-    )
-    source.add_argument("--whole", action="store_true", help="a file, or stdin, is one text")
-    source.add_argument(
-        "--jsonl", action="store_true", help="lines are JSON objects; they come back with the rows added"
-    )
-    source.add_argument(
-        "--field", default="text", metavar="NAME", help="field of the text with --jsonl (default: text)"
-    )
+    add_text_arguments(parser)
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model", metavar="M", help="model folder or hub repository, instead of a config file"
-    )
+    add_model_argument(model)
     model.add_argument(
         "--strategy",
         choices=[member.value for member in AggregationStrategy],
@@ -88,15 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Predict and print; returns the exit status. Raises `NerveError`s and `BrokenPipeError`."""
-    if not options.texts and not options.file:
-        if sys.stdin.isatty():
-            print("nerve predict: no text; give one, or --file F, or pipe some in", file=sys.stderr)
-            return 2
-        options.texts = [STDIN]
-    for one, other in (("whole", "jsonl"), ("model", "config")):
-        if getattr(options, one) and getattr(options, other):
-            print(f"nerve predict: --{one} and --{other} exclude each other", file=sys.stderr)
-            return 2
+    if (wrong := why_wrong(options)) is not None:
+        print(f"nerve predict: {wrong}", file=sys.stderr)
+        return 2
     as_json = options.json or not sys.stdout.isatty()
     with _load(options) as classifier, _progress(options) as advance:
         show = _json_printer(options) if as_json else _terminal_printer(options, classifier)

@@ -25,7 +25,14 @@ class HashType(enum.StrEnum):
     SHA512 = "sha512"
 
 
-class _Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type"):
+class _Operator(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    kw_only=True,
+    tag_field="type",
+):
     """Base: parameters that are null count as absent, unknown ones are refused."""
 
     @property

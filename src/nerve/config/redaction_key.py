@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -12,6 +13,8 @@ from nerve.errors import ConfigError
 
 if TYPE_CHECKING:
     from nerve.config.schema import RedactionConfig
+
+log = logging.getLogger(__name__)
 
 # The server process sets it for its workers, which must all have one key.
 ENV_REDACTION_KEY = "NERVE_REDACTION_KEY"
@@ -27,7 +30,15 @@ def load_redaction_key(redaction: RedactionConfig) -> bytes:
     """
     if redaction.key_file is not None:
         return _check(read_secret(Path(redaction.key_file), _KEY_FILE), _KEY_FILE)
-    return _check(os.environ.setdefault(ENV_REDACTION_KEY, secrets.token_hex(32)), ENV_REDACTION_KEY)
+    if not has_key_in_environment():
+        os.environ[ENV_REDACTION_KEY] = secrets.token_hex(32)
+        log.info("redaction.key_file is not set: the operator hash uses a random key until the server ends")
+    return _check(os.environ[ENV_REDACTION_KEY], ENV_REDACTION_KEY)
+
+
+def has_key_in_environment() -> bool:
+    """Tell whether there is a key, or was one made already."""
+    return ENV_REDACTION_KEY in os.environ
 
 
 def _check(key: str, origin: str) -> bytes:
