@@ -121,12 +121,12 @@ def test_endpoints_are_chosen_by_the_configuration(
     [
         (
             {"server": {"endpoints": ["predict_tokens", "whisper"]}},
-            "nerve: server.endpoints: unknown endpoint whisper; known: predict_tokens, shout",
+            "nerve: server.endpoints: unknown endpoint whisper; known: predict_tokens, redact, shout",
         ),
         (
             {"runtime": {"webserver_default_route": "/whisper"}},
             "nerve: runtime.webserver_default_route: nothing is served at /whisper; "
-            "served by POST: /predict_tokens, /shout, /v1/shout",
+            "served by POST: /predict_tokens, /redact, /shout, /v1/shout",
         ),
     ],
     ids=["endpoint", "route"],

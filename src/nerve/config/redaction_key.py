@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 from pathlib import Path
@@ -13,8 +12,6 @@ from nerve.errors import ConfigError
 
 if TYPE_CHECKING:
     from nerve.config.schema import RedactionConfig
-
-log = logging.getLogger(__name__)
 
 # The server process sets it for its workers, which must all have one key.
 ENV_REDACTION_KEY = "NERVE_REDACTION_KEY"
@@ -32,7 +29,6 @@ def load_redaction_key(redaction: RedactionConfig) -> bytes:
         return _check(read_secret(Path(redaction.key_file), _KEY_FILE), _KEY_FILE)
     if not has_key_in_environment():
         os.environ[ENV_REDACTION_KEY] = secrets.token_hex(32)
-        log.info("redaction.key_file is not set: the operator hash uses a random key until the server ends")
     return _check(os.environ[ENV_REDACTION_KEY], ENV_REDACTION_KEY)
 
 
