@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import msgspec
 
 from nerve.checkpoint import fetch_checkpoint
-from nerve.config import cache_dir_of, expand_home, find_config, load_config, parse_config
+from nerve.config import RuntimeConfig, cache_dir_of, expand_home, find_config, load_config, parse_config
 from nerve.engine.chunks import check_text, chunks_of
 from nerve.engine.engine import Engine
 from nerve.engine.entities import EntityDefaults, read_operators
@@ -58,6 +58,8 @@ Direction = TruncationDirection | Literal["right", "left"]
 # Model calls, of the largest size and for each engine thread, that `predict_many` works ahead. More helps
 # to find windows of equal length that can share a call; it costs memory.
 _CALLS_AHEAD = 8
+# Defaults of calls do not depend on the configuration.
+_NO_FILTER = RuntimeConfig()
 _HUB_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -68,9 +70,8 @@ class Options(TypedDict, total=False):
     truncation_direction: which end is cut; default "right".
     raw_scores: give the scores of all labels (default: of the best one).
     offset_unit: unit of `start` and `end`; default "code_point".
-    labels: only entities with these labels; default `runtime.labels`, shipped as all. Not with "none".
-    min_score: least score of an entity, 0 to 1, for all or by label ("*": all others); default `runtime.min_score`,
-        shipped as 0. Not with "none".
+    labels: only entities with these labels; default all. Not with "none".
+    min_score: least score of an entity, 0 to 1, for all or by label ("*": all others); default 0. Not with "none".
     """
 
     truncate: bool
@@ -259,7 +260,7 @@ class TokenClassifier:
             raw_scores=raw_scores,
             raw_scores_as=self._runtime.raw_scores_as,
             offset_unit=member_of(OffsetUnit, offset_unit, "offset_unit"),
-            filter=choose_filter(self._runtime, chosen, labels, min_score),
+            filter=choose_filter(_NO_FILTER, chosen, labels, min_score),
         )
         return self._complete(options)
 

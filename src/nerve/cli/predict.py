@@ -127,11 +127,15 @@ def _predict(
         "truncate": options.truncate,
         "truncation_direction": options.truncation_direction,
         "raw_scores": options.raw_scores,
-        **filter_choices(options),
         # Colours are laid over code points.
         "offset_unit": options.offset_unit if as_json or _shows_tokens(options) else OffsetUnit.CODE_POINT,
     }
     strategy = options.strategy or classifier.model.entity_strategy
+    choices |= filter_choices(options)
+    if strategy != AggregationStrategy.NONE:
+        runtime = classifier.config.runtime
+        choices.setdefault("labels", runtime.labels)
+        choices.setdefault("min_score", runtime.min_score)
     if _is_live(options):
         return (classifier.predict(text, strategy, **choices)[0] for text in texts)
     return classifier.predict_many(texts, strategy, **choices)
