@@ -261,3 +261,47 @@ def test_what_cannot_be_loaded_says_what_to_change(lookup_model: Path, tmp_path:
         load(tmp_path)
     with pytest.raises(NerveError, match="float16"):
         load(lookup_model, precision="float16", device="cpu", window_stride=4)
+
+
+def test_redact(classifier: TokenClassifier) -> None:
+    """Texts without their entities, as over HTTP; numbers are those of the call."""
+    (found,) = classifier.redact(TEXT)
+    assert found.text == "<PER> lives in <LOC>."
+    assert [(item.label, item.start, item.end) for item in found.items] == [
+        (e[3], e[1], e[2]) for e in ENTITIES
+    ]
+    texts = ["Anna Paris", "x", "Bob Anna a@x.org"] * 40
+    number = {"DEFAULT": {"type": "number"}, "EMAIL": {"type": "keep"}}
+    redacted = classifier.redact(texts, operators=number, patterns=["email"])
+    assert [r.text for r in redacted] == ["<PER_1> <LOC_1>", "x", "<PER_2> <PER_1> a@x.org"] * 40
+    assert (
+        list(classifier.redact_many(iter(texts), ahead=False, operators=number, patterns=["email"]))
+        == redacted
+    )
+    assert classifier.redact(TEXT, labels=["LOC"])[0].text == "Anna Maria lives in <LOC>."
+    assert classifier.redact([]) == []
+
+
+def test_redact_in_windows(classifier: TokenClassifier) -> None:
+    """What a window boundary cuts is found all the same, by the model and by rule."""
+    for shift in range(20):
+        text = "x " * shift + "new york york york mail.of.somebody@x.example.org " + "x " * 20
+        (found,) = classifier.redact(text, patterns=["email"])
+        assert found.text == "x " * shift + "<LOC> <EMAIL> " + "x " * 20
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"operators": {"PER": {"type": "encrypt"}}}, r"operators\[...\].type"),
+        ({"operators": {"ORG": {"type": "mask"}}}, "operators: unknown label; known labels: PER, LOC"),
+        ({"patterns": ["mail"]}, "patterns: unknown value"),
+        ({"labels": ["ORG"]}, "labels: unknown label"),
+        ({"aggregation_strategy": "none"}, "aggregation_strategy: unknown value"),
+        ({"offset_unit": "bit"}, "offset_unit: unknown value"),
+    ],
+)
+def test_redact_refuses(classifier: TokenClassifier, options: dict[str, object], message: str) -> None:
+    """Before any text is read."""
+    with pytest.raises(InvalidRequest, match=message):
+        classifier.redact_many(iter([TEXT]), **options)  # type: ignore[arg-type]

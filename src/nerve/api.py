@@ -11,21 +11,32 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import msgspec
 
 from nerve.checkpoint import fetch_checkpoint
-from nerve.config import cache_dir_of, choose_config, parse_config
+from nerve.config import RuntimeConfig, cache_dir_of, choose_config, parse_config
+from nerve.engine.chunks import check_text, chunks_of
 from nerve.engine.engine import Engine
+from nerve.engine.entities import EntityDefaults, read_operators
 from nerve.engine.in_process import collect, predict, submit
 from nerve.errors import InvalidRequest, ModelError
 from nerve.graph import is_buildable
 from nerve.models.loader import load_model
 from nerve.text.filters import choose_filter
+from nerve.text.operators import Numbers
 from nerve.text.options import member_of
-from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, Row, TruncationDirection
+from nerve.types import (
+    AggregationStrategy,
+    EntityStrategy,
+    OffsetUnit,
+    PredictOptions,
+    Row,
+    TruncationDirection,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,20 +44,21 @@ if TYPE_CHECKING:
     from typing import Self
 
     from nerve.config import Config
+    from nerve.engine.entities import RedactQuery
     from nerve.engine.in_process import Submitted
     from nerve.models.model import Model
+    from nerve.text.redaction import Redacted
 
 # What can be written for the members of an enum; checked when called.
 Strategy = AggregationStrategy | Literal["none", "simple", "first", "average", "max", "viterbi"]
 Unit = OffsetUnit | Literal["code_point", "utf16", "byte"]
 Direction = TruncationDirection | Literal["right", "left"]
 
-# Most texts, and about most characters, that are tokenized in one go.
-_CHUNK_TEXTS = 32
-_CHUNK_CHARACTERS = 16_000
 # Model calls, of the largest size and for each engine thread, that `predict_many` works ahead. More helps
 # to find windows of equal length that can share a call; it costs memory.
 _CALLS_AHEAD = 8
+# Defaults of calls do not depend on the configuration.
+_NO_FILTER = RuntimeConfig()
 
 
 class Options(TypedDict, total=False):
@@ -56,9 +68,8 @@ class Options(TypedDict, total=False):
     truncation_direction: which end is cut; default "right".
     raw_scores: give the scores of all labels (default: of the best one).
     offset_unit: unit of `start` and `end`; default "code_point".
-    labels: only entities with these labels; default `runtime.labels`, shipped as all. Not with "none".
-    min_score: least score of an entity, 0 to 1, for all or by label ("*": all others); default `runtime.min_score`,
-        shipped as 0. Not with "none".
+    labels: only entities with these labels; default all. Not with "none".
+    min_score: least score of an entity, 0 to 1, for all or by label ("*": all others); default 0. Not with "none".
     """
 
     truncate: bool
@@ -67,6 +78,22 @@ class Options(TypedDict, total=False):
     offset_unit: Unit
     labels: Sequence[str]
     min_score: float | Mapping[str, float]
+
+
+class RedactOptions(TypedDict, total=False):
+    """What a call of `redact` may choose; the meaning, and the defaults, are those of `POST /redact`.
+
+    operators: by label, or "DEFAULT" for all others: {"EMAIL": {"type": "mask"}}; default `redaction.operators`.
+    patterns: names of rules; default `runtime.patterns`.
+    aggregation_strategy: default `runtime.entity_strategy`. labels, min_score, offset_unit: as in `Options`.
+    """
+
+    operators: Mapping[str, object]
+    patterns: Sequence[str]
+    aggregation_strategy: EntityStrategy | Literal["auto", "simple", "first", "average", "max", "viterbi"]
+    labels: Sequence[str]
+    min_score: float | Mapping[str, float]
+    offset_unit: Unit
 
 
 def load(
@@ -109,6 +136,7 @@ class TokenClassifier:
         self._tokens_ahead = _CALLS_AHEAD * model.policy.token_budget * model.n_threads
         # The queue needs no limit of its own: each caller bounds what it has submitted.
         self._engine = Engine(model, max_queue_tokens=sys.maxsize)
+        self._entities = EntityDefaults(config)
         self._is_closed = False
 
     @property
@@ -168,8 +196,37 @@ class TokenClassifier:
         """
         resolved = self._options(aggregation_strategy, **options)
         many = [texts] if isinstance(texts, str) else texts
-        checked = [_check_text(index, text) for index, text in enumerate(many)]
+        checked = [check_text(index, text) for index, text in enumerate(many)]
         return (await predict(self._engine, checked, resolved)).rows if checked else []
+
+    def redact(self, texts: str | Iterable[str], **options: Unpack[RedactOptions]) -> list[Redacted]:
+        """Return each text without its entities, in order; one text gives a list of one.
+
+        Raises as `predict` does, and `InvalidRequest` for an unknown operator, pattern or label.
+        """
+        return list(self.redact_many([texts] if isinstance(texts, str) else texts, **options))
+
+    def redact_many(
+        self, texts: Iterable[str], *, ahead: bool = True, **options: Unpack[RedactOptions]
+    ) -> Iterator[Redacted]:
+        """Yield each text without its entities, in order, reading `texts` a bounded distance ahead, as `predict_many`.
+
+        The operator `number` counts through all of them. ahead: False to answer each text before the next is read.
+        """
+        if isinstance(texts, str):
+            raise TypeError("redact_many takes an iterable of texts; redact takes one text")
+        unit = member_of(OffsetUnit, options.get("offset_unit", "code_point"), "offset_unit")
+        operators = options.get("operators")
+        query = self._entities.redact_query(
+            [],
+            options.get("aggregation_strategy"),
+            options.get("labels"),
+            options.get("min_score"),
+            options.get("patterns"),
+            None if operators is None else read_operators(operators),
+            unit,
+        )
+        return self._redact(texts, query, self._complete(query.options), ahead)
 
     def close(self) -> None:
         """Finish what was submitted and end the engine threads. Blocks. Calling it again does nothing."""
@@ -198,8 +255,6 @@ class TokenClassifier:
         labels: Sequence[str] | None = None,
         min_score: float | Mapping[str, float] | None = None,
     ) -> PredictOptions:
-        if self._is_closed:
-            raise RuntimeError("this TokenClassifier is closed")
         chosen = member_of(AggregationStrategy, strategy, "aggregation_strategy")
         options = PredictOptions(
             aggregation_strategy=chosen,
@@ -208,13 +263,38 @@ class TokenClassifier:
             raw_scores=raw_scores,
             raw_scores_as=self._runtime.raw_scores_as,
             offset_unit=member_of(OffsetUnit, offset_unit, "offset_unit"),
-            filter=choose_filter(self._runtime, chosen, labels, min_score),
+            filter=choose_filter(_NO_FILTER, chosen, labels, min_score),
         )
-        return self._engine.complete(options)  # here, where the message is not of one text
+        return self._complete(options)
+
+    def _complete(self, options: PredictOptions) -> PredictOptions:
+        """Check options against the model here, where a message is not of one text."""
+        if self._is_closed:
+            raise RuntimeError("this TokenClassifier is closed")
+        return self._engine.complete(options)
+
+    def _redact(
+        self, texts: Iterable[str], query: RedactQuery, options: PredictOptions, ahead: bool
+    ) -> Iterator[Redacted]:
+        waiting: deque[str] = deque()
+        numbers = Numbers()
+
+        def read() -> Iterator[str]:
+            for text in texts:
+                waiting.append(text)
+                yield text
+
+        answers = (
+            self._stream(read(), options)
+            if ahead
+            else chain.from_iterable(self._stream([text], options) for text in read())
+        )
+        for rows in answers:
+            yield query.redact_text(waiting.popleft(), rows, numbers)
 
     def _stream(self, texts: Iterable[str], options: PredictOptions) -> Iterator[list[Row]]:
         """Submit chunks ahead of the one that is yielded; drop what is submitted when the reader leaves."""
-        chunks = _chunks(texts)
+        chunks = chunks_of(texts)
         submitted: deque[Submitted] = deque()
         n_tokens = 0
         failure: Exception | None = None
@@ -283,38 +363,3 @@ def load_classifier(config: Config, *, show_progress: bool = False) -> TokenClas
         raise ModelError(
             f"the engine cannot start: {error}; raise the limit of threads (ulimit -u)"
         ) from error
-
-
-def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """Cut an iterable into chunks, each with the index of its first text.
-
-    What `texts` raises is raised after the texts before it were yielded.
-    """
-    chunk: list[str] = []
-    first = n_characters = 0
-    failure: Exception | None = None
-    iterator = iter(texts)
-    while True:
-        try:
-            text = _check_text(first + len(chunk), next(iterator))
-        except StopIteration:
-            break
-        except Exception as error:  # noqa: BLE001 - raised below, after the texts before it
-            failure = error
-            break
-        chunk.append(text)
-        n_characters += len(text)
-        if len(chunk) >= _CHUNK_TEXTS or n_characters >= _CHUNK_CHARACTERS:
-            yield first, chunk
-            first += len(chunk)
-            chunk, n_characters = [], 0
-    if chunk:
-        yield first, chunk
-    if failure is not None:
-        raise failure
-
-
-def _check_text(index: int, text: object) -> str:
-    if not isinstance(text, str):
-        raise InvalidRequest(f"texts[{index}]: a text must be a str, not {type(text).__name__}")
-    return text

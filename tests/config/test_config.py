@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import enum
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -18,11 +18,13 @@ from nerve.config import (
     Config,
     Device,
     LogLevel,
+    RedactionConfig,
     ServerConfig,
     default_cache_dir,
     find_config,
     load_api_key,
     load_config,
+    load_redaction_key,
     parse_config,
 )
 from nerve.errors import ConfigError
@@ -47,6 +49,11 @@ def write(folder: Path, text: str) -> Path:
 # --- config.yaml is the documentation ---------------------------------------------------------------
 
 
+MAPPINGS = ("runtime.rename_labels", "redaction.operators")
+# What the file sets for the model that it names, and what is there without the file.
+FOR_THE_MODEL = {"runtime.patterns": (["email", "url", "ip_address", "credit_card", "us_ssn"], [])}
+
+
 def walk(section: Any, prefix: str = "") -> dict[str, object]:
     """Return every key below a section value, dotted, with its default."""
     found: dict[str, object] = {}
@@ -55,15 +62,16 @@ def walk(section: Any, prefix: str = "") -> dict[str, object]:
         if isinstance(value, msgspec.Struct):
             found |= walk(value, f"{prefix}{field.name}.")
         else:
-            found[prefix + field.name] = value.value if isinstance(value, enum.Enum) else value
+            found[prefix + field.name] = msgspec.to_builtins(value)
     return found
 
 
 def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, object]:
-    """Return every key of a decoded file, dotted."""
+    """Return every key of a decoded file, dotted; MAPPINGS are values."""
     found: dict[str, object] = {}
     for key, value in document.items():
-        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        is_section = isinstance(value, dict) and prefix + key not in MAPPINGS
+        found |= flatten(value, f"{prefix}{key}.") if is_section else {prefix + key: value}
     return found
 
 
@@ -72,6 +80,8 @@ def test_config_yaml_has_every_key_with_its_default() -> None:
     written = flatten(yaml.safe_load((REPOSITORY / "config.yaml").read_text()))
     checkpoint = "model.checkpoint_repository."
     defaults = {key: value for key, value in walk(parse()).items() if not key.startswith(checkpoint)}
+    for key, (in_file, without) in FOR_THE_MODEL.items():
+        assert (written.pop(key), defaults.pop(key)) == (in_file, without)
     assert {key: value for key, value in written.items() if not key.startswith(checkpoint)} == defaults
     keys = {key for key in walk(parse()) if key.startswith(checkpoint)}
     assert {key for key in written if key.startswith(checkpoint)} == keys
@@ -613,3 +623,65 @@ def test_origins_as_browsers_send_them(tmp_path: Path, origin: str) -> None:
     """Scheme, host and port."""
     path = write_config(tmp_path / "config.yaml", tmp_path, server={"cors_origins": [origin]})
     assert load_config(path).server.cors_origins == [origin]
+
+
+# --- redaction --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"redaction": {"operators": {"DEFAULT": {"type": "encrypt"}}}},
+            r"operators\[...\].type: invalid value",
+        ),
+        (
+            {"redaction": {"operators": {"X": {"type": "mask", "masking_char": "ab"}}}},
+            "masking_char: expected",
+        ),
+        (
+            {"redaction": {"operators": {"X": {"type": "mask", "chars_to_mask": -1}}}},
+            "chars_to_mask: expected",
+        ),
+        (
+            {"redaction": {"operators": {"X": {"type": "keep", "chars": 1}}}},
+            r"operators\[...\].chars: unknown key",
+        ),
+        (
+            {"redaction": {"operators": {"X": {"type": "hash", "salt": "short"}}}},
+            "salt must have at least 16 bytes",
+        ),
+        ({"runtime": {"patterns": ["mail"]}}, r"runtime.patterns\[0\]: invalid enum value"),
+        ({"runtime": {"min_score": 2}}, "runtime.min_score: expected `float` <= 1"),
+        ({"runtime": {"min_score": {"PER": "high"}}}, "runtime.min_score"),
+    ],
+)
+def test_redaction_keys_that_are_refused(sections: dict[str, Any], message: str) -> None:
+    """The message names the key."""
+    with pytest.raises(ConfigError, match=message):
+        parse(sections)
+
+
+def test_a_pattern_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start ends with the name of the extra."""
+    monkeypatch.setattr("nerve.config.loading.has_phonenumbers", lambda: False)
+    with pytest.raises(ConfigError, match=r"runtime.patterns: phone_number needs .* install nerve\[phone\]"):
+        parse({"runtime": {"patterns": ["email", "phone_number"]}})
+
+
+def test_the_key_of_pseudonyms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the file, else from the environment, else random and handed on to processes that are started."""
+    monkeypatch.delenv("NERVE_REDACTION_KEY", raising=False)
+    made = load_redaction_key(RedactionConfig())
+    assert made == load_redaction_key(RedactionConfig()) == os.environ["NERVE_REDACTION_KEY"].encode()
+    assert len(made) >= 32
+    monkeypatch.setenv("NERVE_REDACTION_KEY", "0123456789abcdef")
+    assert load_redaction_key(RedactionConfig()) == b"0123456789abcdef"
+    file = tmp_path / "key"
+    file.write_text("fedcba9876543210\n")
+    assert load_redaction_key(RedactionConfig(key_file=str(file))) == b"fedcba9876543210"
+    file.write_text("short secret")
+    with pytest.raises(ConfigError, match=r"redaction.key_file: the key has 12 bytes; at least 16"):
+        load_redaction_key(RedactionConfig(key_file=str(file)))
+    with pytest.raises(ConfigError, match=r"redaction.key_file: cannot read"):
+        load_redaction_key(RedactionConfig(key_file=str(tmp_path / "none")))

@@ -118,14 +118,44 @@ def test_canary(watched: Callable[..., tuple[ServerProcess, Collector]], trouble
         CANARY,
         *({"inputs": "Anna", field: {CANARY: [CANARY]}} for field in fields),
         *({"inputs": "Anna", field: CANARY} for field in fields[:-1]),
+        {"inputs": "Anna", "aggregation_strategy": "first", "labels": [CANARY]},
+        {"inputs": "Anna", "aggregation_strategy": "first", "min_score": {CANARY: 0.5}},
+    ]
+    redactions: list[object] = [
+        {"inputs": f"Anna {CANARY}@x.org {CANARY}"},
+        {"inputs": f"{CANARY} y"},
+        {
+            "inputs": f"{CANARY}@x.org" + " " * 20_000,
+            "patterns": ["email"],
+            "operators": {"EMAIL": {"type": "hash"}},
+        },
+        *(
+            {"inputs": "Anna", "operators": operators}
+            for operators in (
+                *(
+                    CANARY,
+                    [CANARY],
+                    {CANARY: {"type": "mask"}},
+                    {CANARY: CANARY},
+                    {"DEFAULT": {"type": CANARY}},
+                ),
+                {"DEFAULT": {"type": "hash", "hash_type": CANARY}},
+                {"DEFAULT": {"type": "hash", "salt": CANARY}},
+                {"DEFAULT": {"type": "mask", "masking_char": CANARY}},
+                {"DEFAULT": {"type": "replace", "new_value": 5, CANARY: CANARY}},
+            )
+        ),
+        *({"inputs": "Anna", field: [CANARY]} for field in ("labels", "patterns", "min_score", CANARY)),
+        {"inputs": "Anna", "aggregation_strategy": CANARY},
     ]
     answers = []
-    for body in bodies:
-        for encode, kind in (
-            (msgspec.json.encode, "application/json"),
-            (msgspec.msgpack.encode, "application/msgpack"),
-        ):
-            answers.append(post(server, encode(body), {"content-type": kind}))
+    for route, sent in (("/predict_tokens", bodies), ("/redact", [*bodies, *redactions])):
+        for body in sent:
+            for encode, kind in (
+                (msgspec.json.encode, "application/json"),
+                (msgspec.msgpack.encode, "application/msgpack"),
+            ):
+                answers.append(post(server, encode(body), {"content-type": kind}, route))
     for raw in (
         b"%s",
         b'{"inputs": "%s',
@@ -202,9 +232,11 @@ def test_canary_in_other_formats(
     assert_no_trace(server, collector, answers)
 
 
-def post(server: ServerProcess, content: bytes, headers: dict[str, str]) -> httpx.Response:
+def post(
+    server: ServerProcess, content: bytes, headers: dict[str, str], route: str = "/predict_tokens"
+) -> httpx.Response:
     """POST a body as it is."""
-    return server.client.post("/predict_tokens", content=content, headers=headers)
+    return server.client.post(route, content=content, headers=headers)
 
 
 DEFECT = """

@@ -379,7 +379,5 @@ def test_description_names_limits_and_values() -> None:
     assert names == set(found.schemas)
     fields = found.schemas["PredictRequest"]["properties"]
     assert fields["inputs"]["anyOf"][1]["maxItems"] == 7
-    assert fields["aggregation_strategy"]["enum"] == [
-        *("none", "simple", "first", "average", "max", "viterbi"),
-        None,
-    ]
+    strategies = ["none", "simple", "first", "average", "max", "viterbi", None]
+    assert fields["aggregation_strategy"]["enum"] == strategies

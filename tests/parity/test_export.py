@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import nerve
+from nerve.checkpoint.calibration import BIASES
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.graph import load_graph
@@ -47,6 +48,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 # The exporters warn about their own deprecation, and PyTorch about traced control flow.
 pytestmark = pytest.mark.filterwarnings("default")
 
+CALIBRATION = json.dumps(
+    {"operating_points": {"default": {"biases": {f"transition_bias_{name}": 0.5 for name in BIASES}}}}
+)
+
 
 def write_checkpoint(folder: Path, model_type: str, settings: dict[str, Any], lookup_model: Path) -> Path:
     """Write a tiny seeded checkpoint of one architecture, as its owner would have it on disk."""
@@ -71,7 +76,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path, lookup_model: Pat
 
 def test_exported_graph_gives_the_logits_of_pytorch(checkpoint: Path, tmp_path: Path) -> None:
     """The exported folder loads as any checkpoint does and gives PyTorch's logits, alone and padded."""
+    (checkpoint / "viterbi_calibration.json").write_text(CALIBRATION)
     assert export_checkpoint(str(checkpoint), tmp_path / "exported") < 1e-4
+    assert (tmp_path / "exported" / "viterbi_calibration.json").read_text() == CALIBRATION
     graph = load_graph(tmp_path / "exported", Precision.AUTO, tmp_path / "cache")
     session = Session(graph.source, Device.CPU, 0, pad_id=0, n_threads=1)
     model = transformers.AutoModelForTokenClassification.from_pretrained(checkpoint).eval()

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from builders import open_engine
 from nerve.text.aggregation import Vocabulary, decode
 from nerve.text.labels import LabelSet, parse_labels
+from nerve.text.viterbi import Decoder, has_decoder
 from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, TokenizedText, TokenScores, Window
 
 from . import corpus, golden
@@ -115,7 +116,8 @@ def family(name: str) -> Subject:
 def answer(subject: Subject, index: int, options: PredictOptions) -> list[Row]:
     """Give our rows for one text; for `none` without the special tokens, which the pipeline leaves out."""
     tokens, scores = subject.inputs[index]
-    rows = decode(tokens, scores, subject.labels, subject.vocabulary, options)
+    decoder = Decoder(subject.labels) if has_decoder(subject.labels) else None
+    rows = decode(tokens, scores, subject.labels, subject.vocabulary, options, decoder)
     if options.aggregation_strategy is AggregationStrategy.NONE:
         return rows[tokens.n_prefix : len(rows) - tokens.n_suffix]
     return rows

@@ -386,6 +386,16 @@ def test_no_tokens(unit: OffsetUnit) -> None:
     assert decode(tokens, scores, labels, VOCABULARY, options, Decoder(labels, CALIBRATED)) == []
 
 
+def test_a_very_long_text_without_outside_tokens() -> None:
+    """Nothing can be cut, nothing is allowed as it is: 100,000 steps, of some microseconds each."""
+    names = SETS["BIO"]
+    logits = np.tile(np.eye(len(names), dtype=np.float32)[[1, 2, 4]] * 3, (33_334, 1))
+    started = time.perf_counter()
+    path = decoded(names, logits, Biases())
+    assert time.perf_counter() - started < 20
+    assert path[:3] == (1, 2, 0)
+
+
 def test_time_grows_with_the_labels_not_their_square() -> None:
     """A step of 217 labels takes about the time of one of 33, not 43 times that."""
     seconds = {}

@@ -1,4 +1,4 @@
-"""The command line: `nerve serve | show | pull | predict | verify | tune | export`. User's view: docs/guide/cli.md.
+"""The command line: `nerve serve | show | pull | predict | redact | verify | tune | export` (docs/guide/cli.md).
 
 One module per command, each with `add_arguments(parser)` and `run(options) -> exit status`; they import
 what they need when they run, so that `nerve --help` is quick.
@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import nerve
-from nerve.cli import export, predict, pull, serve, show, tune, verify
+from nerve.cli import export, predict, pull, redact, serve, show, tune, verify
 from nerve.cli.model import add_config
 from nerve.errors import NerveError
 from nerve.runtime.cores import limit_blas_threads
@@ -29,6 +29,7 @@ _COMMANDS = {
     "show": show,
     "pull": pull,
     "predict": predict,
+    "redact": redact,
     "verify": verify,
     "tune": tune,
     "export": export,

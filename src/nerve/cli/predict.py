@@ -13,7 +13,12 @@ from collections import deque
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from nerve.cli.filters import add_filter_arguments, filter_choices
+from nerve.cli.arguments import (
+    add_filter_arguments,
+    add_text_arguments,
+    filter_choices,
+    why_wrong,
+)
 from nerve.cli.inputs import STDIN, Format, InputError, Record, count_records, read_records
 from nerve.cli.model import add_model_option
 from nerve.config import choose_config
@@ -38,18 +43,7 @@ Result = tuple[Record, "list[Row]"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where texts come from, what is asked of the model, and how answers are printed."""
-    source = parser.add_argument_group("texts")
-    source.add_argument("texts", nargs="*", metavar="TEXT", help="a text; - reads stdin")
-    source.add_argument(
-        "--file", action="append", default=[], metavar="F", help="one text per line; may be repeated"
-    )
-    source.add_argument("--whole", action="store_true", help="a file, or stdin, is one text")
-    source.add_argument(
-        "--jsonl", action="store_true", help="lines are JSON objects; they come back with the rows added"
-    )
-    source.add_argument(
-        "--field", default="text", metavar="NAME", help="field of the text with --jsonl (default: text)"
-    )
+    add_text_arguments(parser)
     model = parser.add_argument_group("model")
     add_model_option(model)
     model.add_argument(
@@ -88,13 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Predict and print; returns the exit status. Raises `NerveError`s and `BrokenPipeError`."""
-    if not options.texts and not options.file:
-        if sys.stdin.isatty():
-            print("nerve predict: no text; give one, or --file F, or pipe some in", file=sys.stderr)
-            return 2
-        options.texts = [STDIN]
-    if options.whole and options.jsonl:
-        print("nerve predict: --whole and --jsonl exclude each other", file=sys.stderr)
+    if (wrong := why_wrong(options)) is not None:
+        print(f"nerve predict: {wrong}", file=sys.stderr)
         return 2
     as_json = options.json or not sys.stdout.isatty()
     with _load(options) as classifier, _progress(options) as advance:
@@ -139,11 +128,15 @@ def _predict(
         "truncate": options.truncate,
         "truncation_direction": options.truncation_direction,
         "raw_scores": options.raw_scores,
-        **filter_choices(options),
         # Colours are laid over code points.
         "offset_unit": options.offset_unit if as_json or _shows_tokens(options) else OffsetUnit.CODE_POINT,
     }
     strategy = options.strategy or classifier.model.entity_strategy
+    choices |= filter_choices(options)
+    if strategy != AggregationStrategy.NONE:
+        runtime = classifier.config.runtime
+        choices.setdefault("labels", runtime.labels)
+        choices.setdefault("min_score", runtime.min_score)
     if _is_live(options):
         return (classifier.predict(text, strategy, **choices)[0] for text in texts)
     return classifier.predict_many(texts, strategy, **choices)

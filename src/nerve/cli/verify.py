@@ -65,8 +65,7 @@ def run(options: argparse.Namespace) -> int:
     texts = _read_texts(options.texts)
     config = choose_config(options.model, options.config)
     minimum = config.model.min_agreement if options.min_agreement is None else options.min_agreement
-    # Agreement is judged here, not when a model is loaded; and all spans are compared.
-    config = override(config, {"model": {"min_agreement": 0.0}}, drop=["runtime.labels", "runtime.min_score"])
+    config = override(config, {"model": {"min_agreement": 0.0}})  # judged here, not when it is loaded
     with ExitStack() as stack:
         served, reference, sides = _open(config, options.url, stack)
         comparison = summarize_texts(compare(served, reference, texts, _strategy(config)), options.worst)

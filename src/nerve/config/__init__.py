@@ -14,7 +14,7 @@ from nerve.config.loading import (
     read_secret,
 )
 from nerve.config.naming import model_name
-from nerve.config.redaction_key import load_redaction_key
+from nerve.config.redaction_key import has_key_in_environment, load_redaction_key
 from nerve.config.schema import (
     BatchingConfig,
     CheckpointConfig,
@@ -62,6 +62,7 @@ __all__ = [
     "environment_without_overrides",
     "expand_home",
     "find_config",
+    "has_key_in_environment",
     "has_phonenumbers",
     "load_api_key",
     "load_config",

@@ -346,7 +346,8 @@ def _explain(message: str) -> str:
         key = text.split("`")[1]
         section = _section_in(_type_at(path.split(".")) if path else Config)
         known = ", ".join(field.name for field in msgspec.structs.fields(section)) if section else ""
-        return f"{f'{path}.' if path else ''}{key}: unknown key; known here: {known}"
+        here = f"; known here: {known}" if known else ""
+        return f"{f'{path}.' if path else ''}{key}: unknown key{here}"
     if "missing required field" in text:
         key = text.split("`")[1]
         return f"{f'{path}.' if path else ''}{key}: required, but missing"

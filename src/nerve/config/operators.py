@@ -25,7 +25,14 @@ class HashType(enum.StrEnum):
     SHA512 = "sha512"
 
 
-class _Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type"):
+class _Operator(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    kw_only=True,
+    tag_field="type",
+):
     """Base: parameters that are null count as absent, unknown ones are refused."""
 
     @property
@@ -56,7 +63,7 @@ class Hash(_Operator, frozen=True, tag="hash"):
     """A pseudonym: an HMAC with the server's key, or, with a salt, the hash of text and salt, as in Presidio."""
 
     hash_type: HashType | None = None
-    salt: str | None = None
+    salt: Annotated[str, Meta(extra_json_schema={"minLength": _LEAST_SALT_BYTES})] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a salt with which texts could be guessed."""

@@ -27,7 +27,14 @@ def load_redaction_key(redaction: RedactionConfig) -> bytes:
     """
     if redaction.key_file is not None:
         return _check(read_secret(Path(redaction.key_file), _KEY_FILE), _KEY_FILE)
-    return _check(os.environ.setdefault(ENV_REDACTION_KEY, secrets.token_hex(32)), ENV_REDACTION_KEY)
+    if not has_key_in_environment():
+        os.environ[ENV_REDACTION_KEY] = secrets.token_hex(32)
+    return _check(os.environ[ENV_REDACTION_KEY], ENV_REDACTION_KEY)
+
+
+def has_key_in_environment() -> bool:
+    """Tell whether there is a key, or was one made already."""
+    return ENV_REDACTION_KEY in os.environ
 
 
 def _check(key: str, origin: str) -> bytes:

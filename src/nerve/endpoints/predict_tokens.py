@@ -140,6 +140,7 @@ def resolve_request(
     Raises `InvalidRequest` naming the field and the limit.
     """
     texts = texts_of(request.inputs, limits)
+    filters = runtime.labels is not None or runtime.min_score != 0
     strategy, unit, direction = _choices(
         request.aggregation_strategy, request.offset_unit, request.truncation_direction
     )
@@ -153,7 +154,9 @@ def resolve_request(
         raw_scores_as=runtime.raw_scores_as,
         offset_unit=runtime.offset_unit if unit is None else unit,
         to_encode=True,
-        filter=choose_filter(runtime, strategy, request.labels, request.min_score),
+        filter=choose_filter(runtime, strategy, request.labels, request.min_score)
+        if filters or request.labels is not None or request.min_score is not None
+        else None,
     )
     return texts, options
 

@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from nerve.engine.cancel import Cancel
+from nerve.engine.lanes import open_lanes
 from nerve.engine.pool import Pool
 from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, stack_of
 from nerve.models.decoding import why_no_viterbi
 from nerve.scheduling.batching import Job
-from nerve.scheduling.lane import Lane
-from nerve.scheduling.queue import Queue
 from nerve.scheduling.threads import EngineThread
 from nerve.text.aggregation import decode_texts, needs_logits
 from nerve.text.filters import check_asked
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nerve.models.model import Model
+    from nerve.scheduling.lane import Lane
     from nerve.types import Summary, TokenScores
 
 log = logging.getLogger(__name__)
@@ -49,10 +49,6 @@ _INLINE_CHARACTERS = 4_000
 INLINE_TOKENS = 1_000
 # Tokens beyond which a request goes to the bulk lane: those of one full window of most models.
 _BULK_TOKENS = 512
-# Engine threads on the CPU run at lower priority than the threads that talk to clients (docs/decisions/0008),
-# and those of the bulk lane at a lower one still: about an eighth of a contended core is left to these.
-_NICENESS = 10
-_BULK_NICENESS = 19
 
 
 class Engine:
@@ -82,40 +78,9 @@ class Engine:
         self.pool = Pool()
         self._on_failure = on_failure
         self._answering = None if model.shares_cores else EngineThread("nerve-answers")
-
-        def open_lane(
-            niceness: int,
-            *,
-            may_spread: bool,
-            gathers: bool,
-            has_cores: Callable[[], bool] = lambda: True,
-        ) -> Lane:
-            return Lane(
-                Queue(
-                    model.policy, max_queue_tokens, max_queue_seconds, model.n_threads, may_spread, gathers
-                ),
-                model.backend.run,
-                self._deliver,
-                [model.thread]
-                if model.thread
-                else [EngineThread(f"nerve-engine-{k}") for k in range(model.n_threads)],
-                on_batch,
-                niceness,
-                has_cores,
-            )
-
-        if model.shares_cores:
-            bulk = open_lane(_BULK_NICENESS, may_spread=False, gathers=False)
-            # A call on all cores would leave a batch job of many requests none.
-            self._lane = open_lane(
-                _NICENESS,
-                may_spread=model.can_spread,
-                gathers=True,
-                has_cores=lambda: not bulk.is_computing,
-            )
-            self._bulk_lane = bulk
-        else:
-            self._lane = self._bulk_lane = open_lane(0, may_spread=model.can_spread, gathers=False)
+        self._lane, self._bulk_lane = open_lanes(
+            model, max_queue_tokens, max_queue_seconds, self._deliver, on_batch
+        )
         self._lanes = list(dict.fromkeys((self._lane, self._bulk_lane)))
 
     @property

@@ -48,8 +48,13 @@ class RedactQuery(EntityQuery, frozen=True):
     def redacted(self, rows: Iterable[list[Row]]) -> Iterator[Redacted]:
         """Yield each text as it is wanted; numbers are those of this call."""
         numbers = Numbers()
-        for text, entities in zip(self.texts, self.entities(rows), strict=True):
-            yield redact(text, entities, self.operators, numbers, self.offset_unit)
+        for text, found in zip(self.texts, rows, strict=True):
+            yield self.redact_text(text, found, numbers)
+
+    def redact_text(self, text: str, rows: list[Row], numbers: Numbers) -> Redacted:
+        """Return one text as it is wanted."""
+        entities = find_entities(text, rows, self.patterns, self.options.filter)
+        return redact(text, entities, self.operators, numbers, self.offset_unit)
 
 
 class EntityDefaults:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import shutil
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nerve.checkpoint.calibration import CALIBRATION
 from nerve.checkpoint.settings import padding_id, stated_positions
 from nerve.checkpoint.storage import draft_beside, place
 from nerve.config import Device
@@ -62,6 +64,15 @@ def export_checkpoint(source: str, target: Path, revision: str | None = None) ->
     with draft_beside(target) as folder:
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        calibration = transformers.utils.cached_file(
+            source,
+            CALIBRATION,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if calibration is not None:
+            shutil.copyfile(calibration, folder / CALIBRATION)
         _trace(model, folder / "model.onnx", torch)
         difference = _check_graph(model, folder / "model.onnx", torch)
         place(folder, target)

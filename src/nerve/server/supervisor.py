@@ -26,7 +26,7 @@ from granian.log import LogLevels
 from granian.server.mp import MPServer
 
 from nerve.checkpoint import fetch_checkpoint
-from nerve.config import Interface, cache_dir_of
+from nerve.config import Interface, cache_dir_of, has_key_in_environment
 from nerve.endpoints import create_endpoints
 from nerve.errors import StartupError
 from nerve.graph import is_buildable
@@ -213,6 +213,7 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     """
     configure_logging(config.server)
     log_what_escapes()
+    has_random_key = config.redaction.key_file is None and not has_key_in_environment()
     create_endpoints(config)  # a wrong name must end the start here, in one line
     folder = fetch_checkpoint(
         config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=show_progress
@@ -224,6 +225,10 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
             log.warning("listening on a public address without an API key; set NERVE_API_KEY to require one")
     elif config.server.uds is None and config.server.host is None:
         log.info("listening for this machine only; for others set an API key (NERVE_API_KEY), or server.host")
+    if has_random_key:
+        log.info(
+            "the operator hash of /redact has a random key until this server ends; see redaction.key_file"
+        )
     server = _create_server(config.server, host)
     server.ready_pipe, ready = multiprocessing.Pipe(duplex=False)
     server.ready_pids = set()

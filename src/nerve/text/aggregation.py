@@ -30,7 +30,7 @@ from nerve.text.offsets import positions_in, trim
 from nerve.text.scores import logits_of, merge_columns, score_vectors, shortest_floats, softmax
 from nerve.text.viterbi import path_scores
 from nerve.text.windows import merge_scores
-from nerve.types import AggregationStrategy, Row
+from nerve.types import AggregationStrategy, OffsetUnit, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -105,7 +105,9 @@ def decode(
     else:
         results = [{tag: value} for tag, value in zip(found.tags, found.values, strict=True)]
     text = tokens.text
-    positions = positions_in(text, options.offset_unit)
+    positions = (
+        None if options.offset_unit is OffsetUnit.CODE_POINT else positions_in(text, options.offset_unit)
+    )
     if positions is None:
         return [
             Row(text[start:end], 0, start, end, result)
@@ -159,7 +161,9 @@ def _token_rows(
             for label, value in zip(scores.label_ids.tolist(), shortest_floats(scores.scores), strict=True)
         ]
     text = tokens.text
-    positions = positions_in(text, options.offset_unit)
+    positions = (
+        None if options.offset_unit is OffsetUnit.CODE_POINT else positions_in(text, options.offset_unit)
+    )
     if positions is None:
         rows = [
             Row(text[start:end], token_id, start, end, result)

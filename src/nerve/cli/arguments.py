@@ -1,9 +1,39 @@
-"""The arguments that say which entities are wanted, the same for every command that finds some."""
+"""The arguments that are the same for every command that finds entities: texts, model, and what is wanted of it."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
+
+from nerve.cli.inputs import STDIN
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where texts come from."""
+    source = parser.add_argument_group("texts")
+    source.add_argument("texts", nargs="*", metavar="TEXT", help="a text; - reads stdin")
+    source.add_argument(
+        "--file", action="append", default=[], metavar="F", help="one text per line; may be repeated"
+    )
+    source.add_argument("--whole", action="store_true", help="a file, or stdin, is one text")
+    source.add_argument(
+        "--jsonl", action="store_true", help="lines are JSON objects; they come back with the answer in them"
+    )
+    source.add_argument(
+        "--field", default="text", metavar="NAME", help="field of the text with --jsonl (default: text)"
+    )
+
+
+def why_wrong(options: argparse.Namespace) -> str | None:
+    """Say what is wrong with these arguments; where no text was given, they get stdin."""
+    if not options.texts and not options.file:
+        if sys.stdin.isatty():
+            return "no text; give one, or --file F, or pipe some in"
+        options.texts = [STDIN]
+    if options.whole and options.jsonl:
+        return "--whole and --jsonl exclude each other"
+    return None
 
 
 def add_filter_arguments(group: argparse._ArgumentGroup) -> None:

@@ -1,0 +1,58 @@
+"""Opens the lanes of an engine: a queue with threads of its own each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nerve.scheduling.lane import Lane
+from nerve.scheduling.queue import Queue
+from nerve.scheduling.threads import EngineThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nerve.models.model import Model
+    from nerve.scheduling.batching import Job
+
+# Engine threads on the CPU run at lower priority than the threads that talk to clients (docs/decisions/0008),
+# and those of the bulk lane at a lower one still: about an eighth of a contended core is left to these.
+_NICENESS = 10
+_BULK_NICENESS = 19
+
+
+def open_lanes(
+    model: Model,
+    max_queue_tokens: int,
+    max_queue_seconds: float,
+    deliver: Callable[[list[Job]], None],
+    on_batch: Callable[[int, int, int, float, int], None] | None,
+) -> tuple[Lane, Lane]:
+    """Return the lane of short requests and that of large ones; on a GPU they are one.
+
+    max_queue_tokens, max_queue_seconds: of each queue. deliver, on_batch: as for `Lane`.
+    """
+
+    def open_lane(
+        niceness: int, *, may_spread: bool, gathers: bool, has_cores: Callable[[], bool] = lambda: True
+    ) -> Lane:
+        return Lane(
+            Queue(model.policy, max_queue_tokens, max_queue_seconds, model.n_threads, may_spread, gathers),
+            model.backend.run,
+            deliver,
+            [model.thread]
+            if model.thread
+            else [EngineThread(f"nerve-engine-{k}") for k in range(model.n_threads)],
+            on_batch,
+            niceness,
+            has_cores,
+        )
+
+    if not model.shares_cores:
+        lane = open_lane(0, may_spread=model.can_spread, gathers=False)
+        return lane, lane
+    bulk = open_lane(_BULK_NICENESS, may_spread=False, gathers=False)
+    # A short call on all cores would leave a batch job of many requests none.
+    lane = open_lane(
+        _NICENESS, may_spread=model.can_spread, gathers=True, has_cores=lambda: not bulk.is_computing
+    )
+    return lane, bulk

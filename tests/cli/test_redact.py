@@ -1,0 +1,114 @@
+"""`nerve redact` as a real process, over the lookup model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from builders import write_config
+
+TEXT = "Anna Maria lives in Paris."
+
+
+@pytest.fixture
+def config(lookup_model: Path, tmp_path: Path) -> Path:
+    """Write a config file that serves the lookup model with a rule."""
+    return write_config(tmp_path / "config.yaml", lookup_model, runtime={"patterns": ["email"]})
+
+
+def redact(config: Path, *arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run the command to its end with pipes for all streams."""
+    kept = {name: value for name, value in os.environ.items() if name != "NERVE_REDACTION_KEY"}
+    command = [sys.executable, "-m", "nerve", "redact", "--config", str(config), *map(str, arguments)]
+    return subprocess.run(
+        command, input=stdin, capture_output=True, check=False, env={**kept, "COLUMNS": "120"}
+    )
+
+
+def test_lines_come_back_as_lines(config: Path) -> None:
+    """With what was found counted by label on stderr."""
+    done = redact(config, stdin=f"{TEXT}\n\nBob <bob@x.org>\n".encode())
+    assert done.stdout.decode().splitlines() == ["<PER> lives in <LOC>.", "", "<PER> <<EMAIL>>"]
+    assert done.stderr == b"nerve redact: texts 3, entities 4: EMAIL 1, LOC 1, PER 2\n"
+    assert done.returncode == 0
+
+
+def test_objects_come_back_as_objects(config: Path) -> None:
+    """All fields stay, the text is replaced; --json adds what was found where."""
+    line = {"id": 1, "body": TEXT}
+    done = redact(config, "--jsonl", "--field", "body", stdin=json.dumps(line).encode())
+    assert json.loads(done.stdout) == {"id": 1, "body": "<PER> lives in <LOC>."}
+    done = redact(config, "--jsonl", "--field", "body", "--json", stdin=json.dumps(line).encode())
+    assert [item["label"] for item in json.loads(done.stdout)["items"]] == ["PER", "LOC"]
+    clash = redact(config, "--jsonl", "--json", stdin=b'{"text": "Anna", "items": 5}')
+    assert (clash.returncode, b"there is a field `items` already" in clash.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--operators", "mask"], "**** ******* in *****"),
+        (["--operators", "EMAIL=keep,PER=redact"], " a@x.org in <LOC>"),
+        (["--operators", "number", "--operators", '{"LOC": {"type": "keep"}}'], "<PER_1> <EMAIL_1> in Paris"),
+        (["--patterns", "none"], "<PER> a@x.org in <LOC>"),
+        (["--labels", "EMAIL"], "Anna <EMAIL> in Paris"),
+        (["--min-score", "1"], "Anna <EMAIL> in Paris"),
+        (["--strategy", "viterbi"], "<PER> <EMAIL> in <LOC>"),
+    ],
+)  # fmt: skip
+def test_what_goes_and_what_comes(config: Path, arguments: list[str], text: str) -> None:
+    """The choices of a request."""
+    assert redact(config, *arguments, "Anna a@x.org in Paris").stdout.decode().rstrip("\n") == text
+
+
+def test_files_go_to_a_folder(config: Path, tmp_path: Path) -> None:
+    """Each by its name, byte for byte as it was outside the entities; numbers begin anew with each."""
+    for name, content in (("a.txt", "Anna\r\n Bob\r\n"), ("b.txt", "\ufeffBob\n")):
+        (tmp_path / name).write_bytes(content.encode())
+    files = ["--file", tmp_path / "a.txt", "--file", tmp_path / "b.txt"]
+    out = tmp_path / "out"
+    done = redact(config, *files, "--whole", "--operators", "number", "--output", out)
+    assert (done.stdout, done.returncode) == (b"", 0)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        "a.txt": b"<PER_1>\r\n <PER_2>\r\n",
+        "b.txt": b"<PER_1>\n",
+    }
+
+
+def test_an_input_is_never_replaced(config: Path, tmp_path: Path) -> None:
+    """Nor is a file written by two inputs, nor a part of one left behind."""
+    file = tmp_path / "a.txt"
+    file.write_text("Anna\n")
+    assert b"is an input" in redact(config, "--file", file, "--output", file).stderr
+    assert (
+        b"more than once" in redact(config, "--file", file, "--file", file, "--output", tmp_path / "o").stderr
+    )
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(b"Anna\n\xff\n")
+    done = redact(config, "--file", bad, "--output", tmp_path / "result.txt")
+    assert (done.returncode, b"line 2: not valid UTF-8" in done.stderr) == (1, True)
+    assert not [path for path in tmp_path.iterdir() if "result" in path.name]
+
+
+def test_a_dry_run_shows_what_would_go(config: Path) -> None:
+    """The text stands there with its labels."""
+    done = redact(config, "--dry-run", "Anna a@x.org")
+    assert "Anna PER" in done.stdout.decode()
+    assert "a@x.org EMAIL 100%" in done.stdout.decode()
+    assert redact(config, "--dry-run", "--json", "x").returncode == 2
+
+
+def test_pseudonyms_of_a_run(config: Path) -> None:
+    """A random key is said to be one; errors are one line without the text."""
+    done = redact(config, "--operators", "hash", "Anna")
+    assert b"WARNING: hash has a random key" in done.stderr
+    assert len(done.stdout.strip()) == 64
+    assert b"random key" not in redact(config, "Anna").stderr
+    unknown = redact(config, "--patterns", "mail", "Anna")
+    assert (unknown.returncode, unknown.stderr.count(b"\n"), b"Anna" in unknown.stderr) == (1, 1, False)
+    assert redact(config, "--operators", "Anna=encrypt", "x").returncode == 2

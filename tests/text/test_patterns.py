@@ -1,0 +1,148 @@
+"""Entities that are found by rule: what is one, what is none, and a time that grows with the text alone."""
+
+# ruff: noqa: E501 - tables of texts
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nerve.text.identifiers import passes_luhn, passes_mod_97
+from nerve.text.patterns import RULES, Patterns, longest_first
+from nerve.types import Entity, PatternName
+
+SHIPPED = [name for name in PatternName if name is not PatternName.PHONE_NUMBER]
+
+
+def found(name: str, text: str) -> list[str]:
+    """Give what a rule finds."""
+    return [text[start:end] for start, end in RULES[PatternName(name)](text)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("email", "Mail bob@x.org.", ["bob@x.org"]),
+        ("email", "<bob.s+tag@mail.example.co.uk>, 'ann@y.org'", ["bob.s+tag@mail.example.co.uk", "ann@y.org"]),
+        ("email", "Bob@X.ORG,ann@y.org;c@z.io", ["Bob@X.ORG", "ann@y.org", "c@z.io"]),
+        ("email", "邮箱是bob@x.org谢谢", ["bob@x.org"]),
+        ("email", "müller@bücher.de, re\u0301ne@x.org", ["müller@bücher.de", "re\u0301ne@x.org"]),
+        ("email", "\u202bbob@x.org\u202c 😀bob@x.org😀", ["bob@x.org", "bob@x.org"]),
+        ("email", "bo\u200bb@x.o\u200brg", ["bo\u200bb@x.o\u200brg"]),
+        ("email", "bob@x.org\r\nann@y.org--", ["bob@x.org", "ann@y.org"]),
+        ("email", 'bob@[1.2.3.4] "john doe"@x.org', ["bob@[1.2.3.4]", '"john doe"@x.org']),
+        ("email", "bob@x.org-foo bob@x-y.org. o'brien@x.org", ["bob@x.org", "bob@x-y.org", "o'brien@x.org"]),
+        ("email", "@x.org bob@localhost @@@ x@1.2.3.4 a@b", []),
+        ("url", "see http://x.org/a?b=c#d. (https://en.w.org/A_(b))", ["http://x.org/a?b=c#d", "https://en.w.org/A_(b)"]),
+        ("url", '<http://x.org> "HTTP://Y.ORG" [a](http://z.org)', ["http://x.org", "HTTP://Y.ORG", "http://z.org"]),
+        ("url", "请看https://example.com/，谢谢 www.x.org, www.", ["https://example.com/", "www.x.org"]),
+        ("url", "postgres://u:p@h:5432/db", ["postgres://u:p@h:5432/db"]),
+        ("url", "http:// ://x bob@www.x.org a.www.b.org", []),
+        ("ip_address", "192.168.1.1 10.0.0.0/8, 10.0.0.1.", ["192.168.1.1", "10.0.0.0", "10.0.0.1"]),
+        ("ip_address", "地址192.168.1.1。", ["192.168.1.1"]),
+        ("ip_address", "1.2.3.4.5 256.1.1.1 v1.2.3.4", []),
+        ("ip_address", "2001:db8::1. ::1 [fe80::1%eth0]:80", ["2001:db8::1", "::1", "fe80::1"]),
+        ("ip_address", "IPv6:2001:0db8:85a3:0000:0000:8a2e:0370:7334", ["2001:0db8:85a3:0000:0000:8a2e:0370:7334"]),
+        ("ip_address", "12:30:45 std::string a :: b ab::cd aa:bb:cc:dd:ee:ff", []),
+        ("credit_card", "4111 1111 1111 1111, 4111-1111-1111-1111", ["4111 1111 1111 1111", "4111-1111-1111-1111"]),
+        ("credit_card", "378282246310005 30569309025904", ["378282246310005", "30569309025904"]),
+        ("credit_card", "3782 822463 10005", ["3782 822463 10005"]),
+        ("credit_card", "12 5555 5555 5555 4444 123", ["5555 5555 5555 4444"]),
+        ("credit_card", "٤١١١١١١١١١١١١١١١ 4111\u00a01111\u00a01111\u00a01111", ["٤١١١١١١١١١١١١١١١", "4111\u00a01111\u00a01111\u00a01111"]),
+        ("credit_card", "4111111111111112 0.4111111111111111 41111111111111111111111", []),
+        ("iban", "DE89370400440532013000 DE89 3704 0044 0532 0130 00.", ["DE89370400440532013000", "DE89 3704 0044 0532 0130 00"]),
+        ("iban", "gb29nwbk60161331926819 FR14 2004 1010 0505 0001 3M02 606", ["gb29nwbk60161331926819", "FR14 2004 1010 0505 0001 3M02 606"]),
+        ("iban", "DE89370400440532013001 xDE89370400440532013000 DE893704004405320130001 ZZ89370400440532013000", []),
+        ("us_ssn", "123-45-6789 SSN123-45-6789x 123 45 6789 123.45.6789", ["123-45-6789", "123-45-6789", "123 45 6789", "123.45.6789"]),
+        ("us_ssn", "123\u201145\u20116789", ["123\u201145\u20116789"]),
+        ("us_ssn", "123-45 6789 666-45-6789 900-45-6789 000-12-3456 123-00-4567 123-45-0000", []),
+        ("us_ssn", "1123-45-6789 123-45-67890 0-123-45-6789 123-45-6789-1", []),
+    ],
+)  # fmt: skip
+def test_what_is_found(name: str, text: str, expected: list[str]) -> None:
+    """Forms that are in use, and texts that only look alike."""
+    assert found(name, text) == expected
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@given(text=st.text(alphabet="ab1. :@/-@[]wW\u200b\u0301é中😀٣4\r\n", max_size=120))
+def test_spans_are_in_order_and_not_empty(name: PatternName, text: str) -> None:
+    """Whatever the text."""
+    spans = list(RULES[name](text))
+    assert all(0 <= start < end <= len(text) for start, end in spans)
+    assert spans == sorted(spans) or name is PatternName.IP_ADDRESS
+
+
+def check_digit(digits: str) -> str:
+    """Append Luhn's check digit."""
+    return next(digits + str(last) for last in range(10) if passes_luhn(digits + str(last)))
+
+
+@given(st.integers(0, 10**12 - 1), st.sampled_from(["", " ", "-"]))
+def test_cards_that_pass_are_found_and_others_are_not(number: int, gap: str) -> None:
+    """A wrong digit is noticed: Luhn's check sees every one."""
+    digits = check_digit(f"411{number:012}")
+    wrong = digits[:-1] + str((int(digits[-1]) + 1) % 10)
+    for given_digits, expected in ((digits, True), (wrong, False)):
+        written = gap.join(given_digits[k : k + 4] for k in range(0, 16, 4))
+        assert bool(found("credit_card", f"card {written}!")) is expected
+
+
+@given(st.integers(0, 10**18 - 1))
+def test_ibans_that_pass_are_found_and_others_are_not(number: int) -> None:
+    """A wrong check digit is noticed."""
+    check = 98 - int(f"{number:018}131400") % 97
+    iban = f"DE{check:02}{number:018}"
+    assert passes_mod_97(iban)
+    assert found("iban", f"to {iban}.") == [iban]
+    assert found("iban", f"to DE{(check + 1) % 100:02}{number:018}.") == []
+
+
+def test_the_longest_stays() -> None:
+    """Of entities that overlap; a card in a URL is a part of the URL."""
+    patterns = Patterns([PatternName.URL, PatternName.CREDIT_CARD, PatternName.EMAIL], {"URL": "LINK"})
+    text = "https://x.org/?c=4111111111111111&m=a@x.org 4111111111111111"
+    assert [(e.label, e.start, e.end, e.score) for e in patterns.find(text)] == [
+        ("LINK", 0, 43, 1.0),
+        ("CREDIT_CARD", 44, 60, 1.0),
+    ]
+    only = patterns.find(text, frozenset(["CREDIT_CARD"]))
+    assert [(e.start, e.end) for e in only] == [(17, 33), (44, 60)]
+    assert patterns.labels == ("EMAIL", "LINK", "CREDIT_CARD")
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), min_size=1, max_size=12))
+def test_what_stays_does_not_overlap(spans: list[tuple[int, int]]) -> None:
+    """And what was dropped overlaps something that stays and is as long at least."""
+    entities = [Entity("X", 1.0, start, start + length) for start, length in spans]
+    kept = longest_first(entities)
+    assert all(left.end <= right.start for left, right in itertools.pairwise(kept))
+    for entity in entities:
+        assert any(
+            k.start < entity.end and entity.start < k.end and k.end - k.start >= entity.end - entity.start
+            for k in kept
+        )
+
+
+CLASSES = [
+    *("@", "a@", "x@x.", "a@x.org ", '"@', "://", "a://", "http://x.org) ", "www.", "www.a ", "a."),
+    *("1", "1 ", "4444 ", "4", "1.", "1.1.1.", "::", "1:", "a:", "f", "fe80::1 ", "DE12 ", "de12", "1-"),
+    *("123-45-6789 ", "-", " ", "\u00a01", ")", "é", "\u0301", "\u200b", "😀", "中", "٣", "((((http://"),
+]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_time_grows_with_the_text_alone(name: PatternName) -> None:
+    """1 MB of each class of characters, and of a mixture, takes seconds at most; quadratic would be hours."""
+    chance = random.Random(3)
+    mixture = "".join(chance.choice(CLASSES) for _ in range(300_000))[: 1 << 20]
+    for text in (mixture, *((kind * (1 << 20))[: 1 << 20] for kind in CLASSES)):
+        started = time.perf_counter()
+        for _ in RULES[name](text):
+            pass
+        assert time.perf_counter() - started < 30, text[:20]
