@@ -37,6 +37,7 @@ _POSITIONS_AFTER_PADDING = frozenset(
         "mpnet",
         "longformer",
         "roberta-prelayernorm",
+        "data2vec-text",
         "xmod",
     }
 )

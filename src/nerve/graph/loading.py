@@ -152,6 +152,8 @@ def _built_graph(
     key = cache.make_key(files, facts, computed)
     source = cache.load_or_build(cache_dir, key, build)
     n_words, n_positions = _count_rows(folder, (family.word_table, family.position_table))
+    if n_positions is None:
+        n_positions = family.most_positions(config)
     return Graph(source, kind, computed, n_words, n_positions, cache.entry_of(cache_dir, key))
 
 

@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nerve.checkpoint.settings import other_heads
 from nerve.errors import ModelError
+from nerve.graph.architectures.albert import ALBERT
 from nerve.graph.architectures.bert import BERT
+from nerve.graph.architectures.data2vec import DATA2VEC_TEXT
+from nerve.graph.architectures.deberta import DEBERTA, DEBERTA_V2
 from nerve.graph.architectures.distilbert import DISTILBERT
 from nerve.graph.architectures.electra import ELECTRA
+from nerve.graph.architectures.ernie import ERNIE
+from nerve.graph.architectures.eurobert import EUROBERT
+from nerve.graph.architectures.modernbert import MODERNBERT
 from nerve.graph.architectures.mpnet import MPNET
+from nerve.graph.architectures.prelayernorm import MEGATRON_BERT, ROBERTA_PRELAYERNORM
 from nerve.graph.architectures.reading import NotBuildable, Tensors
+from nerve.graph.architectures.rembert import REMBERT
 from nerve.graph.architectures.roberta import ROBERTA
+from nerve.graph.architectures.ropebert import GTE, JINA_EMBEDDINGS_V3, NOMIC_BERT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +50,9 @@ class Family(Protocol):
     def is_needed(self, name: str) -> bool:
         """Return False for tensors that a token classifier does not use."""
 
+    def most_positions(self, config: Mapping[str, Any]) -> int | None:
+        """Return how many positions the family computes where no table tells; None for no bound."""
+
     def check(self, config: Mapping[str, Any]) -> None:
         """Prove that the config asks for nothing but what the family computes."""
 
@@ -56,6 +68,19 @@ FAMILIES: dict[str, Family] = {
     "electra": ELECTRA,
     "distilbert": DISTILBERT,
     "mpnet": MPNET,
+    "albert": ALBERT,
+    "ernie": ERNIE,
+    "data2vec-text": DATA2VEC_TEXT,
+    "roberta-prelayernorm": ROBERTA_PRELAYERNORM,
+    "megatron-bert": MEGATRON_BERT,
+    "rembert": REMBERT,
+    "deberta": DEBERTA,
+    "deberta-v2": DEBERTA_V2,
+    "modernbert": MODERNBERT,
+    "eurobert": EUROBERT,
+    "nomic_bert": NOMIC_BERT,
+    "gte": GTE,
+    "jina_embeddings_v3": JINA_EMBEDDINGS_V3,
 }
 
 
