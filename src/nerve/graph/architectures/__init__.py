@@ -1,12 +1,15 @@
 """Maps the checkpoints of known architectures to one neutral description of an encoder.
 
-`FAMILIES` has a row for each `model_type`: a new architecture is a new file here, which has a `Family`, and a row. The
-defaults of a family are those of its configuration class in transformers 5.23. What is not known is refused
-(`NotBuildable`) and never guessed; `load_graph` then looks for a ready graph.
+`FAMILIES` has a row for each `model_type`: a new architecture is a new file here, which has a `Family`, and a row. A
+package of somebody else's adds one by an entry point of the group `nerve.architectures`, whose name is the model type
+and whose object is a `Family` (docs/explanation/architectures.md). The defaults of a family are those of its
+configuration class in transformers 5.23. What is not known is refused (`NotBuildable`) and never guessed; `load_graph`
+then looks for a ready graph.
 """
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nerve.checkpoint.settings import other_heads
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from nerve.types import FloatArray
 
 __all__ = ["FAMILIES", "Family", "NotBuildable", "describe", "find_family"]
+
+
+GROUP = "nerve.architectures"
 
 
 class Family(Protocol):
@@ -86,18 +92,31 @@ FAMILIES: dict[str, Family] = {
 
 def find_family(config: Mapping[str, Any]) -> Family:
     """Return the family of a `config.json` that can be built from. Raises `NotBuildable` with the reason."""
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise NotBuildable(
-            f"model type {model_type} is not one that can be built: {', '.join(sorted(FAMILIES))}"
-        )
+    family = _look_up(config.get("model_type"))
     if heads := other_heads(config):
         raise NotBuildable(f"config.json names {', '.join(heads)}, not a ...ForTokenClassification")
     for key in ("is_decoder", "add_cross_attention", "quantization_config", "pruned_heads"):
         if config.get(key):
             raise NotBuildable(f"config.json sets {key}")
-    family = FAMILIES[model_type]
     family.check(config)
+    return family
+
+
+def _look_up(model_type: object) -> Family:
+    """Return the family of the table, or of another package; one of another package may fail in any way."""
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return FAMILIES[model_type]
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    if not isinstance(model_type, str) or model_type not in found:
+        known = ", ".join(sorted({*FAMILIES, *found}))
+        raise NotBuildable(f"model type {model_type} is not one that can be built: {known}")
+    try:
+        family: Family = found[model_type].load()
+    except Exception as error:
+        raise ModelError(
+            f"model type {model_type} is read by another package ({found[model_type].value}), which cannot be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     return family
 
 
