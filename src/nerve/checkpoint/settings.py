@@ -38,6 +38,9 @@ _POSITIONS_AFTER_PADDING = frozenset(
         "longformer",
         "roberta-prelayernorm",
         "data2vec-text",
+        "esm",
+        "ibert",
+        "luke",
         "xmod",
     }
 )
