@@ -17,8 +17,9 @@ FUZZ_READY := $(FUZZ)/.ready
 AUDIT := .venv-audit
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
+TYPES := .venv-types
 
-.PHONY: install serve test check format lint types imports bench bench-quick golden parity fuzz audit clean
+.PHONY: install serve test check format lint types types-new imports bench bench-quick golden parity fuzz audit clean
 
 install: $(READY)
 
@@ -70,6 +71,12 @@ parity: $(PARITY_READY)
 	OMP_NUM_THREADS=1 $(PARITY)/bin/python tests/parity/record.py "$$($(PARITY)/bin/nerve pull)" --check
 	$(PARITY)/bin/python -m pytest tests/parity/test_export.py
 
+# Compares the list of token-classification types that docs/explanation/architectures.md goes by with the newest release.
+types-new:
+	test -x $(TYPES)/bin/python || $(PYTHON) -m venv $(TYPES)
+	$(TYPES)/bin/python -m pip install --quiet --upgrade transformers
+	$(TYPES)/bin/python tests/parity/record_types.py
+
 # Looks for bodies and headers that end in a 5xx, a crash or a hang, for some minutes: by the OpenAPI document
 # against running servers, then by bytes.
 fuzz: $(DEV_READY) $(FUZZ_READY)
@@ -85,7 +92,7 @@ audit: $(READY)
 		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(AUDIT)
+	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(AUDIT) $(TYPES)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }

@@ -66,6 +66,7 @@ def export(folder: Path) -> Path | None:
     """Return the graph that `nerve export` writes for a model; made once. None where it fails."""
     import torch  # noqa: PLC0415 - for this alone
     import transformers  # noqa: PLC0415
+
     from nerve.models import export as exporting  # noqa: PLC0415
 
     file = folder / "exported.onnx"

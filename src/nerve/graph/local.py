@@ -30,13 +30,14 @@ _TO_THE_END = 2**40
 class Windows:
     """Attention within one window, of all layers that have it.
 
+    width: K. chunk: the least C.
     is_short: bool, by name: no two tokens of the batch are farther from each other than the window.
     """
 
-    def __init__(self, graph: GraphWriter, window: int, width: int) -> None:
+    def __init__(self, graph: GraphWriter, window: int, width: int, chunk: int = 0) -> None:
         self._graph = graph
         self._name = f"window_{window}"
-        self._chunk = chunk = max(_STEP, -(-window // _STEP) * _STEP)
+        self._chunk = chunk = max(chunk, _STEP, -(-window // _STEP) * _STEP)
         self._width = width
         integers, name = graph.integers, self._name
         self._batch = graph.node("Shape", ["input_ids"], f"{name}.batch", start=0, end=1)  # (1,)

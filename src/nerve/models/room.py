@@ -31,8 +31,8 @@ _HIDDEN = ("hidden_size", "dim", "d_model", "n_embd")
 _INNER = ("intermediate_size", "hidden_dim", "n_inner", "d_ff", "encoder_ffn_dim")
 _USUAL_HEADS, _USUAL_HIDDEN = 16, 1024
 # Arrays of a float for each head and pair of tokens that exist at once. Measured for built graphs; exporters write
-# attention as many operators, and DeBERTa's with indexes of 8 bytes for each. Local attention holds no square, but every
-# encoder with it that is published has layers without it, too.
+# attention as many operators, and DeBERTa's with indexes of 8 bytes for each. Local attention holds no square, but
+# encoders that have it have layers without it, too.
 _SQUARES = {GraphKind.BUILT: 1, GraphKind.PACKED: 0, GraphKind.READY: 8}
 # Built graphs whose scores get a part by distance: MPNet adds a table, DeBERTa shifts two products of twice the size.
 _SQUARES_BY_DISTANCE = {"mpnet": 2, "deberta": 7, "deberta-v2": 7}
