@@ -21,8 +21,9 @@ CLIENTS_READY := $(CLIENTS)/.ready
 AUDIT := .venv-audit
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
+TYPES := .venv-types
 
-.PHONY: install serve test test-clients test-page check format lint types imports bench bench-quick golden parity zoo fuzz \
+.PHONY: install serve test test-clients test-page check format lint types imports bench bench-quick golden parity zoo types-new fuzz \
 	pictures audit clean
 
 install: $(READY)
@@ -89,6 +90,11 @@ zoo: $(PARITY_READY)
 	rm -rf tests/zoo/.made
 	$(PARITY)/bin/python tests/zoo/make_zoo.py tests/zoo/zoo.json tests/zoo/.made
 	$(PARITY)/bin/python tests/zoo/pack.py tests/zoo/.made tests/zoo/zoo.tar.xz
+# Compares the list of token-classification types that docs/explanation/architectures.md goes by with the newest release.
+types-new:
+	test -x $(TYPES)/bin/python || $(PYTHON) -m venv $(TYPES)
+	$(TYPES)/bin/python -m pip install --quiet --upgrade transformers
+	$(TYPES)/bin/python tests/parity/record_types.py
 
 # Looks for bodies and headers that end in a 5xx, a crash or a hang, for some minutes: by the OpenAPI document
 # against running servers, then by bytes.
@@ -113,7 +119,7 @@ audit: $(READY)
 		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(PAGE) $(AUDIT)
+	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(PAGE) $(AUDIT) $(TYPES)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }

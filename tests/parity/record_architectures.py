@@ -1,7 +1,7 @@
-"""Record the logits that PyTorch computes for the tiny checkpoints.
+"""Record the logits that PyTorch computes for the tiny checkpoints, and the shapes of their tensors.
 
 usage: python tests/parity/record_architectures.py
-Writes tests/parity/architectures.json. Needs torch and transformers, not nerve.
+Writes tests/parity/architectures.json and shapes.json. Needs torch and transformers, not nerve.
 """
 
 from __future__ import annotations
@@ -15,9 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from safetensors import safe_open
 
 HERE = Path(__file__).parent
 tiny = runpy.run_path(str(HERE / "tiny_checkpoints.py"))
+
+
+def record_shapes(case: str) -> dict[str, list[int]]:
+    """Return name and shape of every tensor that transformers writes for the config of a case."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(tiny["make_config"](case)))
+        config = transformers.AutoConfig.from_pretrained(folder)
+        transformers.AutoModelForTokenClassification.from_config(config).save_pretrained(folder)
+        with safe_open(Path(folder) / "model.safetensors", "np") as tensors:
+            return {name: list(tensors.get_slice(name).get_shape()) for name in sorted(tensors.keys())}
 
 
 def record(case: str) -> list[list[list[float]]]:
@@ -25,7 +36,7 @@ def record(case: str) -> list[list[list[float]]]:
     with tempfile.TemporaryDirectory() as folder:
         tiny["write_checkpoint"](Path(folder), case)
         model, info = transformers.AutoModelForTokenClassification.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
+            folder, dtype=torch.float32, output_loading_info=True, attn_implementation="eager"
         )
     if any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")):
         raise SystemExit(f"{case}: transformers does not agree with the names or shapes: {info}")
@@ -39,7 +50,9 @@ def record(case: str) -> list[list[list[float]]]:
 
 
 def main() -> None:
-    """Write the file of expected logits."""
+    """Write the files of shapes and of expected logits."""
+    shapes = {case: record_shapes(case) for case in tiny["CASES"]}
+    tiny["SHAPES"].write_text(json.dumps(shapes, separators=(",", ":")) + "\n")
     document = {
         "made_by": "tests/parity/record_architectures.py",
         "versions": {

@@ -1,20 +1,24 @@
 """Tiny checkpoints of every architecture that can be built, made of numbers from a seed.
 
 Used by the component tests, without PyTorch, and by record_architectures.py, with it: both get the same
-tensors for the same case, so the file of expected logits needs no checkpoint beside it.
+tensors for the same case, so the file of expected logits needs no checkpoint beside it. Names and shapes of the tensors
+are those that transformers writes for the case's config; record_architectures.py keeps them in shapes.json.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
+
+SHAPES = Path(__file__).parent / "shapes.json"
 
 N_LABELS = 5
 N_WORDS = 100
@@ -33,8 +37,45 @@ _CLASSES = {
     "electra": "Electra",
     "distilbert": "DistilBert",
     "mpnet": "MPNet",
+    "albert": "Albert",
+    "ernie": "Ernie",
+    "data2vec-text": "Data2VecText",
+    "roberta-prelayernorm": "RobertaPreLayerNorm",
+    "megatron-bert": "MegatronBert",
+    "rembert": "RemBert",
+    "deberta": "Deberta",
+    "deberta-v2": "DebertaV2",
+    "modernbert": "ModernBert",
+    "eurobert": "EuroBert",
+    "nomic_bert": "NomicBert",
+    "gte": "Gte",
+    "jina_embeddings_v3": "JinaEmbeddingsV3",
 }
-_PADDING_FIRST = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
+_PADDING_FIRST = frozenset(
+    {"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text", "roberta-prelayernorm"}
+)
+_RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
+_THIRD = {**_RELATIVE, "position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"}
+# What the config of a model type says beyond what all say; where a key is left out, its default is tested.
+_OWN: dict[str, dict[str, Any]] = {
+    "albert": {"embedding_size": N_EMBEDDING, "hidden_act": "gelu_new"},
+    "ernie": {"use_task_id": True},
+    "rembert": {"input_embedding_size": N_EMBEDDING},
+    "deberta": {**_RELATIVE, "type_vocab_size": 0},
+    "deberta-v2": {**_THIRD, "type_vocab_size": 0},
+    "modernbert": {"local_attention": 16, "global_attn_every_n_layers": 2, "hidden_activation": "gelu"},
+    "eurobert": {"num_key_value_heads": 2, "hidden_act": "silu"},
+    "nomic_bert": {"hidden_act": "silu"},
+}
+# Their configs have no such key, or tests want its default.
+_WITHOUT: dict[str, tuple[str, ...]] = {
+    "modernbert": ("hidden_act", "layer_norm_eps", "type_vocab_size"),
+    "eurobert": ("layer_norm_eps", "type_vocab_size"),
+    "gte": ("type_vocab_size", "layer_norm_eps"),
+    "jina_embeddings_v3": ("type_vocab_size", "layer_norm_eps"),
+    "deberta": ("layer_norm_eps",),
+    "deberta-v2": ("layer_norm_eps",),
+}
 
 # name of the case -> (model type, what its config says differently)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {model_type: (model_type, {}) for model_type in _CLASSES}
@@ -47,6 +88,54 @@ CASES |= {
     "roberta padding id 3": ("roberta", {"pad_token_id": 3}),
     "electra one size": ("electra", {"embedding_size": N_HIDDEN}),
     "bert epsilon 1e-5": ("bert", {"layer_norm_eps": 1e-5}),
+    "albert groups": ("albert", {"num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2}),
+    "ernie without a task": ("ernie", {"use_task_id": False}),
+    "deberta one way": (
+        "deberta",
+        {
+            "pos_att_type": "c2p",
+            "position_biased_input": True,
+            "max_relative_positions": 9,
+            "type_vocab_size": 2,
+        },
+    ),
+    "deberta embeddings": ("deberta", {"embedding_size": N_EMBEDDING, "type_vocab_size": 2}),
+    "deberta-v2 own projections": ("deberta-v2", {"share_att_key": False, "norm_rel_ebd": "none"}),
+    "deberta-v2 convolution": ("deberta-v2", {"conv_kernel_size": 3, "conv_act": "gelu"}),
+    "deberta-v2 odd buckets": ("deberta-v2", {"position_buckets": 7, "pos_att_type": ["p2c"]}),
+    "deberta-v2 no buckets": ("deberta-v2", {"position_buckets": -1, "max_relative_positions": 12}),
+    "deberta-v2 absolute": ("deberta-v2", {"relative_attention": False, "position_biased_input": True}),
+    "modernbert biases": (
+        "modernbert",
+        {
+            **dict.fromkeys(["norm_bias", "attention_bias", "mlp_bias", "classifier_bias"], True),
+            "local_attention": 6,
+            "global_attn_every_n_layers": 3,
+            "classifier_activation": "relu",
+            "local_rope_theta": 500.0,
+        },
+    ),
+    "modernbert wide window": (
+        "modernbert",
+        {"local_attention": 40, "layer_types": ["sliding_attention"] * 3},
+    ),
+    "eurobert biases": (
+        "eurobert",
+        {
+            "attention_bias": True,
+            "mlp_bias": True,
+            "head_dim": 6,
+            "num_key_value_heads": 1,
+            "rope_theta": 2e5,
+        },
+    ),
+    "gte without types": ("gte", {"type_vocab_size": 0}),
+}
+# Layers, heads and widths that come in nobody's model.
+_UNUSUAL = {"hidden_size": 30, "num_attention_heads": 5, "intermediate_size": 37}
+CASES |= {
+    f"{model_type} unusual": (model_type, _UNUSUAL)
+    for model_type in ("albert", "deberta", "deberta-v2", "modernbert", "gte", "nomic_bert", "megatron-bert")
 }
 
 
@@ -84,37 +173,18 @@ def make_config(case: str) -> dict[str, Any]:
         config |= {"embedding_size": N_EMBEDDING}
     if model_type == "mpnet":
         config |= {"relative_attention_num_buckets": 32}
-    return config | changes
+    config |= _OWN.get(model_type, {})
+    return {key: config[key] for key in config if key not in _WITHOUT.get(model_type, ())} | changes
 
 
-def tensor_shapes(case: str) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(case: str) -> Mapping[str, tuple[int, ...]]:
     """Return name and shape of every tensor of a case, as transformers saves it."""
-    model_type, _ = CASES[case]
-    config = make_config(case)
-    prefix = {"xlm-roberta": "roberta", "camembert": "roberta"}.get(model_type, model_type)
-    size = config.get("embedding_size", N_HIDDEN)
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{prefix}.embeddings.word_embeddings.weight": (N_WORDS, size),
-        f"{prefix}.embeddings.position_embeddings.weight": (N_POSITIONS, size),
-        **_norm(f"{prefix}.embeddings.LayerNorm", size),
-        **_linear("classifier", N_LABELS, N_HIDDEN),
+    shapes: dict[str, list[int]] = json.loads(SHAPES.read_text())[case]
+    # Tests that want longer tables change the number of positions.
+    return {
+        name: (N_POSITIONS, *shape[1:]) if "position_embeddings" in name else tuple(shape)
+        for name, shape in shapes.items()
     }
-    if model_type not in ("distilbert", "mpnet"):
-        shapes[f"{prefix}.embeddings.token_type_embeddings.weight"] = (2, size)
-    if size != N_HIDDEN:
-        shapes |= _linear(f"{prefix}.embeddings_project", N_HIDDEN, size)
-    if model_type == "mpnet":
-        buckets = config["relative_attention_num_buckets"]
-        shapes[f"{prefix}.encoder.relative_attention_bias.weight"] = (buckets, N_HEADS)
-    square, up, down, norms = _layer_names(model_type)
-    for index in range(N_LAYERS):
-        start = f"{prefix}.{'transformer' if model_type == 'distilbert' else 'encoder'}.layer.{index}."
-        for name in square:
-            shapes |= _linear(start + name, N_HIDDEN, N_HIDDEN)
-        shapes |= _linear(start + up, N_INNER, N_HIDDEN) | _linear(start + down, N_HIDDEN, N_INNER)
-        for name in norms:
-            shapes |= _norm(start + name, N_HIDDEN)
-    return shapes
 
 
 def make_tensors(case: str) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
@@ -124,7 +194,7 @@ def make_tensors(case: str) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         scale = 0.3 if len(shape) == 2 else 0.1
         values = rng.standard_normal(shape) * scale
-        if name.endswith(("LayerNorm.weight", "layer_norm.weight")):
+        if name.endswith(".weight") and len(shape) == 1:
             values += 1
         tensors[name] = values.astype(np.float32)
     return tensors
@@ -148,23 +218,3 @@ def write_checkpoint(folder: Path, case: str = "bert", dtype: Any = np.float32) 
         folder / "model.safetensors",
     )
     return folder
-
-
-def _linear(name: str, out: int, into: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
-
-
-def _norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
-
-
-def _layer_names(model_type: str) -> tuple[list[str], str, str, list[str]]:
-    """Return the names of the square layers, the two of the feed-forward block, and the norms."""
-    if model_type == "distilbert":
-        attention = [f"attention.{name}_lin" for name in ("q", "k", "v", "out")]
-        return attention, "ffn.lin1", "ffn.lin2", ["sa_layer_norm", "output_layer_norm"]
-    if model_type == "mpnet":
-        attention = [f"attention.attn.{name}" for name in "qkvo"]
-        return attention, "intermediate.dense", "output.dense", ["attention.LayerNorm", "output.LayerNorm"]
-    attention = [*(f"attention.self.{name}" for name in ("query", "key", "value")), "attention.output.dense"]
-    return attention, "intermediate.dense", "output.dense", ["attention.output.LayerNorm", "output.LayerNorm"]

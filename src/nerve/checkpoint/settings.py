@@ -39,6 +39,10 @@ _POSITIONS_AFTER_PADDING = frozenset(
         "mpnet",
         "longformer",
         "roberta-prelayernorm",
+        "data2vec-text",
+        "esm",
+        "ibert",
+        "luke",
         "xmod",
     }
 )
@@ -46,6 +50,8 @@ _POSITIONS_AFTER_PADDING = frozenset(
 _PADDING_ID_THERE = 1
 # Families that number positions after this id, whatever the config says (modeling_mpnet.py, MPNetEmbeddings).
 _FIXED_POSITION_PADDING = {"mpnet": 1}
+# Families whose configs have another key for the rows of the position table.
+_POSITION_KEYS = {"gpt2": "n_positions", "gpt-sw3": "n_positions", "gpt_bigcode": "n_positions"}
 # Labels of a config of transformers that says nothing of them.
 _DEFAULT_LABELS = 2
 # transformers writes 10**30 into tokenizer_config.json for "no limit".
@@ -193,7 +199,7 @@ def unused_positions(config: Mapping[str, Any]) -> int:
 
 def stated_positions(config: Mapping[str, Any]) -> int | None:
     """Return the most tokens that have positions by the config, special ones included; None where it says nothing."""
-    rows = config.get("max_position_embeddings")
+    rows = config.get(_POSITION_KEYS.get(str(config.get("model_type")), "max_position_embeddings"))
     return rows - unused_positions(config) if isinstance(rows, int) and rows > 0 else None
 
 

@@ -1,6 +1,6 @@
 """Export a checkpoint of any architecture to a model folder with an ONNX graph; needs `nerve[export]`.
 
-For the architectures that are not built from their weights (DeBERTa, ModernBERT, ALBERT, ...). The graph is
+For the architectures that are not built from their weights (docs/explanation/architectures.md). The graph is
 compared with PyTorch before the folder is put in its place.
 """
 

@@ -7,109 +7,92 @@ padded positions has no meaning. A run that asks for `label_ids` and `scores` co
 Every operator works on one row (token) or on one (sequence, head) at a time, and none sums over an
 extent that padding changes, so an answer does not depend on batch mates; docs/explanation/exactness.md says why.
 
-B = sequences, T = longest of them, V = vocabulary, E = embedding size, H = hidden size, F = feed-forward
-size, L = labels.
+B = sequences, T = longest of them, E = embedding size, H = hidden size, F = feed-forward size, L = labels.
 """
 
 from __future__ import annotations
 
-import math
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper
 
-from nerve.graph.architectures.encoder import Activation
+from nerve.graph.attention import PaddedAttention
+from nerve.graph.embedding import embed
+from nerve.graph.layers import LayerWriter
+from nerve.graph.writing import GraphWriter, activate, linear, normalize, product
 
 if TYPE_CHECKING:
-    from typing import Any
+    import onnx
 
-    import numpy.typing as npt
+    from nerve.graph.architectures.encoder import Convolution, Encoder
 
-    from nerve.graph.architectures.encoder import Encoder, Layer, Linear, Norm
-    from nerve.types import FloatArray
-
-BUILDER_VERSION = 4
-
-_OPSET = 17
-_IR_VERSION = 8  # belongs to opset 17; older than what the oldest onnxruntime we allow reads
-_FUSED = "com.microsoft"
-_MAX_DISTANCE = 128  # MPNet: farther tokens share a bucket (modeling_mpnet.py, relative_position_bucket)
+BUILDER_VERSION = 5
 
 
 def build(encoder: Encoder) -> onnx.ModelProto:
     """Return the float32 graph of `encoder`."""
     graph = GraphWriter()
-    hidden = embed(graph, encoder)  # (B, T, H)
-    scope = attention_scope(graph, encoder)
-    for index, layer in enumerate(encoder.layers):
-        name = f"layer.{index}"
-        parts = [
-            graph.node(
-                "MatMul", [hidden, graph.constant(f"{name}.{part}.weight", p.weight.T)], f"{name}.{part}"
+    hidden = PaddedLayers(graph, encoder).write_all(embed(graph, encoder))  # (B, T, H)
+    classify(graph, encoder, hidden)  # (B, T, L)
+    return finish(graph, "logits", len(encoder.classifier.weight))
+
+
+class PaddedLayers(LayerWriter):
+    """Adds layers over padded batches; values between layers are (B, T, H)."""
+
+    def __init__(self, graph: GraphWriter, encoder: Encoder) -> None:
+        super().__init__(graph, encoder)
+        self._attention = PaddedAttention(graph, encoder)
+
+    def attend(self, index: int, parts: list[str]) -> str:
+        """Add attention over query, key and value without their biases."""
+        return self._attention.attend(self.encoder.layers[index], parts, f"layer.{index}")
+
+    def convolve(self, convolution: Convolution, embeddings: str, hidden: str) -> str:
+        """Add norm(hidden + act(conv(embeddings))), each (B, T, H); beyond a text the embeddings count as 0.
+
+        The tokens that a filter sees are put side by side, so that one matrix product serves and every token is
+        computed on its own.
+        """
+        graph = self.graph
+        size = convolution.weight.shape[2]
+        half = size // 2
+        time = graph.node("Shape", ["input_ids"], "conv.time", start=1, end=2)
+        ends = graph.node("Squeeze", [time], "conv.end")
+        bounds = [graph.constant(f"conv.{value}", np.array(value, np.int64)) for value in (0, 1)]
+        places = graph.node("Range", [bounds[0], ends, bounds[1]], "conv.places")
+        lengths = graph.node("Cast", ["lengths"], "conv.lengths", to=TensorProto.INT64)
+        lengths = graph.node("Unsqueeze", [lengths, graph.integers(1)], "conv.lengths_column")
+        inside = graph.node("Less", [places, lengths], "conv.inside")  # (B, T)
+        kept = graph.node("Unsqueeze", [inside, graph.integers(2)], "conv.kept")
+        nothing = graph.constant("conv.nothing", np.zeros((), np.float32))
+        real = graph.node("Where", [kept, embeddings, nothing], "conv.real")
+        padded = graph.node("Pad", [real, graph.integers(0, half, 0, 0, half, 0)], "conv.padded")
+        seen = []
+        for at in range(size):
+            end = graph.node("Add", [time, graph.integers(at)], f"conv.end_{at}")
+            seen.append(
+                graph.node("Slice", [padded, graph.integers(at), end, graph.integers(1)], f"conv.from_{at}")
             )
-            for part, p in layer.projections.items()
-        ]
-        context = attend(graph, encoder, scope, layer, parts, name)
-        hidden = after_attention(graph, encoder, layer, context, hidden, name, fused=False)
-    logits = linear(graph, hidden, encoder.classifier, "classifier", output="logits")  # (B, T, L)
-    return finish(graph, logits, len(encoder.classifier.bias))
+        beside = graph.node("Concat", seen, "conv.beside", axis=2) if size > 1 else seen[0]  # (B, T, KH)
+        weight = graph.constant("conv.weight", np.concatenate(list(convolution.weight.transpose(2, 1, 0))))
+        value = graph.node("MatMul", [beside, weight], "conv.product")
+        value = activate(graph, convolution.activation, value, convolution.bias, "conv")
+        return self.skip_norm(value, hidden, None, convolution.norm, "conv.output")
 
 
-class GraphWriter:
-    """A model under construction; each method returns the name of what it added."""
-
-    def __init__(self) -> None:
-        self.model = onnx.ModelProto(
-            ir_version=_IR_VERSION,
-            producer_name="nerve",
-            opset_import=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)],
-        )
-        self.graph = self.model.graph
-        self._names: set[str] = set()
-
-    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
-        """Add `value` as an initializer, once per name."""
-        if name not in self._names:
-            self._names.add(name)
-            array = np.ascontiguousarray(value)
-            self.graph.initializer.add(
-                name=name,
-                dims=value.shape,
-                data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
-                raw_data=array.tobytes(),
-            )
-        return name
-
-    def node(
-        self,
-        operator: str,
-        inputs: list[str],
-        name: str,
-        *,
-        fused: bool = False,
-        output: str | None = None,
-        **attributes: Any,  # noqa: ANN401 - what an ONNX attribute can hold
-    ) -> str:
-        """Add a node with one output of interest; fused operators are ONNX Runtime's own."""
-        result = output or name
-        self.graph.node.append(
-            helper.make_node(
-                operator, inputs, [result], name=name, domain=_FUSED if fused else None, **attributes
-            )
-        )
-        return result
-
-
-def linear(graph: GraphWriter, value: str, layer: Linear, name: str, output: str | None = None) -> str:
-    """Add x W^T + b over the last axis."""
-    weight = graph.constant(name + ".weight", layer.weight.T)  # (in, out)
-    product = graph.node("MatMul", [value, weight], name + ".matmul")
-    return graph.node(
-        "Add", [product, graph.constant(name + ".bias", layer.bias)], name + ".add", output=output
-    )
+def classify(graph: GraphWriter, encoder: Encoder, hidden: str) -> None:
+    """Add what follows the last layer; its last operator gives `logits`."""
+    if encoder.final_norm is not None:
+        hidden = normalize(graph, hidden, encoder.final_norm, encoder.epsilon, "final")
+    if encoder.head is not None:
+        head = encoder.head
+        value = product(graph, hidden, head.dense, "head")
+        value = activate(graph, head.activation, value, head.dense.bias, "head")
+        hidden = normalize(graph, value, head.norm, encoder.epsilon, "head")
+    linear(graph, hidden, encoder.classifier, "classifier")
+    graph.graph.node[-1].output[0] = "logits"
 
 
 def finish(graph: GraphWriter, logits: str, labels: int) -> onnx.ModelProto:
@@ -119,11 +102,8 @@ def finish(graph: GraphWriter, logits: str, labels: int) -> onnx.ModelProto:
     """
     probabilities = graph.node("Softmax", [logits], "probabilities", axis=-1)
     one = graph.constant("one", np.array([1], np.int64))
-    graph.graph.node.append(
-        helper.make_node(
-            "TopK", [probabilities, one], ["best.scores", "best.ids"], name="best", axis=-1, largest=1
-        )
-    )
+    results = ["best.scores", "best.ids"]
+    graph.node("TopK", [probabilities, one], "best", outputs=results, axis=-1, largest=1)
     last = graph.constant("last_axis", np.array([-1], np.int64))
     graph.node("Squeeze", ["best.ids", last], "squeeze_ids", output="label_ids")
     graph.node("Squeeze", ["best.scores", last], "squeeze_scores", output="scores")
@@ -140,243 +120,3 @@ def finish(graph: GraphWriter, logits: str, labels: int) -> onnx.ModelProto:
         ]
     )
     return graph.model
-
-
-def embed(graph: GraphWriter, encoder: Encoder) -> str:
-    """Sum of word and position vectors, normalised: (B, T, E), or (B, T, H) after the projection."""
-    positions = "" if encoder.padding_id is None else _positions(graph, encoder.padding_id)
-    embeddings = add_embeddings(graph, encoder, positions)
-    return (
-        embeddings
-        if encoder.projection is None
-        else linear(graph, embeddings, encoder.projection, "projection")
-    )
-
-
-def add_embeddings(graph: GraphWriter, encoder: Encoder, positions: str) -> str:
-    """Add the sum of word and position vectors, normalised, of the shape of `input_ids` and E.
-
-    positions: name of the position ids; "" where token t has position t.
-    """
-    inputs = [
-        "input_ids",
-        "",  # token types: all 0, and their vector is part of the positions
-        graph.constant("words", encoder.words),  # (V, E)
-        graph.constant("positions", encoder.positions),  # (P, E)
-        "",
-        graph.constant("embedding_norm.weight", encoder.embedding_norm.weight),
-        graph.constant("embedding_norm.bias", encoder.embedding_norm.bias),
-    ]
-    if positions:
-        inputs += ["", positions]
-    graph.graph.node.append(
-        helper.make_node(
-            "EmbedLayerNormalization",
-            inputs,
-            ["embeddings", "unused_mask_index"],
-            name="embeddings",
-            domain=_FUSED,
-            epsilon=encoder.epsilon,
-        )
-    )
-    return "embeddings"
-
-
-def _positions(graph: GraphWriter, padding_id: int) -> str:
-    """Positions of the RoBERTa family, int32 (B, T).
-
-    cumsum(id != pad) * (id != pad) + pad (modeling_roberta.py, create_position_ids_from_input_ids). It
-    matters inside a text too, where the tokenizer found the padding token written out.
-    """
-    pad = graph.constant("padding_id", np.array(padding_id, np.int32))
-    is_pad = graph.node("Equal", ["input_ids", pad], "is_padding")
-    is_real = graph.node("Not", [is_pad], "is_not_padding")
-    real = graph.node("Cast", [is_real], "counts", to=TensorProto.INT32)
-    count = graph.node("CumSum", [real, graph.constant("time_axis", np.array(1, np.int64))], "count")
-    return graph.node("Add", [graph.node("Mul", [count, real], "counted"), pad], "position_ids")
-
-
-def relative_bias(graph: GraphWriter, encoder: Encoder) -> str:
-    """MPNet's bias by distance, (1, heads, T, T); an empty name for other architectures."""
-    if encoder.relative_bias is None:
-        return ""
-    n_positions = len(encoder.positions)
-    table = graph.constant(
-        "relative_bias", bias_by_distance(encoder.relative_bias, n_positions)
-    )  # (heads, 2P - 1)
-    zero, one, shift = (
-        graph.constant(name, np.array(value, np.int32))
-        for name, value in (("zero", 0), ("step", 1), ("farthest", n_positions - 1))
-    )
-    time = graph.node("Shape", ["input_ids"], "time", start=1, end=2)  # (1,)
-    n_tokens = graph.node(
-        "Cast", [graph.node("Squeeze", [time], "time_scalar")], "n_tokens", to=TensorProto.INT32
-    )
-    at = graph.node("Range", [zero, n_tokens, one], "at")  # (T,)
-    first_axis = graph.constant("first_axis", np.zeros(1, np.int64))
-    keys = graph.node("Unsqueeze", [at, first_axis], "keys")  # (1, T)
-    queries = graph.node("Unsqueeze", [at, graph.constant("second_axis", np.ones(1, np.int64))], "queries")
-    columns = graph.node("Sub", [graph.node("Add", [queries, shift], "shifted"), keys], "distances")  # (T, T)
-    bias = graph.node("Gather", [table, columns], "distance_bias", axis=1)  # (heads, T, T)
-    return graph.node("Unsqueeze", [bias, first_axis], "attention_bias")
-
-
-def bias_by_distance(relative_bias: FloatArray, positions: int) -> FloatArray:
-    """Return the bias of every distance, query minus key, from -(P - 1) on: (heads, 2P - 1).
-
-    One row for each distance, not for each pair of positions: of these there are billions where contexts are long.
-    T5's scheme, in float32 as modeling_mpnet.py computes it.
-    """
-    distance = np.arange(1 - positions, positions)
-    half = len(relative_bias) // 2
-    exact = half // 2
-    far = np.abs(distance)
-    with np.errstate(divide="ignore"):
-        growth = np.log(far.astype(np.float32) / np.float32(exact)) / np.float32(
-            math.log(_MAX_DISTANCE / exact)
-        )
-        spread = np.where(far < exact, 0, growth * np.float32(half - exact)).astype(np.int64)
-    bucket = np.where(far < exact, far, np.minimum(exact + spread, half - 1))
-    by_distance: FloatArray = relative_bias.T[:, bucket + np.where(distance < 0, half, 0)]
-    return by_distance
-
-
-class AttentionScope(NamedTuple):
-    """What every layer's attention knows of the batch, by name.
-
-    is_full: bool, no row has padding. bias: (1, heads, T, T), added to the scores; "" for none.
-    """
-
-    is_full: str
-    bias: str
-
-
-def attention_scope(graph: GraphWriter, encoder: Encoder) -> AttentionScope:
-    """Add what attention needs, once for all layers."""
-    shortest = graph.node("ReduceMin", ["lengths"], "shortest", keepdims=0)
-    time = graph.node("Shape", ["input_ids"], "longest_shape", start=1, end=2)  # (1,)
-    longest = graph.node(
-        "Cast", [graph.node("Squeeze", [time], "longest")], "longest_int", to=TensorProto.INT32
-    )
-    is_full = graph.node("Equal", [shortest, longest], "is_full")
-    return AttentionScope(is_full, relative_bias(graph, encoder))
-
-
-def attend(
-    graph: GraphWriter, encoder: Encoder, scope: AttentionScope, layer: Layer, parts: list[str], name: str
-) -> str:
-    """Add attention over query, key and value without their biases, each (B, T, H); returns (B, T, H).
-
-    Where no row has padding, the operator is called without lengths: what it does for them takes a fifth of its time.
-    Zeros that are not added change no bit of the scores.
-    """
-    biases = [projection.bias for projection in layer.projections.values()]
-    inputs = [*parts, graph.constant(f"{name}.qkv.bias", np.concatenate(biases))]
-
-    def branch(kind: str, lengths: str) -> onnx.GraphProto:
-        output = f"{name}.context.{kind}"
-        masks = [lengths, scope.bias] if scope.bias else [lengths] if lengths else []
-        node = helper.make_node(
-            "MultiHeadAttention",
-            [*inputs, *masks],
-            [output],
-            name=f"{name}.attention.{kind}",
-            domain=_FUSED,
-            num_heads=encoder.heads,
-        )
-        result = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
-        return helper.make_graph([node], f"{name}.{kind}", [], [result])
-
-    return graph.node(
-        "If",
-        [scope.is_full],
-        f"{name}.attention",
-        then_branch=branch("full", ""),
-        else_branch=branch("padded", "lengths"),
-    )
-
-
-def after_attention(
-    graph: GraphWriter,
-    encoder: Encoder,
-    layer: Layer,
-    context: str,
-    hidden: str,
-    name: str,
-    *,
-    fused: bool,
-) -> str:
-    """Add the rest of a layer: output projection, feed-forward block, and the norm after each.
-
-    fused: in the operators that are quickest on CUDA; False: on the CPU.
-    """
-    normalize = partial(fused_skip_norm if fused else skip_norm, graph, epsilon=encoder.epsilon)
-    output = _product(graph, context, layer.attention_output, f"{name}.attended")
-    hidden = normalize(
-        output, hidden, layer.attention_output.bias, layer.attention_norm, name=f"{name}.attended"
-    )
-    up = graph.constant(f"{name}.up.weight", layer.up.weight.T)  # (H, F)
-    wide = graph.node("MatMul", [hidden, up], f"{name}.up")
-    wide = activate(graph, encoder.activation, wide, layer.up.bias, name, fused=fused)
-    output = _product(graph, wide, layer.down, f"{name}.output")
-    return normalize(output, hidden, layer.down.bias, layer.output_norm, name=f"{name}.output")
-
-
-def activate(
-    graph: GraphWriter, activation: Activation, value: str, bias: FloatArray, name: str, *, fused: bool
-) -> str:
-    """Activation of x + bias.
-
-    fused: as for `after_attention`. On the CPU, BiasGelu takes a quarter longer than Add and Gelu, to the same bits.
-    """
-    shift = graph.constant(f"{name}.up.bias", bias)
-    if activation is Activation.GELU_TANH:
-        return graph.node("FastGelu", [value, shift], f"{name}.gelu", fused=True)
-    if activation is Activation.GELU and fused:
-        return graph.node("BiasGelu", [value, shift], f"{name}.gelu", fused=True)
-    total = graph.node("Add", [value, shift], f"{name}.up.add")
-    if activation is Activation.RELU:
-        return graph.node("Relu", [total], f"{name}.relu")
-    return graph.node("Gelu", [total], f"{name}.gelu", fused=True)
-
-
-def _product(graph: GraphWriter, value: str, layer: Linear, name: str) -> str:
-    """Multiply: x W^T."""
-    return graph.node("MatMul", [value, graph.constant(f"{name}.weight", layer.weight.T)], f"{name}.matmul")
-
-
-def skip_norm(
-    graph: GraphWriter, value: str, skip: str, bias: FloatArray, norm: Norm, epsilon: float, name: str
-) -> str:
-    """LayerNorm(value + skip + bias), for the CPU.
-
-    Three operators are faster there than one: ONNX Runtime's SkipLayerNormalization for the CPU works on one number
-    at a time (docs/decisions/0018).
-    """
-    total = graph.node("Add", [value, skip], f"{name}.sum")
-    total = graph.node("Add", [total, graph.constant(f"{name}.bias", bias)], f"{name}.sum.bias")
-    inputs = [
-        total,
-        graph.constant(f"{name}.norm.weight", norm.weight),
-        graph.constant(f"{name}.norm.bias", norm.bias),
-    ]
-    return graph.node("LayerNormalization", inputs, f"{name}.norm", axis=-1, epsilon=epsilon)
-
-
-def fused_skip_norm(
-    graph: GraphWriter, value: str, skip: str, bias: FloatArray, norm: Norm, epsilon: float, name: str
-) -> str:
-    """LayerNorm(value + skip + bias) in one operator, for CUDA."""
-    return graph.node(
-        "SkipLayerNormalization",
-        [
-            value,
-            skip,
-            graph.constant(f"{name}.norm.weight", norm.weight),
-            graph.constant(f"{name}.norm.bias", norm.bias),
-            graph.constant(f"{name}.bias", bias),
-        ],
-        f"{name}.norm",
-        fused=True,
-        epsilon=epsilon,
-    )

@@ -1,34 +1,45 @@
-"""Measures the channels that the int8 graph quantises, by running the encoder in numpy on calibration texts.
+"""Measures the channels that the int8 graph quantises, by running the encoder on calibration texts.
 
 The texts are `nerve.models.samples.calibration_texts`, tokenized by the model's own tokenizer; where a graph is built
-without one, random token ids from a fixed seed. The result is the same at every start.
+without one, random token ids from a fixed seed. The layers are those of the float32 graph, run one after the other by
+ONNX Runtime, each with outputs for what is measured, so that no more than one of them is in memory twice.
 
-S = calibration sequences, T = the length of one, R = their tokens together; the other letters as in `builder`.
+S = calibration sequences, T = the length of one; the other letters as in `builder`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from onnx import TensorProto, helper
 
-from nerve.graph.architectures.encoder import Activation
-from nerve.graph.builder import bias_by_distance
+from nerve.config import Device
+from nerve.graph.builder import PaddedLayers
+from nerve.graph.embedding import embed
+from nerve.graph.writing import GraphWriter
+from nerve.runtime.cores import usable_cores
+from nerve.runtime.sessions import create_session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     import numpy.typing as npt
 
-    from nerve.graph.architectures.encoder import Encoder, Layer, Linear, Norm
+    from nerve.graph.architectures.encoder import Encoder, Linear
     from nerve.types import FloatArray
+
+    Array = npt.NDArray[Any]
 
 N_SEQUENCES = 16
 LENGTH = 48
 _SEED = 20240229
 # Sequences that are computed together.
 _GROUP = 12
+SITES = ("hidden", "context", "attended", "inner")
+_STATISTICS = ("ReduceMin", "ReduceMax", "ReduceMean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +52,12 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class LayerRanges:
-    """The activations that enter the linear layers of one layer."""
+    """The activations that enter the linear layers of one layer; their names are those of sites in `builder`."""
 
-    hidden: Range  # into query, key and value
-    context: Range  # into the attention output
-    attended: Range  # into the first layer of the feed-forward block
-    inner: FloatArray  # mean of what enters its second layer, float32 (F,)
+    hidden: Range
+    context: Range
+    attended: Range
+    inner: Range
 
 
 def calibrate(encoder: Encoder, sequences: Sequence[Sequence[int]] = ()) -> list[LayerRanges]:
@@ -70,89 +81,84 @@ def _batches(sequences: Sequence[Sequence[int]]) -> list[npt.NDArray[np.int64]]:
 
 def measure(encoder: Encoder, batches: Sequence[npt.NDArray[np.int64]]) -> list[LayerRanges]:
     """Return the ranges of every layer over batches of sequences, each (S, T), layer after layer."""
-    hidden = [_embed(encoder, ids) for ids in batches]  # each (S, T, H)
+    encoder, feeds = _prepare(encoder, batches)
+    start = GraphWriter()
+    start.node("Identity", [embed(start, encoder)], "leaves", output="left")
+    for feed, values in zip(feeds, _run(start, feeds, ["left"]), strict=True):
+        feed["hidden"] = values["left"]
+    weights = np.array([feed["input_ids"].size for feed in feeds], np.float64)
     ranges = []
-    for layer in encoder.layers:
-        context = [_attend(part, layer, encoder.heads, _bias(encoder, part.shape[1])) for part in hidden]
-        attended = [
-            _normalise(part + _linear(mixed, layer.attention_output), layer.attention_norm, encoder.epsilon)
-            for part, mixed in zip(hidden, context, strict=True)
-        ]
-        inner = [_activate(_linear(part, layer.up), encoder.activation) for part in attended]  # (S, T, F)
-        ranges.append(
-            LayerRanges(_range(hidden), _range(context), _range(attended), _rows(inner).mean(axis=0))
-        )
-        hidden = [
-            _normalise(part + _linear(wide, layer.down), layer.output_norm, encoder.epsilon)
-            for part, wide in zip(attended, inner, strict=True)
-        ]
+    for index in range(len(encoder.layers)):
+        layer = _MeasuredLayer(encoder, index)
+        found = _run(layer.graph, feeds, ["left", *layer.statistics])
+        sites = {site: _range(site, found, weights / weights.sum()) for site in SITES}
+        ranges.append(LayerRanges(**sites))
+        for feed, values in zip(feeds, found, strict=True):
+            feed["hidden"] = values["left"]
     return ranges
 
 
-def _embed(encoder: Encoder, ids: npt.NDArray[np.int64]) -> FloatArray:
+def _prepare(
+    encoder: Encoder, batches: Sequence[npt.NDArray[np.int64]]
+) -> tuple[Encoder, list[dict[str, Array]]]:
+    """Return the encoder with those words only that the batches have, and the batches with ids to match.
+
+    The positions are those of a text without padding ids.
+    """
     first = 0 if encoder.padding_id is None else encoder.padding_id + 1
-    width = min(ids.shape[1], len(encoder.positions) - first)
-    ids = ids[:, :width]
-    hidden = encoder.words[ids] + encoder.positions[first : first + width]  # (S, T, E)
-    hidden = _normalise(hidden, encoder.embedding_norm, encoder.epsilon)
-    return hidden if encoder.projection is None else _linear(hidden, encoder.projection)
+    most = None if encoder.n_positions is None else max(1, encoder.n_positions - first)
+    cut = [ids[:, :most] for ids in batches]
+    used, places = np.unique(np.concatenate([ids.ravel() for ids in cut]), return_inverse=True)
+    positions = None if encoder.positions is None else encoder.positions[first:]
+    small = replace(encoder, words=encoder.words[used], positions=positions, padding_id=None)
+    ends = np.cumsum([ids.size for ids in cut])
+    feeds: list[dict[str, Array]] = [
+        {
+            "input_ids": part.reshape(ids.shape).astype(np.int32),
+            "lengths": np.full(len(ids), ids.shape[1], np.int32),
+        }
+        for part, ids in zip(np.split(places.ravel(), ends[:-1]), cut, strict=True)
+    ]
+    return small, feeds
 
 
-def _bias(encoder: Encoder, width: int) -> FloatArray | None:
-    """Return MPNet's bias by distance, (heads, T, T)."""
-    if encoder.relative_bias is None:
-        return None
-    at = np.arange(width)
-    by_distance = bias_by_distance(encoder.relative_bias, width)  # (heads, 2T - 1)
-    found: FloatArray = by_distance[:, at[:, None] - at[None, :] + width - 1]
-    return found
+class _MeasuredLayer(PaddedLayers):
+    """A graph of one layer: `hidden` (S, T, H) in, `left` (S, T, H) and statistics of each site out."""
+
+    def __init__(self, encoder: Encoder, index: int) -> None:
+        convolution = None if index else encoder.convolution
+        one = replace(encoder, layers=(encoder.layers[index],), convolution=convolution)
+        super().__init__(GraphWriter(), one)
+        self.statistics: list[str] = []
+        self.graph.node("Identity", [self.write_all("hidden")], "leaves", output="left")
+
+    def products(self, index: int, site: str, value: str, layers: dict[str, Linear]) -> list[str]:
+        """Take the smallest, the largest and the mean number of each channel, too."""
+        for statistic in _STATISTICS:
+            name = f"{site}.{statistic}"
+            self.statistics.append(self.graph.node(statistic, [value], name, keepdims=0, axes=[0, 1]))
+        return super().products(index, site, value, layers)
 
 
-def _rows(parts: Sequence[FloatArray]) -> FloatArray:
-    return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])  # (R, K)
+def _run(
+    graph: GraphWriter, feeds: list[dict[str, Array]], outputs: list[str]
+) -> list[dict[str, FloatArray]]:
+    """Run a graph on each batch and return its outputs by name."""
+    graph.graph.name = "calibration"
+    for name, value in feeds[0].items():
+        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+        graph.graph.input.append(helper.make_tensor_value_info(name, kind, [None] * value.ndim))
+    graph.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs
+    )
+    session = create_session(graph.model.SerializeToString(), Device.CPU, 0, usable_cores())
+    return [dict(zip(outputs, session.run(outputs, feed), strict=True)) for feed in feeds]
 
 
-def _range(parts: Sequence[FloatArray]) -> Range:
-    rows = _rows(parts)
-    centre: FloatArray = rows.mean(axis=0)
-    reach: FloatArray = np.abs(rows - centre).max(axis=0)
-    return Range(centre, reach)
-
-
-def _linear(value: FloatArray, layer: Linear) -> FloatArray:
-    rows: FloatArray = value.reshape(-1, value.shape[-1]) @ layer.weight.T  # (S * T, out), one product
-    rows += layer.bias
-    return rows.reshape(*value.shape[:-1], -1)
-
-
-def _normalise(value: FloatArray, norm: Norm, epsilon: float) -> FloatArray:
-    centred = value - value.mean(axis=-1, keepdims=True)
-    deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(epsilon))
-    result: FloatArray = centred / deviation * norm.weight + norm.bias
-    return result
-
-
-def _attend(hidden: FloatArray, layer: Layer, heads: int, bias: FloatArray | None) -> FloatArray:
-    count, width, size = hidden.shape
-
-    def split(linear: Linear) -> FloatArray:
-        parts: FloatArray = _linear(hidden, linear).reshape(count, width, heads, -1).transpose(0, 2, 1, 3)
-        return parts
-
-    scores = split(layer.query) @ split(layer.key).transpose(0, 1, 3, 2)  # (S, heads, T, T)
-    scores *= np.float32((size // heads) ** -0.5)
-    if bias is not None:
-        scores += bias
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    context: FloatArray = weights @ split(layer.value)  # (S, heads, T, H / heads)
-    return context.transpose(0, 2, 1, 3).reshape(count, width, size)
-
-
-def _activate(value: FloatArray, activation: Activation) -> FloatArray:
-    """Apply the activation; the tanh form serves for both GELUs, whose ranges are the same."""
-    if activation is Activation.RELU:
-        return np.maximum(value, 0)
-    inner = np.float32(0.7978845608) * (value + np.float32(0.044715) * value * value * value)
-    result: FloatArray = np.float32(0.5) * value * (1 + np.tanh(inner))
-    return result
+def _range(site: str, found: list[dict[str, FloatArray]], weights: npt.NDArray[np.float64]) -> Range:
+    """Put the statistics of all batches together; weights: share of each batch in all tokens."""
+    lowest = np.min([values[f"{site}.ReduceMin"] for values in found], axis=0)
+    highest = np.max([values[f"{site}.ReduceMax"] for values in found], axis=0)
+    means = [values[f"{site}.ReduceMean"] for values in found]
+    centre = np.average(means, axis=0, weights=weights).astype(np.float32)
+    return Range(centre, np.maximum(highest - centre, centre - lowest))

@@ -144,7 +144,10 @@ def _built_graph(
     facts = json.dumps([config, kind.value, used], sort_keys=True).encode()
     key = cache.make_key(source.files, facts, computed)
     graph = cache.load_or_build(cache_dir, key, build)
-    return Graph(graph, kind, computed, source.n_words, source.n_positions, cache.entry_of(cache_dir, key))
+    n_positions = source.n_positions
+    if n_positions is None:
+        n_positions = find_family(config).most_positions(config)
+    return Graph(graph, kind, computed, source.n_words, n_positions, cache.entry_of(cache_dir, key))
 
 
 @dataclass(frozen=True, slots=True)

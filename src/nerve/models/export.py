@@ -1,6 +1,6 @@
 """Exports any token-classification checkpoint to a model folder with an ONNX graph; needs `nerve[export]`.
 
-For architectures that `graph` cannot build from the weights (DeBERTa, ModernBERT, ALBERT, ...). The model is
+For architectures that `graph` cannot build from the weights (docs/explanation/architectures.md). The model is
 traced with PyTorch; the result is compared with PyTorch on several shapes, with padding, before the folder
 is put in its place. The sole user of `torch` and `transformers`.
 """

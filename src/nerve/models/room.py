@@ -35,10 +35,11 @@ _HIDDEN = ("hidden_size", "dim", "d_model", "n_embd")
 _INNER = ("intermediate_size", "hidden_dim", "n_inner", "d_ff", "encoder_ffn_dim")
 _USUAL_HEADS, _USUAL_HIDDEN = 16, 1024
 # Arrays of a float for each head and pair of tokens that exist at once. Measured for built graphs; exporters write
-# attention as many operators, and DeBERTa's with indexes of 8 bytes for each.
+# attention as many operators, and DeBERTa's with indexes of 8 bytes for each. Local attention holds no square, but
+# encoders that have it have layers without it, too.
 _SQUARES = {GraphKind.BUILT: 1, GraphKind.PACKED: 0, GraphKind.READY: 8}
-_SQUARES_WITH_BIAS = 2
-_WITH_BIAS = frozenset({"mpnet"})
+# Built graphs whose scores get a part by distance: MPNet adds a table, DeBERTa shifts two products of twice the size.
+_SQUARES_BY_DISTANCE = {"mpnet": 2, "deberta": 7, "deberta-v2": 7}
 # Rows of a float for each token that exist at once, in units of the layers' width and of their inner width.
 _HIDDEN_ROWS, _INNER_ROWS = 8, 2
 
@@ -64,8 +65,8 @@ class Room:
     def call_bytes(self, n_tokens: int) -> int:
         """Estimate what a call with windows of so many tokens takes."""
         squares = _SQUARES[self.kind]
-        if self.kind is GraphKind.BUILT and self.settings.get("model_type") in _WITH_BIAS:
-            squares = _SQUARES_WITH_BIAS
+        if self.kind is GraphKind.BUILT:
+            squares = _SQUARES_BY_DISTANCE.get(str(self.settings.get("model_type")), squares)
         heads = _read(self.settings, _HEADS, _USUAL_HEADS)
         hidden = _read(self.settings, _HIDDEN, _USUAL_HIDDEN)
         inner = _read(self.settings, _INNER, 4 * hidden)

@@ -1,7 +1,7 @@
-"""BERT, and the form that RoBERTa, ELECTRA, DistilBERT and MPNet share with it.
+"""BERT, and the form that RoBERTa, ELECTRA, DistilBERT, MPNet and others share with it.
 
 Word and position vectors, normalised; then layers of attention and a feed-forward block, each with a residual sum
-and a norm after it; then the classifier. What differs within the form is names and a few rules.
+and a norm after it, or before it; then the classifier. What differs within the form is names and a few rules.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from nerve.graph.architectures.reading import (
     NotBuildable,
     is_leftover,
     read_activation,
+    read_flag,
+    read_heads,
     read_integer,
+    read_layers,
     read_number,
 )
 
@@ -33,9 +36,13 @@ class BertForm:
     """A family of BERT's form.
 
     Names come after `prefix` and, in a layer, after `layer` and its number. A `..._key` is a key of config.json;
-    `default_heads` holds where it is left out.
+    a `default_...` holds where it is left out, and is that of transformers' configuration class.
+    embedding_norm: None where the embeddings are not normalised. final_norm: with it norms stand before attention and
+    before the feed-forward block, and this one follows the last layer.
+    projection: from the embeddings to the layers, `always_projects` or where their sizes differ.
     epsilon_key: None where the family has one epsilon.
     relative_bias: tensor (relative_buckets, heads) that is added to attention scores by distance.
+    task_key: key that tells whether there is a vector for the task; task 0 is what a token classifier has.
     """
 
     prefix: str
@@ -48,7 +55,12 @@ class BertForm:
     up: str = "intermediate.dense"
     down: str = "output.dense"
     output_norm: str = "output.LayerNorm"
+    embedding_norm: str | None = "embeddings.LayerNorm"
+    final_norm: str | None = None
+    projection: str = "embeddings_project"
+    always_projects: bool = False
     has_token_types: bool = True
+    task_key: str | None = None
     relative_bias: str | None = None
     relative_buckets: int = 0
     hidden_key: str = "hidden_size"
@@ -56,7 +68,10 @@ class BertForm:
     heads_key: str = "num_attention_heads"
     activation_key: str = "hidden_act"
     epsilon_key: str | None = "layer_norm_eps"
+    default_hidden: int = 768
+    default_layers: int = 12
     default_heads: int = 12
+    default_activation: str = "gelu"
 
     @property
     def word_table(self) -> str:
@@ -72,50 +87,60 @@ class BertForm:
         """Return False for tensors that a token classifier does not use."""
         return not is_leftover(name)
 
+    def most_positions(self, config: Mapping[str, Any]) -> int | None:
+        """Return None: the table of positions tells."""
+        return None
+
     def check(self, config: Mapping[str, Any]) -> None:
         """Prove that the config asks for what the form computes. Raises `NotBuildable`."""
-        read_activation(config, self.activation_key)
+        read_activation(config, self.activation_key, self.default_activation)
         position_type = config.get("position_embedding_type") or "absolute"
         if position_type != "absolute":
             raise NotBuildable(f"position_embedding_type is {position_type}, not absolute")
 
     def describe(self, config: Mapping[str, Any], tensors: Tensors) -> Encoder:
         """Name every weight of the checkpoint. Raises `NotBuildable`."""
-        embeddings = self.prefix + "embeddings."
         words = tensors.take(self.word_table, None, None)
         size = words.shape[1]
-        positions = tensors.take(self.position_table, None, size)
-        if self.has_token_types:
-            positions = positions + tensors.take(embeddings + "token_type_embeddings.weight", None, size)[0]
-        embedding_norm = tensors.norm(embeddings + "LayerNorm", size)
-        hidden = read_integer(config, self.hidden_key, size)
-        heads = read_integer(config, self.heads_key, self.default_heads)
-        if heads < 1 or hidden % heads:
-            raise NotBuildable(f"{heads} attention heads do not divide the hidden size {hidden}")
+        hidden = read_integer(config, self.hidden_key, self.default_hidden)
+        heads = read_heads(config, self.heads_key, self.default_heads, hidden)
         projection = None
-        if size != hidden:
-            projection = tensors.linear(self.prefix + "embeddings_project", hidden, size)
+        if self.always_projects or size != hidden:
+            projection = tensors.linear(self.prefix + self.projection, hidden, size)
+        norm, final = (
+            None if name is None else tensors.norm(self.prefix + name, width)
+            for name, width in ((self.embedding_norm, size), (self.final_norm, hidden))
+        )
         return Encoder(
             words=words,
-            positions=positions,
+            positions=self._positions(config, tensors, size),
             padding_id=position_padding_id(config),
-            embedding_norm=embedding_norm,
+            embedding_norm=norm,
             projection=projection,
             relative_bias=self._relative_bias(tensors, heads),
             layers=self._layers(config, tensors, hidden),
+            norm_first=self.final_norm is not None,
+            final_norm=final,
             classifier=tensors.linear("classifier", None, hidden),
             heads=heads,
             epsilon=self._epsilon(config),
-            activation=read_activation(config, self.activation_key),
+            activation=read_activation(config, self.activation_key, self.default_activation),
         )
+
+    def _positions(self, config: Mapping[str, Any], tensors: Tensors, size: int) -> FloatArray:
+        """Return the vectors of positions, with those that every token has added."""
+        positions = tensors.take(self.position_table, None, size)
+        tables = ["token_type_embeddings"] if self.has_token_types else []
+        if self.task_key is not None and read_flag(config, self.task_key, default=False):
+            tables.append("task_type_embeddings")
+        for name in tables:
+            positions = positions + tensors.take(f"{self.prefix}embeddings.{name}.weight", None, size)[0]
+        return positions
 
     def _layers(self, config: Mapping[str, Any], tensors: Tensors, hidden: int) -> tuple[Layer, ...]:
         start = f"{self.prefix}{self.layer}."
-        found = tensors.count_layers(start)
-        named = read_integer(config, self.layers_key, found)
-        if not 1 <= named <= found:  # those beyond `named` are not used by transformers, either
-            raise NotBuildable(f"the checkpoint has {found} layers, config.json says {named}")
-        return tuple(self._layer(tensors, f"{start}{index}.", hidden) for index in range(named))
+        n_layers = read_layers(config, self.layers_key, self.default_layers, tensors, start)
+        return tuple(self._layer(tensors, f"{start}{index}.", hidden) for index in range(n_layers))
 
     def _layer(self, tensors: Tensors, start: str, hidden: int) -> Layer:
         up = tensors.linear(start + self.up, None, hidden)

@@ -19,4 +19,5 @@ DISTILBERT = BertForm(
     heads_key="n_heads",
     activation_key="activation",
     epsilon_key=None,
+    default_layers=6,
 )

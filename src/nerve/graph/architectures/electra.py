@@ -2,4 +2,4 @@
 
 from nerve.graph.architectures.bert import BertForm
 
-ELECTRA = BertForm(prefix="electra.", default_heads=4)
+ELECTRA = BertForm(prefix="electra.", default_hidden=256, default_heads=4)

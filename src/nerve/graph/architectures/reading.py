@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nerve.graph.architectures.encoder import Activation, Linear, Norm
 from nerve.graph.stored import NotBuildable
 
@@ -29,12 +31,16 @@ _ACTIVATIONS = {
     "gelu_python_tanh": Activation.GELU_TANH,
     "gelu_accurate": Activation.GELU_TANH,
     "relu": Activation.RELU,
+    "silu": Activation.SILU,
+    "swish": Activation.SILU,
+    "tanh": Activation.TANH,
 }
 
 # Left over from pre-training, or buffers: a token classifier computes the same without them.
 _LEFTOVERS = re.compile(
-    r"^([a-z]+\.)?(pooler\.|embeddings\.(position_ids|token_type_ids)$)"
-    r"|^(cls|lm_head|discriminator_predictions|generator_predictions|generator_lm_head)\."
+    r"^([a-z0-9_]+\.)?(pooler\.|embeddings\.(position_ids|token_type_ids)$|rotary_emb\.)"
+    r"|^(cls|lm_head|discriminator_predictions|generator_predictions|generator_lm_head|decoder)\."
+    r"|^(predictions|sop_classifier|lm_predictions|mask_predictions)\."
     r"|^vocab_(transform|projector|layer_norm)\."
 )
 
@@ -71,12 +77,47 @@ def read_number(config: Mapping[str, Any], key: str, default: float) -> float:
     return float(value)
 
 
-def read_activation(config: Mapping[str, Any], key: str) -> Activation:
-    """Return the activation that the config names; GELU where it names none."""
-    name = config.get(key, "gelu")
+def read_flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
+    """Return true or false of the config; `default` where it is missing."""
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise NotBuildable(f"config.json: {key} is not true or false")
+    return value
+
+
+def read_activation(config: Mapping[str, Any], key: str, default: str = "gelu") -> Activation:
+    """Return the activation that the config names; `default` where it names none."""
+    name = config.get(key, default)
     if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise NotBuildable(f"activation {name} is not one of {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[name]
+
+
+def read_heads(config: Mapping[str, Any], key: str, default: int, hidden: int) -> int:
+    """Return the number of attention heads, which must divide the hidden size."""
+    heads = read_integer(config, key, default)
+    if heads < 1 or hidden < 1 or hidden % heads:
+        raise NotBuildable(f"{heads} attention heads do not divide the hidden size {hidden}")
+    return heads
+
+
+def read_layers(config: Mapping[str, Any], key: str, default: int, tensors: Tensors, start: str) -> int:
+    """Return the number of layers, of which there must be tensors whose names begin with `start` and a number.
+
+    Those beyond it are not used by transformers, either.
+    """
+    found, named = tensors.count_layers(start), read_integer(config, key, default)
+    if not 1 <= named <= found:
+        raise NotBuildable(f"the checkpoint has {found} layers, config.json says {named}")
+    return found
+
+
+def split(layer: Linear, n_parts: int) -> list[Linear]:
+    """Take a linear layer apart whose outputs stand one after the other."""
+    biases = [None] * n_parts if layer.bias is None else np.split(layer.bias, n_parts)
+    return [
+        Linear(weight, bias) for weight, bias in zip(np.split(layer.weight, n_parts), biases, strict=True)
+    ]
 
 
 class Tensors:
@@ -118,14 +159,22 @@ class Tensors:
         names = {name, name.removeprefix(self._base), self._base + name}
         return min((self._stored[one] for one in names if one in self._stored), key=_order, default=None)
 
-    def linear(self, name: str, out: int | None, into: int) -> Linear:
+    def linear(self, name: str, out: int | None, into: int | None, *, has_bias: bool = True) -> Linear:
         """Return the layer `name`, from `into` to `out` features; None for any number."""
         weight = self.take(name + ".weight", out, into)
-        return Linear(weight, self.take(name + ".bias", weight.shape[0]))
+        return Linear(weight, self.take(name + ".bias", weight.shape[0]) if has_bias else None)
 
-    def norm(self, name: str, size: int) -> Norm:
+    def norm(self, name: str, size: int, *, has_bias: bool = True) -> Norm:
         """Return the layer normalisation `name` over `size` features."""
-        return Norm(self.take(name + ".weight", size), self.take(name + ".bias", size))
+        return Norm(self.take(name + ".weight", size), self.take(name + ".bias", size) if has_bias else None)
+
+    def rms_norm(self, name: str, size: int) -> Norm:
+        """Return the RMS normalisation `name` over `size` features."""
+        return Norm(self.take(name + ".weight", size), None, is_rms=True)
+
+    def ignore(self, name: str) -> None:
+        """Leave a tensor out that the config says is not used."""
+        self._left.discard(self.find(name) or name)
 
     def count_layers(self, start: str) -> int:
         """Return how many numbers follow `start` in the names of tensors."""

@@ -1,0 +1,1 @@
+"""Time and memory of the architectures that are built, in process."""

@@ -1,0 +1,135 @@
+"""Adds attention to the tokens nearby only, in time and memory that grow with the text and not with its square.
+
+A text is cut into chunks of C tokens, C no less than the window. The tokens of a chunk attend to their own chunk and
+to its two neighbours, each (C, 3C) scores, of which those beyond the window or the text are masked. Chunks are rows of
+a batch to the attention operator (docs/decisions/0051).
+
+B = sequences, T = longest of them, n = chunks of each, K = numbers of all heads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import TensorProto
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nerve.graph.writing import GraphWriter
+
+# Chunks are multiples of so many tokens: then the keys of a text's first chunk stand, in a row of scores, as far from
+# a multiple of what vector instructions take at once as they do without chunks, and sums have the same bits.
+_STEP = 16
+# Added to scores that are masked. A sum with it has no weight in any softmax; two of them are still a number.
+_MASKED = -1e30
+_TO_THE_END = 2**40
+
+
+class Windows:
+    """Attention within one window, of all layers that have it.
+
+    width: K. chunk: the least C.
+    is_short: bool, by name: no two tokens of the batch are farther from each other than the window.
+    """
+
+    def __init__(self, graph: GraphWriter, window: int, width: int, chunk: int = 0) -> None:
+        self._graph = graph
+        self._name = f"window_{window}"
+        self._chunk = chunk = max(chunk, _STEP, -(-window // _STEP) * _STEP)
+        self._width = width
+        integers, name = graph.integers, self._name
+        self._batch = graph.node("Shape", ["input_ids"], f"{name}.batch", start=0, end=1)  # (1,)
+        self._time = graph.node("Shape", ["input_ids"], f"{name}.time", start=1, end=2)
+        self.is_short = graph.node(
+            "Squeeze",
+            [graph.node("LessOrEqual", [self._time, integers(min(window + 1, chunk))], f"{name}.few")],
+            f"{name}.is_short",
+        )
+        rounded = graph.node("Add", [self._time, integers(chunk - 1)], f"{name}.rounded")
+        self._chunks = graph.node("Div", [rounded, integers(chunk)], f"{name}.chunks")  # (1,), n
+        whole = graph.node("Mul", [self._chunks, integers(chunk)], f"{name}.whole")
+        tail = graph.node("Sub", [whole, self._time], f"{name}.tail")
+        after = graph.node("Add", [tail, integers(chunk)], f"{name}.after")
+        self._query_pads = graph.node(
+            "Concat", [integers(0, 0, 0, 0), tail, integers(0)], f"{name}.query_pads", axis=0
+        )
+        self._key_pads = graph.node(
+            "Concat", [integers(0, chunk, 0, 0), after, integers(0)], f"{name}.key_pads", axis=0
+        )
+        self._grid = graph.node(
+            "Concat", [self._batch, whole, integers(width)], f"{name}.grid", axis=0
+        )  # (B, nC, K)
+        nothing = graph.constant("no_mask", np.zeros((1, 1, 1, 1), np.float32))
+        self._mask = graph.choose(
+            self.is_short,
+            f"{name}.mask",
+            lambda: graph.node("Identity", [nothing], f"{name}.no_mask"),
+            lambda: self._make_mask(window),
+        )
+
+    def _make_mask(self, window: int) -> str:
+        """Return what is added to the scores, (Bn, 1, C, 3C)."""
+        graph, name, chunk = self._graph, self._name, self._chunk
+        query, key = np.arange(chunk)[:, None] + chunk, np.arange(3 * chunk)
+        band = np.where(np.abs(query - key) <= window, 0, _MASKED).astype(np.float32)
+        zero = graph.constant("long_zero", np.array(0, np.int64))
+        one = graph.constant("long_one", np.array(1, np.int64))
+        number = graph.node(
+            "Range", [zero, graph.node("Squeeze", [self._chunks], f"{name}.n"), one], f"{name}.number"
+        )
+        start = graph.node("Mul", [number, graph.integers(chunk)], f"{name}.start")  # (n,)
+        column = graph.node("Unsqueeze", [start, graph.integers(1)], f"{name}.start_column")
+        offsets = graph.constant(f"{name}.offsets", key - chunk)  # (3C,)
+        place = graph.node("Add", [column, offsets], f"{name}.place")  # (n, 3C)
+        begun = graph.node("GreaterOrEqual", [place, zero], f"{name}.begun")
+        lengths = graph.node("Cast", ["lengths"], f"{name}.lengths", to=TensorProto.INT64)
+        lengths = graph.node("Reshape", [lengths, graph.integers(-1, 1, 1)], f"{name}.lengths_column")
+        ended = graph.node("Less", [place, lengths], f"{name}.not_ended")  # (B, n, 3C)
+        inside = graph.node("And", [begun, ended], f"{name}.inside")
+        bounds = [
+            graph.constant(f"mask_{number}", np.array(v, np.float32)) for number, v in enumerate((0, _MASKED))
+        ]
+        beyond = graph.node("Where", [inside, *bounds], f"{name}.beyond")
+        rows = graph.node("Reshape", [beyond, graph.integers(-1, 1, 1, 3 * chunk)], f"{name}.rows")
+        return graph.node(
+            "Add", [rows, graph.constant(f"{name}.band", band[None, None])], f"{name}.all_masks"
+        )
+
+    def attend(self, parts: list[str], name: str, attention: Callable[[list[str], str], str]) -> str:
+        """Add attention over query, key and value, each (B, T, K), for texts that are not short; returns (B, T, K).
+
+        attention: adds the operator over (Bn, C, K) and twice (Bn, 3C, K), with a mask.
+        """
+        graph = self._graph
+        query, key, value = parts
+        query = graph.node("Pad", [query, self._query_pads], f"{name}.query.padded")
+        query = graph.node(
+            "Reshape", [query, graph.integers(-1, self._chunk, self._width)], f"{name}.query.chunks"
+        )
+        chunks = [query, self._neighbours(key, f"{name}.key"), self._neighbours(value, f"{name}.value")]
+        context = attention(chunks, self._mask)
+        context = graph.node("Reshape", [context, self._grid], f"{name}.context.grid")
+        return graph.node(
+            "Slice", [context, graph.integers(0), self._time, graph.integers(1)], f"{name}.context.cut"
+        )
+
+    def _neighbours(self, value: str, name: str) -> str:
+        """Put each chunk between its two neighbours: (Bn, 3C, K)."""
+        graph, chunk = self._graph, self._chunk
+        padded = graph.node("Pad", [value, self._key_pads], f"{name}.padded")  # (B, (n + 2)C, K)
+        chunks = graph.node("Reshape", [padded, graph.integers(0, -1, chunk, self._width)], f"{name}.chunks")
+        bounds = [(0, -2), (1, -1), (2, _TO_THE_END)]
+        three = [
+            graph.node(
+                "Slice",
+                [chunks, graph.integers(start), graph.integers(end), graph.integers(1)],
+                f"{name}.from_{start}",
+            )
+            for start, end in bounds
+        ]
+        beside = graph.node("Concat", three, f"{name}.beside", axis=2)  # (B, n, 3C, K)
+        return graph.node(
+            "Reshape", [beside, graph.integers(-1, 3 * chunk, self._width)], f"{name}.neighbours"
+        )
