@@ -130,7 +130,7 @@ def test_endpoints_are_chosen_by_the_configuration(
                 "server": {"endpoints": ["predict_tokens", "shout"]},
             },
             "nerve: runtime.webserver_default_route: nothing is served at /whisper; "
-            "served by POST: /predict_tokens, /redact, /shout, /v1/shout",
+            "served by POST: /predict_tokens, /shout, /v1/shout",
         ),
     ],
     ids=["endpoint", "route"],

@@ -52,7 +52,5 @@ def open_lanes(
         return lane, lane
     bulk = open_lane(_BULK_NICENESS, may_spread=False, gathers=False)
     # A short call on all cores would leave a batch job of many requests none.
-    lane = open_lane(
-        _NICENESS, may_spread=model.can_spread, gathers=True, has_cores=lambda: not bulk.is_computing
-    )
+    lane = open_lane(_NICENESS, may_spread=model.can_spread, gathers=True, has_cores=bulk.is_idle)
     return lane, bulk

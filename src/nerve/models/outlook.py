@@ -19,6 +19,7 @@ from nerve.checkpoint.settings import (
     read_tokenizer_settings,
     why_made_up,
 )
+from nerve.checkpoint.tokenizer import open_tokenizer
 from nerve.config import Precision, model_name
 from nerve.errors import ModelError, StartupError
 from nerve.graph import is_buildable, load_graph
@@ -39,7 +40,7 @@ from nerve.models.vocabulary import read_vocabulary
 from nerve.runtime.backend import GraphKind
 from nerve.runtime.devices import choose_provider
 from nerve.text.labels import parse_labels
-from nerve.text.tokenizer import TextTokenizer, load_tokenizer
+from nerve.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -273,13 +274,14 @@ class _Steps:
         self._outlook.tokenizer = {"file": file}
         if self._preview.refusal is not None and not (self._folder() / file).is_file():
             return  # refused before it was fetched
-        raw = load_tokenizer(self._folder())
+        raw, is_made = open_tokenizer(self._folder())
         self._outlook.tokenizer |= {
             "kind": type(raw.model).__name__,
             "vocabulary": raw.get_vocab_size(with_added_tokens=True),
         }
         settings = read_tokenizer_settings(self._folder())
-        warn_of_tokenizer(raw, settings)
+        if not is_made:
+            warn_of_tokenizer(raw, settings)
         if self._lengths is None:
             return
         tokenizer = TextTokenizer(

@@ -88,10 +88,9 @@ class Lane:
         """Jobs of which windows wait."""
         return len(self._queue)
 
-    @property
-    def is_computing(self) -> bool:
-        """True while a call runs."""
-        return self._queue.n_busy > 0
+    def is_idle(self) -> bool:
+        """Tell whether no call runs."""
+        return self._queue.n_busy == 0
 
     @property
     def n_calls(self) -> int:
