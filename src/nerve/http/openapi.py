@@ -74,6 +74,7 @@ def build_openapi(
     }
     if has_pages:
         fixed["/docs"] = _get("docs", "This document, as a page", _PAGE, error)
+        fixed["/"]["get"]["responses"]["200"]["headers"] = {**_ID_HEADER, **_VARY_HEADER}
         content = fixed["/"]["get"]["responses"]["200"]["content"]
         content[_HTML_TYPE] = {"schema": _PAGE}  # to whoever names it first in `accept`
     for route, operations in fixed.items():
@@ -222,6 +223,7 @@ _DEADLINE_PARAMETERS = [
 ]
 _ID_PARAMETERS = [_parameter("X-Request-Id", "Id of the request; one is made where it is missing", _STRING)]
 _ID_HEADER = {"x-request-id": _header("Id of the request", _STRING)}
+_VARY_HEADER = {"vary": _header("What the answer depends on", _STRING, required=False)}
 _NO_STORE_HEADER = {"cache-control": _header("Caches must not keep the answer", {"const": "no-store"})}
 _RETRY_HEADER = {"retry-after": _header("Seconds until the queue has drained", {**_INTEGER, "minimum": 1})}
 _ENCODING_HEADER = {"accept-encoding": _header("What may be sent instead", _STRING, required=False)}
