@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nerve.config import LimitsConfig, RuntimeConfig, parse_config
+from nerve.endpoints import bodies
 from nerve.endpoints import predict_tokens as wire
 from nerve.errors import InvalidRequest, MalformedRequest, PredictError, UnsupportedMediaType
 from nerve.types import (
@@ -267,14 +268,14 @@ def test_filters_of_entities() -> None:
 )
 def test_content_type(content_type: str | None, expected: bool) -> None:
     """MessagePack has three names; a missing content type is JSON."""
-    assert wire.is_msgpack(content_type) is expected
+    assert bodies.is_msgpack(content_type) is expected
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/jsonx", "*/*", SECRET])
 def test_other_content_types_are_refused(content_type: str) -> None:
     """Any other content type is 415, and is not echoed."""
     with pytest.raises(UnsupportedMediaType) as caught:
-        wire.is_msgpack(content_type)
+        bodies.is_msgpack(content_type)
     assert SECRET not in str(caught.value)
 
 
@@ -303,13 +304,13 @@ def test_other_content_types_are_refused(content_type: str) -> None:
 )
 def test_accept_negotiation(accept: str | None, expected: bool) -> None:
     """MessagePack is sent when it is named before JSON or has a higher q; JSON otherwise."""
-    assert wire.wants_msgpack(accept) is expected
+    assert bodies.wants_msgpack(accept) is expected
 
 
 @given(st.text())
 def test_any_accept_header_is_understood(accept: str) -> None:
     """No header makes the negotiation fail."""
-    assert wire.wants_msgpack(accept) in (True, False)
+    assert bodies.wants_msgpack(accept) in (True, False)
 
 
 def test_rows_are_the_same_in_both_encodings() -> None:

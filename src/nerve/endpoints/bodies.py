@@ -7,16 +7,18 @@ and a client may send personal data in any place, even as the name of a field.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from nerve.accept import read_choices
 from nerve.config.operators import OPERATOR_NAMES, HashType
 from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import InvalidRequest, MalformedRequest, UnsupportedMediaType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from nerve.config import LimitsConfig
 
@@ -28,6 +30,7 @@ _FEW = 64
 # By the name of a field whose values have names.
 _KNOWN_VALUES = {"type": OPERATOR_NAMES, "hash_type": tuple(HashType)}
 
+CodecT = TypeVar("CodecT", bound="BodyCodec")
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 
 _json_encoder = msgspec.json.Encoder()
@@ -55,9 +58,7 @@ def wants_msgpack(accept: str | None) -> bool:
         return False
     best_msgpack = best_json = 0.0
     first = ""
-    for part in accept.lower().split(","):
-        media_type, *parameters = (piece.strip() for piece in part.split(";"))
-        quality = _quality(parameters)
+    for media_type, quality in read_choices(accept):
         if media_type in _MSGPACK_TYPES:
             best_msgpack = max(best_msgpack, quality)
             first = first or "msgpack"
@@ -67,6 +68,34 @@ def wants_msgpack(accept: str | None) -> bool:
     return best_msgpack > 0 and (
         best_msgpack > best_json or (best_msgpack == best_json and first == "msgpack")
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyCodec:
+    """A codec of one request with the encodings of its two ways."""
+
+    reads_msgpack: bool
+    writes_msgpack: bool
+
+    @property
+    def media_type(self) -> str:
+        """See `Codec`."""
+        return MSGPACK_TYPE if self.writes_msgpack else JSON_TYPE
+
+
+class BodyCodecs(Generic[CodecT]):
+    """The codecs of an endpoint, one for each pair of encodings; `make` takes the two fields of `BodyCodec`."""
+
+    def __init__(self, make: Callable[..., CodecT]) -> None:
+        self._codecs = {
+            (reads, writes): make(reads_msgpack=reads, writes_msgpack=writes)
+            for reads in (False, True)
+            for writes in (False, True)
+        }
+
+    def choose(self, header: Callable[[str], str | None]) -> CodecT:
+        """Return the codec for a request with these headers. Raises `UnsupportedMediaType`."""
+        return self._codecs[is_msgpack(header("content-type")), wants_msgpack(header("accept"))]
 
 
 class BodyReader(Generic[RequestT]):
@@ -149,17 +178,6 @@ def _flatten(inputs: str | list[str | list[str]]) -> list[str]:
     if texts:
         raise InvalidRequest("inputs: strings and lists are mixed; send a list of strings or a list of lists")
     return [text for item in inputs for text in item]
-
-
-def _quality(parameters: list[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return float(value)
-            except ValueError:
-                return 0.0
-    return 1.0
 
 
 def _check_well_formed(body: bytes | bytearray, *, msgpack: bool) -> None:

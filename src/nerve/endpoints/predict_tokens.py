@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,15 +11,15 @@ import msgspec
 from nerve.config import Score
 from nerve.endpoints.bodies import (
     MSGPACK_TYPE,
+    BodyCodec,
+    BodyCodecs,
     BodyReader,
     describe_inputs,
     describe_nulls,
     encode_list,
     encode_value,
-    is_msgpack,
     join_list,
     texts_of,
-    wants_msgpack,
 )
 from nerve.endpoints.protocol import JSON_TYPE, Description
 from nerve.engine.codec import Query
@@ -61,18 +61,11 @@ KNOWN_FIELDS = _reader.known_fields
 
 
 @dataclass(frozen=True, slots=True)
-class PredictTokensCodec:
-    """Reads and writes one request; which of the two encodings is decided for each way."""
+class PredictTokensCodec(BodyCodec):
+    """Reads and writes one request."""
 
     runtime: RuntimeConfig
     limits: LimitsConfig
-    reads_msgpack: bool
-    writes_msgpack: bool
-
-    @property
-    def media_type(self) -> str:
-        """See `Codec`."""
-        return MSGPACK_TYPE if self.writes_msgpack else JSON_TYPE
 
     def decode(self, body: bytes | bytearray) -> Query:
         """See `Codec`."""
@@ -93,15 +86,11 @@ class PredictTokens:
 
     def __init__(self, config: Config) -> None:
         self._limits = config.limits
-        self._codecs = {
-            (reads, writes): PredictTokensCodec(config.runtime, config.limits, reads, writes)
-            for reads in (False, True)
-            for writes in (False, True)
-        }
+        self._codecs = BodyCodecs(partial(PredictTokensCodec, config.runtime, config.limits))
 
     def choose_codec(self, header: Callable[[str], str | None]) -> PredictTokensCodec:
         """See `Endpoint`."""
-        return self._codecs[is_msgpack(header("content-type")), wants_msgpack(header("accept"))]
+        return self._codecs.choose(header)
 
     def describe(self) -> Description:
         """See `Endpoint`."""

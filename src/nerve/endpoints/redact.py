@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,15 +12,15 @@ from nerve.config import Score
 from nerve.config.operators import Operator
 from nerve.endpoints.bodies import (
     MSGPACK_TYPE,
+    BodyCodec,
+    BodyCodecs,
     BodyReader,
     describe_inputs,
     describe_nulls,
     encode_list,
     encode_value,
-    is_msgpack,
     join_list,
     texts_of,
-    wants_msgpack,
 )
 from nerve.endpoints.protocol import JSON_TYPE, Description
 from nerve.engine.entities import EntityDefaults, RedactQuery
@@ -55,18 +56,11 @@ _reader = BodyReader(RedactRequest)
 
 
 @dataclass(frozen=True, slots=True)
-class RedactCodec:
-    """Reads and writes one request; which of the two encodings is decided for each way."""
+class RedactCodec(BodyCodec):
+    """Reads and writes one request."""
 
     defaults: EntityDefaults
     limits: LimitsConfig
-    reads_msgpack: bool
-    writes_msgpack: bool
-
-    @property
-    def media_type(self) -> str:
-        """See `Codec`."""
-        return MSGPACK_TYPE if self.writes_msgpack else JSON_TYPE
 
     def decode(self, body: bytes | bytearray) -> RedactQuery:
         """See `Codec`."""
@@ -96,16 +90,11 @@ class RedactEndpoint:
 
     def __init__(self, config: Config) -> None:
         self._limits = config.limits
-        defaults = EntityDefaults(config)
-        self._codecs = {
-            (reads, writes): RedactCodec(defaults, config.limits, reads, writes)
-            for reads in (False, True)
-            for writes in (False, True)
-        }
+        self._codecs = BodyCodecs(partial(RedactCodec, EntityDefaults(config), config.limits))
 
     def choose_codec(self, header: Callable[[str], str | None]) -> RedactCodec:
         """See `Endpoint`."""
-        return self._codecs[is_msgpack(header("content-type")), wants_msgpack(header("accept"))]
+        return self._codecs.choose(header)
 
     def describe(self) -> Description:
         """See `Endpoint`."""

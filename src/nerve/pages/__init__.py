@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from nerve.accept import read_choices
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -103,9 +105,7 @@ class Pages:
 def wants_html(accept: str | None) -> bool:
     """Tell whether a client names `text/html` before anything else, or with the highest q, as browsers do."""
     best, first = 0.0, ""
-    for part in (accept or "").lower().split(","):
-        media_type, *parameters = (piece.strip() for piece in part.split(";"))
-        quality = _quality(parameters)
+    for media_type, quality in read_choices(accept or ""):
         if quality > best:
             best, first = quality, media_type
     return first == "text/html"
@@ -150,20 +150,7 @@ def _has_it(if_none_match: str | None, etag: str) -> bool:
 
 
 def _takes_gzip(accept_encoding: str | None) -> bool:
-    for part in (accept_encoding or "").lower().split(","):
-        coding, *parameters = (piece.strip() for piece in part.split(";"))
+    for coding, quality in read_choices(accept_encoding or ""):
         if coding in ("gzip", "*"):
-            return _quality(parameters) > 0
+            return quality > 0
     return False
-
-
-def _quality(parameters: list[str]) -> float:
-    """Return the weight among the parameters of one choice (RFC 9110, 12.4.2); 0 where it is no number."""
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return float(value)
-            except ValueError:
-                return 0.0
-    return 1.0
