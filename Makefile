@@ -145,10 +145,12 @@ $(PAGE_READY): pyproject.toml constraints.txt
 	$(PAGE)/bin/python -m pip install --quiet 'playwright>=1.60,<2' 'axe-playwright-python>=0.1.8,<0.2'
 	@touch $@
 
+# NeMo brings fastembed, which wants an old huggingface_hub and which no test uses; the newest is installed over it.
 # npm is optional: without it the test of huggingface.js is skipped, with its reason.
 $(CLIENTS_READY): tests/clients/requirements.txt
 	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install --quiet --requirement tests/clients/requirements.txt
+	$(CLIENTS)/bin/python -m pip install --quiet --upgrade 'huggingface_hub>=2.4'
 	command -v npm >/dev/null && npm install --silent --no-audit --no-fund --prefix $(CLIENTS) @huggingface/inference@4 || true
 	@touch $@
 
