@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 import nerve
+from nerve.config import cache_dir_of, choose_config
 from nerve.errors import StartupError
 from nerve.graph.architectures import FAMILIES
+from nerve.models.outlook import foresee
 from zoo.answers import STRATEGIES, find_difference, flatten
 
 HERE = Path(__file__).parent
@@ -67,3 +69,19 @@ def test_what_is_not_built_is_refused_with_the_remedy(zoo: Path, slug: str) -> N
     assert ENTRIES[slug]["model_type"] in message
     assert "nerve export" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("slug", sorted(ENTRIES))
+def test_show_says_what_a_start_does(zoo: Path, slug: str) -> None:
+    """`nerve show` refuses what a start refuses, in its words, and names the files that a start reads."""
+    folder = zoo / "models" / slug
+    config = choose_config(str(folder), None)
+    outlook = foresee(config, cache_dir_of(config))
+    refusal = None
+    try:
+        nerve.load(folder, threads=1).close()
+    except StartupError as error:
+        refusal = str(error)
+    assert outlook.refused == refusal
+    if refusal is None:
+        assert outlook.tokenizer["file"] in [file.name for file in outlook.files]

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nerve.checkpoint import local, wheel
-from nerve.checkpoint.choice import choose_main_file
+from nerve.checkpoint.calibration import CALIBRATION
+from nerve.checkpoint.choice import choose_main_file, choose_tokenizer
 from nerve.checkpoint.folder import check_folder, companions, explain_unreadable, list_files
-from nerve.checkpoint.settings import CONFIG, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG, read_config
+from nerve.checkpoint.settings import CONFIG, SPECIAL_TOKENS, TOKENIZER_CONFIG, read_config
 from nerve.config import CheckpointSource
 from nerve.errors import CheckpointError
 
@@ -65,7 +66,8 @@ def preview_checkpoint(
     used: list[str] = []
     try:
         files = sorted(list_files(found.path))
-        used = [name for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS) if name in files]
+        settings = (CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, CALIBRATION)
+        used = [name for name in (*settings, *choose_tokenizer(files)) if name in files]
         check_folder(found.path, model, is_buildable)
         main = choose_main_file(files, read_config(found.path), model, is_buildable, str(found.path))
         used += [main, *companions(found.path, main, files, str(found.path))]

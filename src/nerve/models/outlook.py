@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from nerve.checkpoint.choice import arithmetic_of
+from nerve.checkpoint.choice import arithmetic_of, choose_tokenizer
 from nerve.checkpoint.preview import preview_checkpoint
 from nerve.checkpoint.settings import (
     check_config,
@@ -52,11 +52,6 @@ if TYPE_CHECKING:
     from nerve.models.room import Room
 
 _GRAPH = ".onnx"
-# Files that a tokenizer can come from, the one to prefer first.
-_TOKENIZERS = (
-    *("tokenizer.json", "onnx/tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model"),
-    *("spm.model", "spiece.model", "sentencepiece.model"),
-)
 _SHAPE_KEYS = {
     "layers": ("num_hidden_layers", "n_layers", "n_layer", "num_layers"),
     "hidden_size": ("hidden_size", "dim", "d_model", "n_embd"),
@@ -268,7 +263,7 @@ class _Steps:
         }
 
     def _read_tokenizer(self) -> None:
-        file = next((name for name in _TOKENIZERS if name in self._preview.files), None)
+        file = next(iter(choose_tokenizer(self._preview.files)), None)
         if file is None:
             return
         self._outlook.tokenizer = {"file": file}
