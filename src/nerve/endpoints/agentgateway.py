@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from nerve.endpoints.entities import extend
+from nerve.endpoints.entity_options import extend
 from nerve.endpoints.json_bodies import JsonBody, check_count, require_json
 from nerve.endpoints.protocol import JSON_TYPE, Description, PostRoute
 from nerve.engine.codec import Query, Reply

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from nerve.endpoints.bodies import encode_list
-from nerve.endpoints.entities import (
+from nerve.endpoints.entity_options import (
     EntityRow,
     TokenRow,
     encode_rows,

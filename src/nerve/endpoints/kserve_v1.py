@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from nerve.config import model_name
-from nerve.endpoints.entities import EntityRow, encode_rows, entity_options, entity_rows
+from nerve.endpoints.entity_options import EntityRow, encode_rows, entity_options, entity_rows
 from nerve.endpoints.json_bodies import JsonBody, check_texts, error_in_field, require_json
 from nerve.endpoints.protocol import JSON_TYPE, Description, GetRoute, PostRoute
 from nerve.engine.codec import Query

@@ -13,7 +13,7 @@ import msgspec
 
 from nerve.config import Score
 from nerve.config.operators import Operator
-from nerve.endpoints.entities import extend
+from nerve.endpoints.entity_options import extend
 from nerve.endpoints.json_bodies import JsonBody, check_count, require_json
 from nerve.endpoints.protocol import JSON_TYPE, Description
 from nerve.engine.codec import Query, Reply

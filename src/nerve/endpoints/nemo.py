@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nerve.config import Score
-from nerve.endpoints.entities import extend
+from nerve.endpoints.entity_options import extend
 from nerve.endpoints.json_bodies import JsonBody, require_json
 from nerve.endpoints.protocol import JSON_TYPE, Description, ErrorForm, PostRoute
 from nerve.engine.codec import Query

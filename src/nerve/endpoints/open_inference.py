@@ -16,7 +16,7 @@ import numpy as np
 import nerve
 from nerve.config import model_name
 from nerve.endpoints.bodies import encode_list
-from nerve.endpoints.entities import entity_options, entity_rows
+from nerve.endpoints.entity_options import entity_options, entity_rows
 from nerve.endpoints.json_bodies import JsonBody, check_count, check_texts, error_in_field, require_json
 from nerve.endpoints.protocol import JSON_TYPE, Description, GetRoute, PostRoute
 from nerve.endpoints.tensors import (

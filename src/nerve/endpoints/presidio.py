@@ -16,7 +16,7 @@ import msgspec
 from nerve.config import Score, load_redaction_key
 from nerve.config.operators import Operator
 from nerve.endpoints.bodies import encode_list
-from nerve.endpoints.entities import encode_rows, extend
+from nerve.endpoints.entity_options import encode_rows, extend
 from nerve.endpoints.json_bodies import JsonBody, check_texts, error_in_field, require_json
 from nerve.endpoints.protocol import JSON_TYPE, Description, GetRoute, PostRoute
 from nerve.engine.codec import Query, Reply

@@ -1,4 +1,4 @@
-"""Turns texts into token ids, offsets and windows; the sole user of `tokenizers`.
+"""Turns texts into token ids, offsets and windows, with a tokenizer of the library `tokenizers`.
 
 A text is tokenized once; truncation and windows are cut here, from the ids, which gives the same ids as truncating in
 the library and lets a window start anywhere. A long text is tokenized piece by piece (`pieces`).

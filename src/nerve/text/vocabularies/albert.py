@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Regex, Tokenizer, normalizers
 
 from nerve.text.vocabularies.ends import surround
-from nerve.text.vocabularies.pieces import charsmap, make_model, symbols_of, words
+from nerve.text.vocabularies.sentencepiece import charsmap, make_model, symbols_of, words
 from nerve.text.vocabularies.sentencepiece_model import read_model
 
 if TYPE_CHECKING:

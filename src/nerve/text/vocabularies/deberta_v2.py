@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
-from nerve.text.vocabularies.pieces import SPACE, charsmap, make_model, symbols_of
+from nerve.text.vocabularies.sentencepiece import SPACE, charsmap, make_model, symbols_of
 from nerve.text.vocabularies.sentencepiece_model import read_model
 
 if TYPE_CHECKING:

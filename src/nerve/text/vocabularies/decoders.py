@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from nerve.text.vocabularies.ends import surround
-from nerve.text.vocabularies.pieces import SPACE, charsmap, make_model, make_pairs, symbols_of, words
+from nerve.text.vocabularies.sentencepiece import SPACE, charsmap, make_model, make_pairs, symbols_of, words
 from nerve.text.vocabularies.sentencepiece_model import Algorithm, read_model
 
 if TYPE_CHECKING:

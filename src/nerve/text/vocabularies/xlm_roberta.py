@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, normalizers
 
-from nerve.text.vocabularies.pieces import charsmap, make_model, symbols_of, words
+from nerve.text.vocabularies.sentencepiece import charsmap, make_model, symbols_of, words
 from nerve.text.vocabularies.sentencepiece_model import read_model
 
 if TYPE_CHECKING:
