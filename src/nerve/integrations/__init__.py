@@ -1,0 +1,1 @@
+"""Parts of other programs' libraries that nerve fills: one module each, behind the extra of the same name."""
