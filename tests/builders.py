@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,7 @@ class ServerProcess:
     log_path: Path
     client: httpx.Client
     uds: str | None = None
+    connections: list[socket.socket] = field(default_factory=list)  # those of `raw_http.connect`
 
     def predict(self, inputs: object, **options: object) -> httpx.Response:
         """POST one prediction."""
@@ -169,6 +170,12 @@ class ServerProcess:
         """Return everything the server has logged."""
         return self.log_path.read_text()
 
+    def close_connections(self) -> None:
+        """Close what a test that failed has left open, so that the server need not wait for it."""
+        self.client.close()
+        for connection in self.connections:
+            connection.close()
+
     def stop(self, timeout: float = 20) -> int:
         """Send SIGTERM and return the exit status."""
         if self.process.poll() is None:
@@ -177,6 +184,7 @@ class ServerProcess:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
             raise
 
 

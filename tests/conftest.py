@@ -64,5 +64,5 @@ def serve(tmp_path: Path, lookup_model: Path) -> Iterator[Callable[..., ServerPr
 
     yield start
     for server in running:
-        server.client.close()
+        server.close_connections()
         server.stop()

@@ -31,7 +31,9 @@ class RawAnswer:
 
 def connect(server: ServerProcess) -> socket.socket:
     """Open a connection; every wait on it ends after 10 seconds."""
-    return socket.create_connection(("127.0.0.1", int(server.url.rsplit(":")[-1])), timeout=10)
+    connection = socket.create_connection(("127.0.0.1", int(server.url.rsplit(":")[-1])), timeout=10)
+    server.connections.append(connection)
+    return connection
 
 
 def request_bytes(
