@@ -18,12 +18,14 @@ PAGE := .venv-page
 PAGE_READY := $(PAGE)/.ready
 CLIENTS := .venv-clients
 CLIENTS_READY := $(CLIENTS)/.ready
+DOCS := .venv-docs
+DOCS_READY := $(DOCS)/.ready
 AUDIT := .venv-audit
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 TYPES := .venv-types
 
-.PHONY: install serve test test-clients test-page check format lint types imports bench bench-quick golden parity zoo types-new fuzz \
+.PHONY: install serve test test-clients test-page docs reference check format lint types imports bench bench-quick golden parity zoo types-new fuzz \
 	pictures audit clean
 
 install: $(READY)
@@ -110,6 +112,16 @@ test-page: $(PAGE_READY)
 pictures: $(PAGE_READY)
 	$(PAGE)/bin/python tests/pages/take_pictures.py
 
+# The documentation as a site, into site/ (open site/index.html): a page that no navigation names, a link or an anchor
+# that leads nowhere, and what looks otherwise than on GitHub are errors.
+docs: $(READY) $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
+	$(BIN)/python docs/site/reference.py --openapi site/reference/openapi.json
+
+# The pages of docs/reference, from the code.
+reference: $(READY)
+	$(BIN)/python docs/site/reference.py
+
 # Known weaknesses of what is installed, by PyPI's database; needs its JSON interface, which mirrors seldom have.
 # AUDIT_ARGS="--vulnerability-service osv" asks osv.dev instead. What cannot be looked up is an error.
 audit: $(READY)
@@ -119,7 +131,7 @@ audit: $(READY)
 		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(PAGE) $(AUDIT) $(TYPES)
+	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(PAGE) $(DOCS) $(AUDIT) $(TYPES) site
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
@@ -143,6 +155,11 @@ $(PAGE_READY): pyproject.toml constraints.txt
 	$(PAGE)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(PAGE)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]' --group dev
 	$(PAGE)/bin/python -m pip install --quiet 'playwright>=1.60,<2' 'axe-playwright-python>=0.1.8,<0.2'
+	@touch $@
+
+$(DOCS_READY): docs/site/requirements.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --requirement docs/site/requirements.txt
 	@touch $@
 
 # NeMo brings fastembed, which wants an old huggingface_hub and which no test uses; the newest is installed over it.
