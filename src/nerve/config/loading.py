@@ -228,7 +228,7 @@ def _without_nulls(document: dict[str, Any], section: type[msgspec.Struct]) -> d
     declared = {field.name: field.type for field in msgspec.structs.fields(section)}
     kept = {}
     for key, value in document.items():
-        below = _section_in(declared.get(key))
+        below = section_in(declared.get(key))
         if isinstance(value, dict) and below is not None:
             kept[key] = _without_nulls(value, below)
         elif value is not None or key not in declared or _takes_null(declared[key]):
@@ -344,7 +344,7 @@ def _explain(message: str) -> str:
     path = where.rstrip("`").lstrip(".")
     if "unknown field" in text:
         key = text.split("`")[1]
-        section = _section_in(_type_at(path.split(".")) if path else Config)
+        section = section_in(_type_at(path.split(".")) if path else Config)
         known = ", ".join(field.name for field in msgspec.structs.fields(section)) if section else ""
         here = f"; known here: {known}" if known else ""
         return f"{f'{path}.' if path else ''}{key}: unknown key{here}"
@@ -360,13 +360,13 @@ def _type_at(path: list[str]) -> Any:  # noqa: ANN401 - types of fields are of m
     """Return the declared type of the key at a path of the config; `Any` where there is none."""
     found: Any = Config
     for name in path:
-        section = _section_in(found)
+        section = section_in(found)
         fields = msgspec.structs.fields(section) if section else ()
         found = next((field.type for field in fields if field.name == name), Any)
     return found
 
 
-def _section_in(declared: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401 - see `_type_at`
+def section_in(declared: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401 - see `_type_at`
     """Return the section class of a declared type such as `TlsConfig | None`, or None for a plain value."""
     options = (declared, *getattr(declared, "__args__", ()))
     return next((o for o in options if isinstance(o, type) and issubclass(o, msgspec.Struct)), None)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nerve.config.loading import expand_home, parse_config, read_document
 from nerve.config.schema import CheckpointSource
+from nerve.config.strays import ENV_CONFIG, warn_of_strays
 from nerve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ENV_CONFIG = "NERVE_CONFIG"
 DEFAULT_LOCATIONS = (Path("config.yaml"), Path("/etc/nerve/config.yaml"))
 # The image's own, for the default model; what a platform mounts goes before it.
 SHIPPED_CONFIG = Path("/usr/share/nerve/config.yaml")
@@ -62,7 +62,7 @@ def choose_config(
         return _read(located, flags)
     if located is None:
         return _without_model(file, flags)
-    environment = {} if alone else dict(os.environ)
+    environment = {} if alone else _environment()
     chosen = None if alone else file or os.environ.get(ENV_CONFIG)
     document: dict[str, Any] = {}
     folder = Path.cwd()
@@ -166,7 +166,7 @@ def _without_model(file: str | None, flags: Mapping[str, Any] | None) -> Config:
     log.info("no config file: the model is that of the platform, %s", folder)
     source = {"source": CheckpointSource.LOCAL.value, "path": str(folder)}
     document = {"model": {"checkpoint_repository": source}, "server": {"port": _PLATFORM_PORT}}
-    return parse_config(document, dict(os.environ), folder, flags)
+    return parse_config(document, _environment(), folder, flags)
 
 
 def _platform_folder(file: str | None) -> Path | None:
@@ -177,4 +177,11 @@ def _platform_folder(file: str | None) -> Path | None:
 
 
 def _read(path: Path, flags: Mapping[str, Any] | None) -> Config:
-    return parse_config(read_document(path), dict(os.environ), path.resolve().parent, flags)
+    return parse_config(read_document(path), _environment(), path.resolve().parent, flags)
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment; what looks like a setting in it and is none is a warning."""
+    environment = dict(os.environ)
+    warn_of_strays(environment)
+    return environment
