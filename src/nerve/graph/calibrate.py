@@ -23,7 +23,7 @@ from nerve.runtime.cores import usable_cores
 from nerve.runtime.sessions import create_session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     import numpy.typing as npt
@@ -60,16 +60,22 @@ class LayerRanges:
     inner: Range
 
 
-def calibrate(encoder: Encoder, sequences: Sequence[Sequence[int]] = ()) -> list[LayerRanges]:
+def _say_nothing() -> None:
+    """Tell nobody how far it is."""
+
+
+def calibrate(
+    encoder: Encoder, sequences: Sequence[Sequence[int]] = (), report: Callable[[], None] = _say_nothing
+) -> list[LayerRanges]:
     """Return the ranges of every layer over `sequences` of token ids, or over random ones where there are none.
 
-    Sequences without a token, or with one that the encoder has no row for, are left out.
+    Sequences without a token, or with one that the encoder has no row for, are left out. report: called for each layer.
     """
     known = [ids for ids in sequences if len(ids) and max(ids) < len(encoder.words)]
     if known:
-        return measure(encoder, _batches(known))
+        return measure(encoder, _batches(known), report)
     random = np.random.default_rng(_SEED).integers(0, len(encoder.words), (N_SEQUENCES, LENGTH))  # (S, T)
-    return measure(encoder, [random])
+    return measure(encoder, [random], report)
 
 
 def _batches(sequences: Sequence[Sequence[int]]) -> list[npt.NDArray[np.int64]]:
@@ -79,7 +85,9 @@ def _batches(sequences: Sequence[Sequence[int]]) -> list[npt.NDArray[np.int64]]:
     return [np.array([ids[: len(group[0])] for ids in group], np.int64) for group in groups]
 
 
-def measure(encoder: Encoder, batches: Sequence[npt.NDArray[np.int64]]) -> list[LayerRanges]:
+def measure(
+    encoder: Encoder, batches: Sequence[npt.NDArray[np.int64]], report: Callable[[], None] = _say_nothing
+) -> list[LayerRanges]:
     """Return the ranges of every layer over batches of sequences, each (S, T), layer after layer."""
     encoder, feeds = _prepare(encoder, batches)
     start = GraphWriter()
@@ -95,6 +103,7 @@ def measure(encoder: Encoder, batches: Sequence[npt.NDArray[np.int64]]) -> list[
         ranges.append(LayerRanges(**sites))
         for feed, values in zip(feeds, found, strict=True):
             feed["hidden"] = values["left"]
+        report()
     return ranges
 
 

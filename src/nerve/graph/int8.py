@@ -10,6 +10,7 @@ N = B x T rows, all tokens of the batch one after the other; the other letters a
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +23,15 @@ from nerve.graph.calibrate import calibrate
 from nerve.graph.embedding import embed
 from nerve.graph.smoothing import Smoothed, quantize_columns, smooth
 from nerve.graph.writing import GraphWriter
+from nerve.observability import PROGRESS_LOGGER
+from nerve.observability.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nerve.graph.architectures.encoder import Convolution, Encoder, Linear
+
+log = logging.getLogger(PROGRESS_LOGGER)
 
 # The lowest value of what is bounded below, and the zero point that leaves just enough room for it: what an activation
 # gives has nearly all steps above zero.
@@ -40,9 +45,14 @@ _FLOORS = {
 _ZERO = 128
 
 
-def build(encoder: Encoder, calibration: Sequence[Sequence[int]] = ()) -> onnx.ModelProto:
+def build(
+    encoder: Encoder, calibration: Sequence[Sequence[int]] = (), *, show_progress: bool = False
+) -> onnx.ModelProto:
     """Return the int8 graph of `encoder`; calibration: token ids of texts, see `calibrate`."""
-    return write(smooth(encoder, calibrate(encoder, calibration)))
+    n_layers = len(encoder.layers)
+    log.info("building the int8 graph: %d layers; it is kept in the cache", n_layers)
+    with progress("int8 graph, layers", n_layers, show=show_progress) as task:
+        return write(smooth(encoder, calibrate(encoder, calibration, task.advance)))
 
 
 def write(smoothed: Smoothed) -> onnx.ModelProto:

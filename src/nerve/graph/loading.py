@@ -92,10 +92,13 @@ def load_graph(
     graph_file: str | None = None,
     provider: Provider = CPU,
     calibration: Sequence[Sequence[int]] = (),
+    *,
+    show_progress: bool = False,
 ) -> Graph:
     """Return the graph of the model in `folder` for a provider.
 
     calibration: token ids of typical texts, for int8; without them random ids have to do.
+    show_progress: draw a bar on stderr for what takes long.
 
     The first of these that applies: the named `graph_file`, as it is; a graph built from the weights, in safetensors
     or as PyTorch pickles them; one built from the weights inside an ONNX file; the ONNX file as it is. Raises
@@ -111,7 +114,7 @@ def load_graph(
         return _ready_graph(folder / graph_file, precision)
     computed = known[0] if precision is Precision.AUTO else precision
     try:
-        return _built_graph(folder, computed, cache_dir, provider.graph_kind, calibration)
+        return _built_graph(folder, computed, cache_dir, provider.graph_kind, calibration, show_progress)
     except NotBuildable as reason:
         files = ready.find_onnx(folder, precision)
         if not files:
@@ -126,6 +129,7 @@ def _built_graph(
     cache_dir: Path,
     kind: GraphKind,
     calibration: Sequence[Sequence[int]],
+    show_progress: bool,
 ) -> Graph:
     """Build the graph, or find it in the cache. Raises `NotBuildable`."""
     config = read_config(folder)
@@ -137,7 +141,7 @@ def _built_graph(
         if kind is GraphKind.PACKED:
             return packed.build(encoder, half=computed is Precision.FLOAT16)
         if computed is Precision.INT8:
-            return int8.build(encoder, calibration)
+            return int8.build(encoder, calibration, show_progress=show_progress)
         return builder.build(encoder)
 
     used = [list(ids) for ids in calibration] if computed is Precision.INT8 else []

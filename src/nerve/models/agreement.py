@@ -16,6 +16,7 @@ from nerve.checkpoint.storage import write_whole
 from nerve.errors import InvalidRequest, ModelError
 from nerve.models.comparison import compare_text, summarize_texts
 from nerve.models.samples import sample_texts
+from nerve.observability.progress import progress
 from nerve.text.aggregation import decode_texts
 from nerve.types import AggregationStrategy, PredictOptions
 
@@ -48,11 +49,14 @@ class Judge:
     labels: LabelSet
     vocabulary: Vocabulary
 
-    def compare(self, served: Backend, reference: Backend) -> dict[str, float]:
+    def compare(self, served: Backend, reference: Backend, show_progress: bool = False) -> dict[str, float]:
         """Return token agreement, span F1 and numbers of texts and tokens (`nerve.models.comparison` defines them)."""
-        compared = (
-            self._compare(index, served, reference, text) for index, text in enumerate(sample_texts())
-        )
+        texts = sample_texts()
+        with progress("int8 against float32, texts", len(texts), show=show_progress) as task:
+            compared = []
+            for index, text in enumerate(texts):
+                compared.append(self._compare(index, served, reference, text))
+                task.advance()
         found = summarize_texts(text for text in compared if text is not None)
         return {
             "token_agreement": found.token_agreement,
@@ -88,6 +92,8 @@ def check_agreement(
     minimum: float,
     entry: Path | None,
     tokenizer: str,
+    *,
+    show_progress: bool = False,
 ) -> None:
     """Log how far `served` agrees with float32; raise `ModelError` when that is below `minimum`.
 
@@ -98,7 +104,7 @@ def check_agreement(
     of = hashlib.sha256(_ARITHMETIC + judged_by).hexdigest()
     found = _load(entry, of)
     if found is None:
-        found = judge.compare(served, open_reference())
+        found = judge.compare(served, open_reference(), show_progress)
         _store(entry, of, found)
     message = (
         f"int8 against float32: {found['token_agreement']:.4%} of {found['tokens']:.0f} tokens have the same "

@@ -49,9 +49,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
+def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_progress: bool = False) -> Model:
     """Load and prove the model of `folder`; blocks for as long as that takes.
 
+    show_progress: draw bars on stderr while an int8 graph is built and judged.
     Raises `ModelError` or `CheckpointError`.
     """
     started = time.monotonic()
@@ -71,7 +72,13 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
     if config.model.precision is Precision.INT8:
         calibration = [found.ids for found in raw_tokenizer.encode_batch(calibration_texts())]
     graph = load_graph(
-        folder.path, config.model.precision, cache_dir, config.model.graph, provider, calibration
+        folder.path,
+        config.model.precision,
+        cache_dir,
+        config.model.graph,
+        provider,
+        calibration,
+        show_progress=show_progress,
     )
     lengths = find_lengths(
         settings,
@@ -129,6 +136,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path) -> Model:
                 config.model.min_agreement,
                 graph.entry,
                 raw_tokenizer.to_str(),
+                show_progress=show_progress,
             )
         model = Model(
             name=model_name(config.model),

@@ -9,7 +9,7 @@ import datetime
 import logging
 import logging.config
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 _TEXT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
 # What a line can tell of its request, in fields of their own.
 _FIELDS = ("request_id", "method", "route", "status", "duration_ms", "response_bytes")
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is at that moment: beside a progress bar, to where lines stand above the bar."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    @property
+    def stream(self) -> TextIO:
+        """Where to write."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        """Take what logging sets, which is stderr, too."""
 
 
 class TextFormatter(logging.Formatter):
@@ -72,8 +88,7 @@ def logging_settings(server: ServerConfig) -> dict[str, Any]:
         "formatters": {"text": {"()": TextFormatter}, "json": {"()": JsonFormatter}},
         "handlers": {
             "stderr": {
-                "class": "logging.StreamHandler",
-                "stream": "ext://sys.stderr",
+                "()": StderrHandler,
                 "formatter": "json" if uses_json(server.log_format) else "text",
             }
         },

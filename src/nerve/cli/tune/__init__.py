@@ -70,13 +70,13 @@ def run(options: argparse.Namespace) -> int:
     from nerve.api import override
     from nerve.checkpoint import fetch_checkpoint
     from nerve.checkpoint.settings import read_config, read_tokenizer_settings
-    from nerve.cli.progress import time_bar
     from nerve.cli.tune.load import make_requests
     from nerve.cli.tune.report import describe, make_report, print_report
     from nerve.cli.tune.result_file import write_tuned
     from nerve.cli.tune.search import Search
     from nerve.graph import is_buildable
     from nerve.models.limits import find_lengths
+    from nerve.observability.progress import time_progress
 
     _end_in_order()
     config = choose_config(options.model, options.config)
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     if out.exists():
         raise InputError(f"{out} exists; remove it, or name another file with --out")
     texts = _read_texts(options.texts)
-    with time_bar(options.seconds, visible=sys.stderr.isatty()) as report:
+    with time_progress(options.seconds, show=sys.stderr.isatty()) as report:
         report("the checkpoint")
         folder = fetch_checkpoint(
             config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=False
