@@ -334,7 +334,6 @@ def test_a_model_instead_of_a_config_file_for_every_command(lookup_model: Path, 
         ("tune", "--target-p99-ms", "0"),
         ("tune", "--target-p99-ms", "10", "--precision", "float31"),
         ("fly",),
-        (),
     ],
 )
 def test_wrong_usage_is_status_2(arguments: tuple[str, ...]) -> None:

@@ -124,9 +124,14 @@ def test_a_time_is_filled() -> None:
         screen.wait_for("of 90 s workers: 2")
 
 
-def test_steps_without_a_terminal_are_lines(caplog: pytest.LogCaptureFixture) -> None:
-    """Where no bar can be drawn each step is a line."""
+def test_steps_without_a_terminal_are_lines(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no bar can be drawn each step is a line, but none of what ends at once."""
     caplog.set_level(logging.INFO, PROGRESS_LOGGER)
+    with time_progress(90, show=False) as report:
+        report("the checkpoint")
+    monkeypatch.setattr(module, "_LINES_AFTER_SECONDS", (0.0,))
     with time_progress(90, show=False) as report:
         report("as configured")
     assert caplog.messages == ["as configured"]

@@ -1,4 +1,4 @@
-"""The command line: `nerve serve | show | pull | predict | redact | verify | tune | export` (docs/guide/cli.md).
+"""The command line: `nerve init | serve | show | pull | predict | redact | verify | tune | export` (docs/guide/cli.md).
 
 One module per command, each with `add_arguments(parser)` and `run(options) -> exit status`; they import
 what they need when they run, so that `nerve --help` is quick.
@@ -16,8 +16,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import nerve
-from nerve.cli import export, predict, pull, redact, serve, show, tune, verify
+from nerve.cli import export, first_steps, init, predict, pull, redact, serve, show, tune, verify
 from nerve.cli.model import add_config
+from nerve.config import NoModelNamed
 from nerve.errors import NerveError
 from nerve.observability import PROGRESS_LOGGER
 from nerve.observability.logs import StderrHandler
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _COMMANDS = {
+    "init": init,
     "serve": serve,
     "show": show,
     "pull": pull,
@@ -36,11 +38,16 @@ _COMMANDS = {
     "tune": tune,
     "export": export,
 }
+# Commands that no config file has a say in.
+_WITHOUT_CONFIG = ("init", "export")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    if options.command is None:
+        first_steps.print_first_steps()
+        return 0
     limit_blas_threads()
     logging.basicConfig(
         level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[StderrHandler()]
@@ -52,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except NerveError as error:
         print(f"nerve: {error}", file=sys.stderr)
+        if isinstance(error, NoModelNamed):
+            first_steps.print_how_to_name_a_model(options.command, as_option="texts" in options)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -69,10 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="nerve", description="Serve token classifiers, as fast as the hardware allows."
+        prog="nerve",
+        description="Serve token classifiers: named entities, personal data, your own labels.",
     )
     parser.add_argument("--version", action="version", version=f"nerve {nerve.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, module in _COMMANDS.items():
         command = commands.add_parser(
             name,
@@ -80,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name != "export":
+        if name not in _WITHOUT_CONFIG:
             add_config(command)
         module.add_arguments(command)
         command.set_defaults(run=module.run, log_level=module.LOG_LEVEL)

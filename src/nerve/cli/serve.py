@@ -1,6 +1,7 @@
 """Serve a model over HTTP until SIGTERM, SIGINT or SIGQUIT.
 
-`nerve serve dslim/bert-base-NER` is a whole command. Flags win over NERVE_* variables, and these over the config file.
+`nerve serve dslim/bert-base-NER --open` is a whole command. Flags win over NERVE_* variables, and these over the config
+file, which has all other settings.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-name", metavar="NAME", help="name in /info and in routes that have one (model.name)"
     )
+    parser.add_argument("--open", action="store_true", help="open the page to try it in, once it is ready")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,10 +42,19 @@ def run(options: argparse.Namespace) -> int:
         # A container's first process has no default action for SIGTERM: until Granian handles it, a stop
         # during the imports, the download or the start would be ignored, and end in a kill.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    from nerve.api import override
+    from nerve.cli.browser import open_when_ready, page_address
+    from nerve.server.listening import find_port, listening_host
     from nerve.server.supervisor import serve  # Granian is not needed by the other commands
 
     config = choose_config(options.model, options.config, flags=_flags(options))
-    serve(config, load_api_key(config.server), show_progress=sys.stderr.isatty())
+    api_key = load_api_key(config.server)
+    host = listening_host(config.server, has_key=api_key is not None)
+    if config.server.port == 0 and config.server.uds is None:
+        config = override(config, {"server": {"port": find_port(host)}})
+    if options.open:
+        open_when_ready(page_address(config.server, host))
+    serve(config, api_key, show_progress=sys.stderr.isatty())
     return 0
 
 

@@ -34,7 +34,14 @@ from nerve.config.schema import (
     ServerConfig,
     TlsConfig,
 )
-from nerve.config.selection import choose_config, config_file, find_config
+from nerve.config.selection import (
+    NoModelNamed,
+    choose_config,
+    config_file,
+    default_config_text,
+    find_config,
+    has_config_file,
+)
 
 __all__ = [
     "BatchingConfig",
@@ -48,6 +55,7 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "ModelConfig",
+    "NoModelNamed",
     "Precision",
     "RedactionConfig",
     "RuntimeConfig",
@@ -59,9 +67,11 @@ __all__ = [
     "choose_config",
     "config_file",
     "default_cache_dir",
+    "default_config_text",
     "environment_without_overrides",
     "expand_home",
     "find_config",
+    "has_config_file",
     "has_key_in_environment",
     "has_phonenumbers",
     "load_api_key",

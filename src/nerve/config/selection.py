@@ -31,12 +31,19 @@ SHIPPED_CONFIG = Path("/usr/share/nerve/config.yaml")
 PLATFORM_FOLDERS = (Path("/opt/ml/model"), Path("/mnt/models"))
 _PLATFORM_PORT = 8080
 
+# A link to the one at the top of the repository.
+_DEFAULT_CONFIG = Path(__file__).with_name("default.yaml")
+
 _MODEL_CONFIG = "config.json"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _LOOKS_LIKE_A_PATH = re.compile(r"[/.~\\]|.*(//|/$|\\)|[^@/]*/[^@/]*/|.*\.(ya?ml|json|onnx|safetensors|bin)$")
 _PARTS_OF_A_MODEL = (".safetensors", ".onnx", ".onnx_data", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 # Keys of the section `model` that belong to the checkpoint, not to the machine that runs it.
 _OF_THE_CHECKPOINT = ("checkpoint_repository", "graph", "name", "max_length")
+
+
+class NoModelNamed(ConfigError):
+    """Nothing says which model: no MODEL, no config file, no folder of a platform."""
 
 
 def choose_config(
@@ -151,11 +158,24 @@ def find_config(path: str | None) -> Path:
             return candidate
     if chosen:
         raise ConfigError(f"no config file at {chosen}; name one with --config FILE or {ENV_CONFIG}")
-    tried = " and ".join(str(candidate) for candidate in DEFAULT_LOCATIONS)
-    raise ConfigError(
+    tried = " or ".join(str(candidate) for candidate in DEFAULT_LOCATIONS)
+    raise NoModelNamed(
         f"no model is named, and there is no config file at {tried}; name a model (a folder, or OWNER/NAME on the "
         f"hub), or a config file with --config FILE or {ENV_CONFIG}"
     )
+
+
+def has_config_file() -> bool:
+    """Tell whether a command without MODEL has something to go by."""
+    try:
+        return _platform_folder(None) is not None or find_config(None).is_file()
+    except ConfigError:
+        return False
+
+
+def default_config_text() -> str:
+    """Return the config file to begin with, which the package brings: the default model, every key explained."""
+    return _DEFAULT_CONFIG.read_text(encoding="utf-8")
 
 
 def _without_model(file: str | None, flags: Mapping[str, Any] | None) -> Config:

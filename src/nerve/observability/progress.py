@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -174,9 +175,12 @@ def progress(
 def time_progress(
     seconds: float, *, show: bool, console: Console | None = None
 ) -> Iterator[Callable[[str], None]]:
-    """Draw a bar that fills in about `seconds`; what it gives names what is being done. Without a bar: a line each."""
+    """Draw a bar that fills in about `seconds`; what it gives names what is being done.
+
+    Without a bar: a line each, once the work has proved to be long.
+    """
     if not show:
-        yield lambda name: log.info("%s", name)
+        yield partial(_tell, time.monotonic() + _LINES_AFTER_SECONDS[0])
         return
     # Drawing costs some milliseconds of the interpreter; what is measured meanwhile should not see it.
     console = console or Console(stderr=True)
@@ -186,6 +190,12 @@ def time_progress(
         yield task.describe
     finally:
         task.finish()
+
+
+def _tell(begin: float, name: str) -> None:
+    """Write a line, from a moment on."""
+    if time.monotonic() >= begin:
+        log.info("%s", name)
 
 
 class _TimeProgress(Progress):

@@ -60,6 +60,21 @@ def check_port(host: str, port: int) -> None:
         probe.listen(1)
 
 
+def find_port(host: str) -> int:
+    """Return a port of `host` that is free now: workers, and who reads the log, must all know one number.
+
+    Raises `StartupError`.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+            port: int = probe.getsockname()[1]
+            return port
+    except OSError as error:
+        raise StartupError(f"cannot listen on {host}: {error}; change server.host") from error
+
+
 def resolve_socket_path(path: str) -> Path:
     """Return where a Unix socket will stand, links followed. Raises `StartupError`."""
     try:

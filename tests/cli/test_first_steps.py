@@ -1,0 +1,79 @@
+"""`nerve` alone, `nerve init`, and what is said where no model is named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def nerve(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run `nerve` in a folder, with nothing about it in the environment."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("NERVE_", "AIP_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "nerve", *arguments],
+        cwd=folder,
+        env={**kept, "COLUMNS": "80", **more},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_nerve_alone_says_what_to_do_first(tmp_path: Path) -> None:
+    """Short, on stdout, with status 0; each step is a command that exists; a config file makes `init` needless."""
+    done = nerve(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = done.stdout.splitlines()
+    assert len(shown) < 15
+    assert max(map(len, shown)) <= 80
+    commands = [line.split()[1] for line in shown if line.startswith("  nerve ")]
+    assert commands[:2] == ["init", "serve"]
+    for command in set(commands):
+        assert nerve(tmp_path, command, "--help").returncode == 0
+    (tmp_path / "config.yaml").write_text("model: {}\n")
+    assert "nerve init" not in nerve(tmp_path).stdout
+
+
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_narrow_terminals_get_two_lines_for_a_step(tmp_path: Path, columns: str) -> None:
+    """What is said of a command stands beside it where there is room, else below it."""
+    shown = nerve(tmp_path, COLUMNS=columns).stdout
+    assert ("nerve init\n    write config.yaml" in shown) is (columns == "40")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "example"),
+    [
+        (["serve"], "  nerve serve dslim/bert-base-NER"),
+        (["predict", "Call Maria."], "  nerve predict --model dslim/bert-base-NER"),
+    ],
+)
+def test_without_a_model_it_says_what_to_type(tmp_path: Path, arguments: list[str], example: str) -> None:
+    """Status 1; the first line says why, those after it are commands to type."""
+    done = nerve(tmp_path, *arguments)
+    why, remedy, *lines = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, remedy) == (1, "", "type one of")
+    assert why.startswith("nerve: no model is named, and there is no config file at config.yaml or ")
+    assert lines[0].startswith(example)
+
+
+def test_init_writes_the_documented_config(tmp_path: Path) -> None:
+    """It is the file at the top of the repository, which other tests keep true; nothing is ever overwritten."""
+    done = nerve(tmp_path, "init")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "config.yaml is written; next: nerve serve --open\n"
+    expected = (ROOT / "config.yaml").read_text()
+    assert (tmp_path / "config.yaml").read_text() == expected
+    again = nerve(tmp_path, "init")
+    assert again.returncode == 1
+    assert again.stderr == "nerve: config.yaml exists and is left as it is; name another file\n"
+    assert nerve(tmp_path, "init", "-").stdout == expected
+    missing = nerve(tmp_path, "init", "no/such/folder.yaml")
+    assert missing.returncode == 1
+    assert missing.stderr == "nerve: cannot use no/such/folder.yaml: No such file or directory\n"
