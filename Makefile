@@ -2,11 +2,13 @@
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& echo $$p && break; done)
-# cpu | gpu: which ONNX Runtime wheel is installed.
+# cpu | gpu | gpu-cuda12: which ONNX Runtime wheel is installed.
 EXTRA ?= cpu
 CONFIG ?= config.yaml
 VENV ?= .venv
 BIN := $(VENV)/bin
+# constraints.txt has the onnxruntime-gpu for CUDA 13; the extra for CUDA 12 names an older one.
+EXCEPT := $(if $(filter gpu-cuda12,$(EXTRA)),onnxruntime-gpu==,none of them)
 READY := $(VENV)/.ready-$(EXTRA)
 DEV_READY := $(VENV)/.ready-$(EXTRA)-dev
 
@@ -138,11 +140,12 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip uninstall --quiet --yes setuptools 2>/dev/null # Python 3.11 brings one with known weaknesses
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA)]'
+	grep -v '^$(EXCEPT)' constraints.txt >$(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[$(EXTRA)]'
 	@touch $@
 
 $(DEV_READY): $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --group dev
 	@touch $@
 
 $(FUZZ_READY): Makefile

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 
 from nerve.runtime.driver import why_no_cuda
+from nerve.runtime.sessions import cuda_major
 
 FOLDER = Path(__file__).parent
 
@@ -17,7 +18,7 @@ def why_not() -> str | None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return f"onnxruntime {onnxruntime.__version__} has no CUDA provider: install nerve[gpu]"
     onnxruntime.preload_dlls()
-    return why_no_cuda(Path(onnxruntime.__file__).parent / "capi", device_id=0)
+    return why_no_cuda(Path(onnxruntime.__file__).parent / "capi", device_id=0, cuda=cuda_major())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,7 +29,7 @@ def has_driver() -> bool:
 
 def test_what_is_missing_is_named() -> None:
     """Without a driver that is the reason; with one, a device that is not there is."""
-    reason = why_no_cuda(LIBRARIES, device_id=1000)
+    reason = why_no_cuda(LIBRARIES, device_id=1000, cuda=13)
     assert reason is not None
     assert (
         ("devices, counted from 0" in reason or "driver" in reason) if has_driver() else "libcuda" in reason
@@ -38,7 +38,7 @@ def test_what_is_missing_is_named() -> None:
 
 def test_missing_library_is_named(tmp_path: Path) -> None:
     """The linker's word for it is passed on; a machine without a driver lacks that first."""
-    reason = why_no_cuda(tmp_path, device_id=0)
+    reason = why_no_cuda(tmp_path, device_id=0, cuda=13)
     assert reason is not None
     assert "driver" in reason or "libonnxruntime_providers_shared.so" in reason
 
@@ -85,8 +85,9 @@ class Driver:
 
 @pytest.fixture
 def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An onnxruntime with CUDA, and a device file."""
+    """An onnxruntime with CUDA 13, and a device file."""
     monkeypatch.setattr("nerve.runtime.sessions.has_provider", lambda device: True)
+    monkeypatch.setattr("nerve.runtime.sessions.ort.cuda_version", "13.0")
     monkeypatch.setattr(devices, "_has_nvidia_device", lambda: True)
 
 
@@ -95,7 +96,12 @@ def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     ("found", "reason"),
     [
         (Driver(init=100), "does not start: broken (error 100)"),
-        (Driver(version=12080), "too old: it supports CUDA 12.8"),
+        (
+            Driver(version=12080),
+            "too old: it supports CUDA 12.8, and CUDA 13 is needed (driver 580 or newer); "
+            "nerve[gpu-cuda12] runs on CUDA 12",
+        ),
+        (Driver(version=11040), "it supports CUDA 11.4, and CUDA 13 is needed (driver 580 or newer);"),
         (Driver(count=0), "there are 0 devices"),
         (Driver(retain=2), "device 0 cannot be used: broken (error 2)"),
         (Driver(get=101), "device 0 cannot be used: broken (error 101)"),
@@ -118,6 +124,20 @@ def test_gpu_that_cannot_be_used_leaves_auto_the_cpu(
     assert reason in said
     assert "using the CPU" in said
     assert choose_provider(Device.CUDA) is CUDA  # making its session refuses
+
+
+@pytest.mark.usefixtures("with_cuda")
+@pytest.mark.parametrize(
+    ("version", "is_taken"), [(12000, True), (12090, True), (13010, True), (11080, False)]
+)
+def test_libraries_of_cuda_12_run_on_older_drivers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: int, is_taken: bool
+) -> None:
+    """The build says which CUDA it was built for; any driver of that major version or a later one will do."""
+    monkeypatch.setattr("nerve.runtime.sessions.ort.cuda_version", "12.8")
+    monkeypatch.setattr(driver.ctypes, "CDLL", lambda name: Driver(version=version))
+    assert (choose_provider(Device.AUTO) is CUDA) is is_taken
+    assert is_taken or "CUDA 12 is needed (driver 525 or newer)" in caplog.text
 
 
 @pytest.mark.usefixtures("with_cuda")

@@ -15,20 +15,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DRIVER = "libcuda.so.1"
-# Oldest driver interface that libraries of CUDA 13 run on; cuDriverGetVersion counts 1000 x major + 10 x minor.
-_LEAST_VERSION = 13000
+# The oldest driver for Linux that libraries of a major version of CUDA run on, whatever their minor version (CUDA
+# Compatibility, NVIDIA: "minor version compatibility"), and the extra of nerve that brings such libraries.
+_DRIVERS = {12: (525, "gpu-cuda12"), 13: (580, "gpu")}
 
 
-def why_no_cuda(libraries: Path, device_id: int) -> str | None:
+def why_no_cuda(libraries: Path, device_id: int, cuda: int) -> str | None:
     """Return what is missing for CUDA on device `device_id`, or None when nothing is found to be.
 
-    libraries: folder of onnxruntime's provider libraries.
+    libraries: folder of onnxruntime's provider libraries. cuda: the major version of CUDA that they were built for.
     """
-    return why_no_gpu(device_id) or _missing_library(libraries)
+    return why_no_gpu(device_id, cuda) or _missing_library(libraries)
 
 
-def why_no_gpu(device_id: int) -> str | None:
-    """Return why no program can use the GPU `device_id` for CUDA 13, or None when one can."""
+def why_no_gpu(device_id: int, cuda: int) -> str | None:
+    """Return why no program can use the GPU `device_id` for this major version of CUDA, or None when one can."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError as error:
@@ -38,9 +39,12 @@ def why_no_gpu(device_id: int) -> str | None:
         return f"the NVIDIA driver does not start: {_describe(driver, status)}"
     version, count = ctypes.c_int(), ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(version))
-    if version.value < _LEAST_VERSION:
-        major, minor = version.value // 1000, version.value % 1000 // 10
-        return f"the NVIDIA driver is too old: it supports CUDA {major}.{minor}, and 13.0 is needed"
+    major, minor = (
+        version.value // 1000,
+        version.value % 1000 // 10,
+    )  # cuDriverGetVersion counts 1000 x + 10 y
+    if major < cuda:
+        return f"the NVIDIA driver is too old: it supports CUDA {major}.{minor}, and {_remedy(major, cuda)}"
     driver.cuDeviceGetCount(ctypes.byref(count))
     if device_id >= count.value:
         return f"model.device_id is {device_id}, but there are {count.value} devices, counted from 0"
@@ -48,6 +52,16 @@ def why_no_gpu(device_id: int) -> str | None:
     if status:
         return f"device {device_id} cannot be used: {_describe(driver, status)}"
     return None
+
+
+def _remedy(supported: int, cuda: int) -> str:
+    """Say which driver a major version of CUDA needs, and what runs on the one that is there."""
+    needed = f"CUDA {cuda} is needed"
+    if cuda in _DRIVERS:
+        needed += f" (driver {_DRIVERS[cuda][0]} or newer)"
+    if supported in _DRIVERS:
+        needed += f"; nerve[{_DRIVERS[supported][1]}] runs on CUDA {supported}"
+    return needed
 
 
 def device_memory(device_id: int) -> Memory | None:

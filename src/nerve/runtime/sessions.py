@@ -28,7 +28,7 @@ import onnxruntime as ort  # noqa: E402 - see above
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["are_products_clipped", "create_session", "has_provider", "ort"]
+__all__ = ["are_products_clipped", "create_session", "cuda_major", "has_provider", "ort"]
 
 # As below for the session: this silences what concerns none.
 ort.set_default_logger_severity(4)
@@ -36,6 +36,7 @@ ort.set_default_logger_severity(4)
 _PROVIDERS = {Device.CPU: "CPUExecutionProvider", Device.CUDA: "CUDAExecutionProvider"}
 # On the CPU the fused operator takes a quarter longer than the two that it stands for, to the same bits.
 _SLOW_FUSION = "BiasGeluFusion"
+_NEWEST_CUDA = 13
 # One session is made at a time: the environment, which `_one_kind_of_attention` changes, is one for all threads.
 _making = threading.Lock()
 # The graph c = MatMulInteger(a, b), a uint8 (m, k), b int8 (k, n), of opset 10; made in the tests, too. Here, because
@@ -50,6 +51,11 @@ _INT8_PRODUCT = (
 def has_provider(device: Device) -> bool:
     """Tell whether this onnxruntime was built with the provider of a device."""
     return _PROVIDERS[device] in ort.get_available_providers()
+
+
+def cuda_major() -> int:
+    """Return the major version of CUDA that this onnxruntime was built for; of the newest that is known without one."""
+    return int(str(ort.cuda_version).partition(".")[0] or _NEWEST_CUDA)
 
 
 def create_session(
@@ -89,6 +95,8 @@ def create_session(
             "device_id": str(device_id),
             "arena_extend_strategy": "kSameAsRequested",
             "use_tf32": "0",  # float32 means float32; float16 does not care
+            # Layer norms add up in float32. Since 1.28 onnxruntime always does; nerve[gpu-cuda12] has an older one.
+            "enable_skip_layer_norm_strict_mode": "1",
             **(settings or {}),
         }
     try:
@@ -152,9 +160,11 @@ def _refuse_without_cuda(device: Device, device_id: int, error: Exception | None
 
     Without the driver or a library onnxruntime either takes the CPU or raises something about that.
     """
-    reason = why_no_cuda(Path(ort.__file__).parent / "capi", device_id) if device is Device.CUDA else None
+    if device is not Device.CUDA:
+        return
+    reason = why_no_cuda(Path(ort.__file__).parent / "capi", device_id, cuda_major())
     if reason is not None:
         raise ModelError(
             f"CUDA cannot be used: {reason}; install nerve[gpu] on a machine with an NVIDIA GPU and its driver "
-            "for CUDA 13, or set model.device to cpu"
+            "for CUDA 13 (nerve[gpu-cuda12]: for CUDA 12), or set model.device to cpu"
         ) from error
