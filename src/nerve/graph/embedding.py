@@ -31,7 +31,8 @@ def add_embeddings(graph: GraphWriter, encoder: Encoder, positions: str) -> str:
     """
     norm, table = encoder.embedding_norm, encoder.positions
     if table is not None and norm is not None and norm.bias is not None and not encoder.projects_first:
-        value = _fused(graph, encoder, table, [norm.weight, norm.bias], positions)
+        add = _sum_and_norm if graph.half else _fused
+        value = add(graph, encoder, table, [norm.weight, norm.bias], positions)
     else:
         value = _sum(graph, encoder, positions)
         if norm is not None and not encoder.projects_first:
@@ -67,6 +68,25 @@ def _fused(
         outputs=outputs,
         epsilon=encoder.epsilon,
     )
+
+
+def _sum_and_norm(
+    graph: GraphWriter, encoder: Encoder, table: FloatArray, norm: list[FloatArray], positions: str
+) -> str:
+    """Word and position vectors of float16, added and normalised in float32.
+
+    EmbedLayerNormalization adds up in the type of its tables, and rounds epsilon to it: 1e-12 is 0 in float16
+    (embed_layer_norm_impl.cu of ONNX Runtime). positions: there are some, as in every graph for a GPU.
+    """
+    words = graph.node("Gather", [graph.constant("words", encoder.words), "input_ids"], "word_vectors")
+    vectors = graph.node("Gather", [graph.constant("positions", table), positions], "position_vectors")
+    inputs = [
+        words,
+        vectors,
+        graph.constant("embedding_norm.weight", norm[0]),
+        graph.constant("embedding_norm.bias", norm[1]),
+    ]
+    return graph.node("SkipLayerNormalization", inputs, "embeddings", fused=True, epsilon=encoder.epsilon)
 
 
 def _sum(graph: GraphWriter, encoder: Encoder, positions: str) -> str:

@@ -60,6 +60,8 @@ def build(encoder: Encoder, *, half: bool) -> onnx.ModelProto:
     model = _finish(graph, len(encoder.classifier.weight), has_distances=layers.has_distances)
     # What the host must know to fill the inputs; it travels with the graph, also through the cache.
     facts = {"n_words": str(len(encoder.words)), "n_positions": str(encoder.n_positions or _FARTHEST)}
+    if not half:  # of float16 fused kernels do without the scores
+        facts["n_score_heads"] = str(encoder.heads)
     if encoder.padding_id is not None:
         facts["padding_id"] = str(encoder.padding_id)
     helper.set_model_props(model, facts)

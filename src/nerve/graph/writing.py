@@ -30,7 +30,12 @@ FUSED = "com.microsoft"
 
 
 class GraphWriter:
-    """A model under construction; each method returns the name of what it added."""
+    """A model under construction; each method returns the name of what it added.
+
+    half: whether it computes in float16.
+    """
+
+    half = False
 
     def __init__(self) -> None:
         self.model = onnx.ModelProto(
