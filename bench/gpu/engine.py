@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.gpu.branches import without_branches
 from bench.paths import REPOSITORY
 
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "tests")]
@@ -334,7 +335,7 @@ def padded(folder: Path, device: Device) -> dict:
 
     graph = load_graph(folder, Precision.FLOAT32, default_cache_dir())
     assert isinstance(graph.source, bytes)
-    model = onnx.load_from_string(graph.source)
+    model = without_branches(onnx.load_from_string(graph.source))
     if device is Device.CUDA:
         model = convert_float_to_float16(model, keep_io_types=False, disable_shape_infer=True)
     settings = {"enable_cuda_graph": "1"}

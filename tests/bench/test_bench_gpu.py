@@ -1,0 +1,40 @@
+"""What the script for a card does to graphs."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from bench.gpu.branches import without_branches
+from nerve.config import Precision
+from nerve.graph import load_graph
+
+tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
+
+
+@pytest.mark.parametrize("case", ["bert", "roberta", "mpnet"])
+def test_a_graph_without_branches_computes_the_same(case: str, tmp_path: Path) -> None:
+    """With padding and without; a CUDA graph can capture it, since no node chooses and none reads `lengths` only."""
+    folder = tiny.write_checkpoint(tmp_path / "model", case)
+    source = load_graph(folder, Precision.FLOAT32, tmp_path / "cache").source
+    assert isinstance(source, bytes)
+    short = without_branches(onnx.load_from_string(source))
+    operators = {node.op_type for node in short.graph.node}
+    assert "If" in {node.op_type for node in onnx.load_from_string(source).graph.node}
+    assert not operators & {"If", "ReduceMin", "Equal" if case == "bert" else "If"}
+    sessions = [
+        onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        for graph in (source, short.SerializeToString())
+    ]
+    for lengths in ([9, 9], [9, 4]):
+        ids = np.random.default_rng(0).integers(5, 60, (2, 9)).astype(np.int32)
+        feeds = {"input_ids": ids, "lengths": np.array(lengths, np.int32)}
+        before, after = (session.run(["logits"], feeds)[0] for session in sessions)
+        for row, length in enumerate(lengths):
+            np.testing.assert_allclose(after[row, :length], before[row, :length], atol=1e-5)
