@@ -76,6 +76,24 @@ def test_results_of_a_step_survive_the_next_one(tmp_path: Path) -> None:
         np.testing.assert_array_equal(kept, now)
 
 
+def test_scores_of_attention_that_would_be_too_many_are_computed_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 a step whose scores have no room is split, and answers are the same."""
+    folder = tiny.write_checkpoint(tmp_path / "model")
+    padded = open_padded(folder)
+    heads = 4 * tiny.N_HEADS  # bytes of a score of each head
+    monkeypatch.setattr("nerve.runtime.packed._SCORE_BYTES", 2 * 40 * 40 * heads)
+    packed = open_packed(folder)
+    assert {bucket.longest for bucket in packed.buckets} == {32}
+    ran: list[int] = []
+    eagerly = packed._run_eagerly
+    monkeypatch.setattr(packed, "_run_eagerly", lambda w, n: ran.append(len(w)) or eagerly(w, n))
+    windows = [Window(list(range(5, 5 + n)), 0) for n in (38, 3, 39, 37)]
+    assert_near(packed.run(windows, needs_logits=True), padded.run(windows, needs_logits=True))
+    assert ran == [1, 1, 1]  # the window of three tokens has a captured step
+
+
 def test_shapes_beyond_the_buckets_run_uncaptured(tmp_path: Path) -> None:
     """More tokens or windows than any bucket holds are computed all the same."""
     folder = tiny.write_checkpoint(tmp_path / "model")

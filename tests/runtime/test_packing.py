@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from nerve.runtime.packing import (
     halve,
     lay_out,
     list_buckets,
+    longest_windows,
     make_bucket,
     make_distances,
     split_results,
@@ -33,6 +36,7 @@ limits = st.builds(
     max_length=st.integers(8, 700),
     max_sequences=st.integers(1, 64),
     max_tokens=st.integers(1, 4096),
+    max_cells=st.none() | st.integers(2_000, 1_000_000),
 )
 texts = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=70), min_size=1, max_size=20)
 
@@ -55,16 +59,44 @@ def test_every_bucket_can_hold_something(limits: StepLimits) -> None:
         check_inputs(inputs, [])
         assert bucket.sequences <= limits.max_sequences + 1 or bucket.sequences == 2
         assert bucket.longest % 8 == 0
+        assert limits.max_cells is None or bucket.cells <= limits.max_cells
+        lengths = longest_windows(bucket, limits.max_length)
+        if lengths:  # as it is timed
+            assert set(lengths) == {bucket.room(limits.max_length)}
+            inputs.fill(windows_of([[1] * length for length in lengths]))
+            check_inputs(inputs, [[1] * length for length in lengths])
+
+
+def test_the_default_steps_of_a_gpu_are_timed_full() -> None:
+    """Of each T the step with room for the longest windows holds as many of them as it can."""
+    buckets = list_buckets(StepLimits(max_length=512, max_sequences=256, max_tokens=2048))
+    for bucket in {bucket.tokens: bucket for bucket in buckets}.values():  # the last of each T
+        lengths = longest_windows(bucket, 512)
+        assert sum(lengths) > (bucket.tokens - bucket.sequences) / 2
+    (last,) = [bucket for bucket in buckets if bucket.tokens == 2304 and bucket.longest == 512]
+    assert longest_windows(last, 512) == [512] * 4
+
+
+def test_scores_that_are_kept_leave_room_for_fewer_sequences() -> None:
+    """BERT-base in float32: at most 128 MiB, where 33 sequences of 512 would take 415 MB."""
+    cells = 128 * 2**20 // (4 * 12)
+    buckets = list_buckets(StepLimits(512, 32, 2048, cells))
+    assert max(bucket.cells for bucket in buckets) * 12 * 4 <= 128 * 2**20
+    assert Bucket(2080, 33, 512).cells * 12 * 4 == 415_236_096
+    shapes = {bucket.longest: bucket.sequences for bucket in buckets if bucket.tokens == 2080}
+    assert shapes == {64: 33, 128: 33, 256: 33, 512: 10}
 
 
 def test_default_limits_need_few_graphs() -> None:
     """All traffic of a BERT on the default settings is served by some sixty captured graphs."""
-    assert len(list_buckets(LIMITS)) <= 65
+    for max_sequences in (32, 256):
+        assert len(list_buckets(replace(LIMITS, max_sequences=max_sequences))) <= 65
 
 
 @given(limits, st.data())
 def test_a_full_window_has_a_bucket(limits: StepLimits, data: st.DataObject) -> None:
-    """Any one window within the budget runs captured, up to the largest captured shape."""
+    """Any one window within the budget runs captured, up to the largest captured shape, where no scores are kept."""
+    limits = replace(limits, max_cells=None)
     length = data.draw(st.integers(1, min(limits.max_length, limits.max_tokens, 2048)))
     assert choose_bucket(list_buckets(limits), [length]) is not None
 

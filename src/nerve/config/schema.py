@@ -172,7 +172,7 @@ class BatchingConfig(_Section, frozen=True):
     """Limits of one model call, padding included, and of the queue before it, padding left out."""
 
     max_batch_tokens: PositiveInt | None = None
-    max_batch_size: PositiveInt = 32
+    max_batch_size: PositiveInt | None = None
     max_queue_tokens: PositiveInt = 131072
     max_queue_ms: PositiveInt | None = None
     max_padding: Annotated[float, Meta(ge=0, le=1)] | None = None

@@ -123,7 +123,7 @@ def make_policy(batching: BatchingConfig, provider: Provider, window_tokens: int
         )
     return BatchPolicy(
         token_budget=budget,
-        max_batch_size=batching.max_batch_size,
+        max_batch_size=batching.max_batch_size or provider.max_batch_size,
         max_padding=provider.max_padding if batching.max_padding is None else batching.max_padding,
         enough_tokens=provider.enough_tokens,
     )

@@ -109,7 +109,7 @@ class Provider:
     owned: kinds of graph whose backend belongs to one thread, which opens and runs it.
     shares_cores: calls compute on the cores that the callers run on, and may be made from any thread.
     why_not: says why it cannot be used here, and what to do; None when it can.
-    least_batch_tokens, max_padding, enough_tokens: defaults of `BatchPolicy`.
+    least_batch_tokens, max_batch_size, max_padding, enough_tokens: defaults of `BatchPolicy`.
     memory: tells of a device what its calls may use; None where it is not known.
     most_window_tokens: longest window by default, whatever the model and the memory allow.
     """
@@ -122,6 +122,7 @@ class Provider:
     shares_cores: bool = False
     why_not: Callable[[], str | None] = lambda: None
     least_batch_tokens: int = 0
+    max_batch_size: int = 32
     max_padding: float = 1.0
     enough_tokens: int = sys.maxsize
     memory: Callable[[int], Memory | None] = lambda device_id: None

@@ -34,6 +34,8 @@ _CPU_ENOUGH_TOKENS = 256
 _CPU_WINDOW_TOKENS = 2048
 # Default of batching.max_batch_tokens on a GPU for graphs that are not packed. For packed ones it is measured.
 _CUDA_BATCH_TOKENS = 16384
+# Most windows of a call on a GPU by default: as many as the largest captured step has room for (`packing`).
+_CUDA_BATCH_SIZE = 256
 
 
 def _open_cpu(options: OpenOptions) -> Backend:
@@ -77,6 +79,7 @@ CUDA = Provider(
     owned=frozenset({GraphKind.PACKED}),
     why_not=_why_no_cuda,
     least_batch_tokens=_CUDA_BATCH_TOKENS,
+    max_batch_size=_CUDA_BATCH_SIZE,
     memory=device_memory,
 )
 BUILT_IN = {provider.device: provider for provider in (CPU, CUDA)}
@@ -99,10 +102,12 @@ def choose_provider(device: str, device_id: int = 0) -> Provider:
 def _choose_automatically(device_id: int) -> Provider:
     if CUDA.why_not() is not None:
         return CPU
+    from nerve.runtime.sessions import cuda_major  # noqa: PLC0415 - see above
+
     if not _has_nvidia_device():
         log.warning("the installed onnxruntime has CUDA, but there is no NVIDIA device here: using the CPU")
         return CPU
-    reason = why_no_gpu(device_id)
+    reason = why_no_gpu(device_id, cuda_major())
     if reason is not None:
         log.warning(
             "there is an NVIDIA device, but CUDA cannot use it: %s; using the CPU (model.device: cuda would refuse)",

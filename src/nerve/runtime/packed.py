@@ -39,6 +39,7 @@ from nerve.runtime.packing import (
     halve,
     lay_out,
     list_buckets,
+    longest_windows,
     make_bucket,
     split_results,
 )
@@ -66,6 +67,9 @@ WITHOUT = ("MatMulAddFusion",)
 _UNCAPTURED = "-1"
 # Largest step that is prepared and timed where the configuration does not say it.
 _LARGEST_STEP = 2048
+# Memory for the scores of attention, where its kernels keep them: those of float32 for long windows do. A batch of 32
+# with one window of 512 tokens would take 415 MB of BERT-base's.
+_SCORE_BYTES = 128 * 2**20
 # Replays that the time of a step is the median of; the first runs of a graph are not among them.
 _TIMED_RUNS = 5
 # Probabilities of one step, computed twice by the same kernels, differ by less than this.
@@ -100,7 +104,10 @@ class PackedSession(Backend):
         self._uncaptured = _run_options(_UNCAPTURED)
         self.step_seconds: dict[int, float] = {}
         self._steps: dict[Bucket, _Step] = {}
-        self._capture(list_buckets(limits), limits.max_length)
+        self._max_cells = None
+        if "n_score_heads" in facts:
+            self._max_cells = _SCORE_BYTES // (4 * int(facts["n_score_heads"]))
+        self._capture(list_buckets(replace(limits, max_cells=self._max_cells)), limits.max_length)
         self._buckets = tuple(self._steps)
 
     @classmethod
@@ -159,8 +166,16 @@ class PackedSession(Backend):
             raise
 
     def _run_once(self, windows: Sequence[Window], needs_logits: bool) -> list[TokenScores]:
-        bucket = choose_bucket(self._buckets, [len(window.ids) for window in windows])
+        lengths = [len(window.ids) for window in windows]
+        bucket = choose_bucket(self._buckets, lengths)
         if bucket is None:
+            if (
+                self._max_cells is not None
+                and make_bucket(lengths).cells > self._max_cells
+                and len(windows) > 1
+            ):
+                halves = (self._run_once(half, needs_logits) for half in halve(windows))
+                return [scores for half in halves for scores in half]
             return self._run_eagerly(windows, needs_logits)
         step = self._steps[bucket]
         step.inputs.fill(windows)
@@ -179,7 +194,8 @@ class PackedSession(Backend):
     def _capture(self, buckets: Sequence[Bucket], max_length: int) -> None:
         """Make a step of every bucket, large ones first, so that the arena grows once; time and prove them.
 
-        `step_seconds` then has the median time of the fastest step of each T. Raises `ModelError`.
+        `step_seconds` then has the median time of the slowest step of each T, which has room for the longest windows
+        and is filled with them: the limit that is chosen from it holds for whatever comes. Raises `ModelError`.
         """
         started = time.monotonic()
         for graph_id, bucket in reversed(list(enumerate(buckets, start=1))):
@@ -188,7 +204,10 @@ class PackedSession(Backend):
                 step.inputs.fill([])
                 step.upload()
                 step.replay()  # runs twice, captures and replays
-                seconds = min(self.step_seconds.get(bucket.tokens, np.inf), step.measure(_TIMED_RUNS))
+                lengths = longest_windows(bucket, max_length)
+                step.inputs.fill([self._some_window(length) for length in lengths])
+                step.upload()
+                seconds = max(self.step_seconds.get(bucket.tokens, 0.0), step.measure(_TIMED_RUNS))
                 difference = self._compare(step, bucket.room(max_length))
             except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
                 raise ModelError(
@@ -204,13 +223,16 @@ class PackedSession(Backend):
         self._steps = {bucket: self._steps[bucket] for bucket in buckets}
         log.info("%d step shapes prepared in %.1f s", len(buckets), time.monotonic() - started)
 
+    def _some_window(self, n_tokens: int) -> Window:
+        return Window([k % self._rules.n_words for k in range(1, n_tokens + 1)], 0)
+
     def _compare(self, step: _Step, n_tokens: int) -> float:
         """Return the largest difference of scores between a replay and an eager run of one window.
 
         A replay that computed what it was captured with, or began before the upload was complete, would give
         the scores of dummies.
         """
-        step.inputs.fill([Window([k % self._rules.n_words for k in range(1, n_tokens + 1)], 0)])
+        step.inputs.fill([self._some_window(n_tokens)])
         step.upload()
         step.replay()
         _, replayed = step.download()

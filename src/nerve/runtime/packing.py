@@ -11,7 +11,7 @@ T = tokens of a step, B = its sequences, S = room for the longest of them.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +44,15 @@ _UNCAPTURED_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
-    """What any step must hold: sequences of `max_length` tokens, `max_sequences` of them, `max_tokens` in all."""
+    """What any step must hold: sequences of `max_length` tokens, `max_sequences` of them, `max_tokens` in all.
+
+    max_cells: most scores of one head, B x S x S, of a step that is captured; None where attention keeps none.
+    """
 
     max_length: int
     max_sequences: int
     max_tokens: int
+    max_cells: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,11 @@ class Bucket:
         n_dummies = self.sequences - n_windows
         rest = self.tokens - n_tokens
         return longest <= self.longest and 0 <= n_dummies <= rest <= n_dummies * self.longest
+
+    @property
+    def cells(self) -> int:
+        """Scores of one head, of each place for each place of the same sequence."""
+        return self.sequences * self.longest**2
 
     def room(self, max_length: int) -> int:
         """Return the tokens of the longest window, of at most `max_length`, that leaves one to each dummy."""
@@ -96,7 +105,23 @@ def list_buckets(limits: StepLimits) -> list[Bucket]:
         for t in tokens
         for s in _rooms(min(limits.max_length, t))
     ]
+    if limits.max_cells is not None:
+        buckets = [_narrowed(bucket, limits.max_cells) for bucket in buckets]
+        buckets = [bucket for bucket in buckets if bucket.cells <= limits.max_cells]
     return [bucket for bucket in buckets if bucket.fits(1, n := bucket.room(limits.max_length), n)]
+
+
+def _narrowed(bucket: Bucket, max_cells: int) -> Bucket:
+    """Leave room for fewer sequences, two at least: a window, and a dummy for the tokens that it leaves."""
+    return replace(bucket, sequences=max(2, min(bucket.sequences, max_cells // bucket.longest**2)))
+
+
+def longest_windows(bucket: Bucket, max_length: int) -> list[int]:
+    """Return the lengths of the longest windows that fill a step; none where dummies cannot take what is left."""
+    length = bucket.room(max_length)
+    n_windows = min(bucket.sequences - 1, (bucket.tokens - bucket.sequences) // max(1, length - 1))
+    fits = bucket.fits(n_windows, n_windows * length, length)
+    return [length] * n_windows if fits else []
 
 
 def _rooms(longest: int) -> list[int]:

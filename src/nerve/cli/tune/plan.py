@@ -47,7 +47,7 @@ class Setting:
     workers: int
     threads: int | None
     mode: CpuMode
-    max_batch_size: int
+    max_batch_size: int | None
     max_batch_tokens: int | None
     max_padding: float | None
 
