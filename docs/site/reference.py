@@ -28,7 +28,7 @@ from nerve.errors import REASONS
 from nerve.http.openapi import build_openapi
 from nerve.http.responses import ERROR_TABLE
 from nerve.http.routing import routes_of
-from nerve.observability.metrics import Metrics
+from nerve.observability.metrics import INFO_LABELS, Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -253,6 +253,7 @@ def metrics() -> str:
     config = parse_config(MODEL, {}, Path("/"))
     known = routes_of(create_endpoints(config))
     made = Metrics(known, REASONS)
+    made.set_info(dict.fromkeys(INFO_LABELS, ""))
     made.record_answer(known[0], 200)  # so that there is a sample, which has the labels
     lines = [
         "# Metrics",

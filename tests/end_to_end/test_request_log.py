@@ -54,7 +54,30 @@ def test_access_log(serve: Callable[..., ServerProcess], troubled_model: object,
         assert line["response_bytes"] == len(answer.content) or method == "HEAD"
         assert [other["level"] for other in others] == (["error"] if status == 500 else [])
     assert request_id == "mine"
+    (line,) = [line for line in lines(server) if line.get("status") == 422]
+    assert (line["reason"], "tokens" in line, line["read_ms"] > 0) == ("invalid", False, True)
     assert sum("method" in line for line in lines(server)) >= len(answers)
+
+
+def test_access_log_says_where_the_time_went(
+    serve: Callable[..., ServerProcess], lookup_model: object
+) -> None:
+    """Of a prediction: texts, tokens and each stage, which together are not more than the whole; never a text."""
+    server = serve(folder=lookup_model, server={"access_log": True})
+    answer = server.predict(["Anna lives in Paris", "Anna"] * 20)
+    request_id = answer.headers["x-request-id"]
+    wait_until(lambda: of_request(server, request_id), "it is logged")
+    (line,) = of_request(server, request_id)
+    assert (line["texts"], line["tokens"]) == (40, int(answer.headers["x-compute-tokens"]))
+    stages = [
+        line[f"{name}_ms"] for name in ("read", "tokenize", "queue", "inference", "aggregate", "encode")
+    ]
+    assert all(stage >= 0 for stage in stages)
+    assert line["encode_ms"] > 0
+    assert sum(stages) <= line["duration_ms"] + 0.01
+    timing = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
+    assert line["inference_ms"] == float(timing["inference"])
+    assert "Anna" not in server.log()
 
 
 def test_failures_are_logged_with_their_request(troubled: ServerProcess) -> None:

@@ -8,6 +8,7 @@ during a request; from any thread. Every failure is a `CheckpointError` that say
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,7 +60,7 @@ def fetch_checkpoint(
     fetch: Source = module.fetch
     try:
         found = fetch(model, cache_dir, is_buildable=is_buildable, show_progress=show_progress)
-        check_folder(found.path, model, is_buildable)
+        files = check_folder(found.path, model, is_buildable)
     except OSError as error:
         raise explain_unreadable(error) from error
-    return found
+    return dataclasses.replace(found, files=files)

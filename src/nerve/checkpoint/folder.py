@@ -12,13 +12,16 @@ import os
 import posixpath
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from nerve.checkpoint.calibration import CALIBRATION
 from nerve.checkpoint.choice import BuildCheck, choose_main_file, choose_tokenizer, data_files
 from nerve.checkpoint.settings import (
     CONFIG,
+    SPECIAL_TOKENS,
     TOKENIZER,
+    TOKENIZER_CONFIG,
     check_config,
     missing_file,
     read_config,
@@ -42,16 +45,19 @@ class ModelFolder:
     path: holds config.json, a tokenizer or its vocabulary, and weights (safetensors) and/or an ONNX graph.
     model_id: what /info prints: hub repository, package name, or folder name.
     revision: resolved commit, version of the package, or "" for LOCAL.
+    files: those of the folder that the server reads, once `fetch_checkpoint` has proven it.
     """
 
     path: Path
     model_id: str
     revision: str
+    files: tuple[str, ...] = field(default=(), compare=False)
 
 
-def check_folder(folder: Path, model: ModelConfig, is_buildable: BuildCheck) -> None:
+def check_folder(folder: Path, model: ModelConfig, is_buildable: BuildCheck) -> tuple[str, ...]:
     """Prove that `folder` can be served as `model` asks; raise `CheckpointError`, saying what to change.
 
+    Returns the names of the files that the server reads.
     Raises `OSError` for a file that cannot be read; see `explain_unreadable`.
     """
     config = read_config(folder)
@@ -59,9 +65,12 @@ def check_folder(folder: Path, model: ModelConfig, is_buildable: BuildCheck) -> 
     files = list_files(folder)
     check_names(files, str(folder))
     main = choose_main_file(files, config, model, is_buildable, str(folder))
-    for name in (*choose_tokenizer(files), main, *companions(folder, main, files, str(folder))):
+    needed = (*choose_tokenizer(files), main, *companions(folder, main, files, str(folder)))
+    for name in needed:
         _refuse_lfs_pointer(folder / name)
     check_tokenizer(folder, files, str(folder))
+    settings = (CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, CALIBRATION)
+    return (*(name for name in settings if name in files), *needed)
 
 
 def explain_unreadable(error: OSError) -> CheckpointError:

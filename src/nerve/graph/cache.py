@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import helper
 
+from nerve.checkpoint.revision import hash_file
 from nerve.checkpoint.storage import draft_beside
 from nerve.errors import ModelError
 from nerve.graph.builder import BUILDER_VERSION
@@ -44,7 +45,7 @@ def make_key(files: Iterable[Path], config: bytes, precision: Precision) -> str:
     """Return the name of the cache entry for a graph made from `files` and `config`."""
     state = hashlib.sha256()
     for file in files:
-        state.update(f"{file.name}\0{_hash(file)}\0".encode())
+        state.update(f"{file.name}\0{hash_file(file)}\0".encode())
     state.update(hashlib.sha256(config).digest())
     versions = (str(BUILDER_VERSION), precision.value, onnx.__version__, _runtime_version())
     state.update("\0".join(versions).encode())

@@ -20,7 +20,7 @@ from nerve.engine.canary import Canary
 from nerve.engine.engine import Engine
 from nerve.errors import DeadlineExceeded, InvalidRequest, Unauthorized, Unavailable
 from nerve.http.cors import Cors
-from nerve.http.exchange import Exchange, Service
+from nerve.http.exchange import Exchange, Service, model_header
 from nerve.http.in_flight import InFlight
 from nerve.http.openapi import build_openapi
 from nerve.http.pending import PendingBytes
@@ -122,6 +122,7 @@ class App:
             on_failure=fail,
             max_queue_seconds=math.inf if limit is None else limit / 1000,
             max_request_tokens=self._limits.most_request_tokens,
+            niceness=config.cpu.niceness,
         )
         self._info = encode_json(describe(model, config))
         self._facts = ModelFacts(model.labels.entity_labels)
@@ -134,7 +135,10 @@ class App:
                 config.server.canary_timeout_ms / 1000,
                 self._tell_health,
             )
-        service = Service(engine, self._limits, self._metrics, self._in_flight, self.pending)
+        self._metrics.set_info(info_of(model))
+        service = Service(
+            engine, self._limits, self._metrics, self._in_flight, self.pending, model_header(model)
+        )
         announce()
         self._is_complete = is_complete or _always
         self._metrics.set_ready(ready=True)
@@ -351,6 +355,17 @@ def describe(model: Model, config: Config) -> dict[str, object]:
             "max_queue_tokens": config.batching.max_queue_tokens,
             "max_queue_ms": config.batching.max_queue_ms,
         },
+    }
+
+
+def info_of(model: Model) -> dict[str, str]:
+    """Return the labels of the metric that says what is served."""
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "version": nerve.__version__,
+        "precision": model.precision.value,
+        "provider": model.backend.provider,
     }
 
 

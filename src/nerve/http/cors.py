@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _METHODS = "GET, HEAD, POST"
 # Beside what browsers show anyway.
-_EXPOSED = "server-timing, x-request-id, x-compute-tokens, x-truncated, retry-after"
+_EXPOSED = "server-timing, x-request-id, x-compute-tokens, x-truncated, x-model, retry-after"
 _PREFLIGHT_SECONDS = 600
 # Names of headers (RFC 9110, 5.6.2), with commas.
 _NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,1000}")

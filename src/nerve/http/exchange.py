@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from nerve.engine.cancel import Cancel
 from nerve.engine.codec import IdQuery, Query, Reply
@@ -36,8 +37,12 @@ if TYPE_CHECKING:
     from nerve.engine.engine import Engine, Outcome
     from nerve.http.in_flight import InFlight
     from nerve.http.request import Request
+    from nerve.models.model import Model
     from nerve.observability.metrics import Metrics
     from nerve.types import Prediction
+
+# Signs, beside letters and digits, that stand in `x-model` as they are.
+_PLAIN = "@!#$&'()*+,/:;=?[] "
 
 # What is reported of an answer that needed no model.
 _NOTHING_COMPUTED = Summary(0, [], 0, Timings(0.0, 0.0, 0.0, 0.0))
@@ -45,13 +50,14 @@ _NOTHING_COMPUTED = Summary(0, [], 0, Timings(0.0, 0.0, 0.0, 0.0))
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What all exchanges of a worker share while it is ready."""
+    """What all exchanges of a worker share while it is ready. model_header: says in each answer who gave it."""
 
     engine: Engine
     limits: LimitsConfig
     metrics: Metrics
     in_flight: InFlight
     pending: PendingBytes
+    model_header: tuple[str, str]
 
 
 class Exchange:
@@ -68,6 +74,7 @@ class Exchange:
         "_answer",
         "_cancel",
         "_codec",
+        "_encode_seconds",
         "_errors",
         "_headers",
         "_is_gzip",
@@ -106,6 +113,7 @@ class Exchange:
         self._is_read = False
         self._cancel = Cancel()
         self._share: Share | None = None  # of the texts
+        self._encode_seconds = 0.0
 
     def begin(self) -> None:
         """Read the body; all else follows."""
@@ -209,11 +217,15 @@ class Exchange:
 
     def _encode(self, outcome: Prediction | Logits) -> bytes:
         query = self._query
+        started = time.perf_counter()
         if isinstance(outcome, Logits):
             assert isinstance(query, IdQuery)  # noqa: S101 - it asked for them
-            return query.write(outcome.logits)
-        assert isinstance(query, Query)  # noqa: S101 - it was decoded before
-        return self._codec.encode(query, outcome.rows)
+            encoded = query.write(outcome.logits)
+        else:
+            assert isinstance(query, Query)  # noqa: S101 - it was decoded before
+            encoded = self._codec.encode(query, outcome.rows)
+        self._encode_seconds = time.perf_counter() - started
+        return encoded
 
     def _on_encoded(self, summary: Summary, encoded: bytes) -> None:
         now = time.monotonic()
@@ -230,11 +242,12 @@ class Exchange:
             engine = service.engine
             service.metrics.record_prediction(summary, seconds, engine.queued_tokens, engine.queued_requests)
             add_prediction_headers(headers, summary, seconds)
+            headers.append(service.model_header)
         except Exception as error:  # noqa: BLE001 - nobody else would answer: it is in flight no more
             self._answer(error_response(error, headers, self._request_id, self._errors))
             return
         headers[0] = ("content-type", self._codec.media_type)
-        self._answer(Response(200, headers, encoded, summary=summary))
+        self._answer(Response(200, headers, encoded, summary=summary, encode_seconds=self._encode_seconds))
 
     def _drop(self, error: Exception) -> None:
         """Give up work that nobody waits for any more, whatever step it is at."""
@@ -257,6 +270,11 @@ class Exchange:
         self._cancel.end()
         if self._share is not None:
             self._share.close()
+
+
+def model_header(model: Model) -> tuple[str, str]:
+    """Return the header `x-model`: NAME@REVISION, in characters that a header can carry."""
+    return "x-model", quote(f"{model.name}@{model.revision}", safe=_PLAIN)
 
 
 def add_prediction_headers(headers: Headers, summary: Summary, seconds: float) -> None:

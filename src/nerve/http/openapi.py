@@ -229,6 +229,7 @@ _RETRY_HEADER = {"retry-after": _header("Seconds until the queue has drained", {
 _ENCODING_HEADER = {"accept-encoding": _header("What may be sent instead", _STRING, required=False)}
 _PREDICTION_HEADERS = {
     "server-timing": _header("Milliseconds of tokenize, queue, inference and total", _STRING),
+    "x-model": _header("NAME@REVISION of the model that answered", _STRING),
     "x-compute-tokens": _header("Tokens computed", {**_INTEGER, "minimum": 0}),
     "x-truncated": _header("Indexes of the texts that were cut", _STRING, required=False),
 }

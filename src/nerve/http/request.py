@@ -44,7 +44,8 @@ def stated_length(value: str | None) -> int | None:
 class Response(msgspec.Struct):
     """An answer, ready to be sent.
 
-    rejection: the reason of one that is no answer, for the metrics. summary: of the prediction, for traces.
+    rejection: the reason of one that is no answer, for metrics and logs. summary: of the prediction, for traces and
+    logs. encode_seconds: what it took to write the body of a prediction.
     """
 
     status: int
@@ -52,6 +53,7 @@ class Response(msgspec.Struct):
     body: bytes
     rejection: str | None = None
     summary: Summary | None = None
+    encode_seconds: float = 0.0
 
     @property
     def request_id(self) -> str:

@@ -12,6 +12,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from nerve.checkpoint.folder import explain_unreadable, list_files
+from nerve.checkpoint.revision import revision_of
 from nerve.checkpoint.settings import (
     label_names,
     padding_id,
@@ -106,6 +108,8 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_pro
         )
         policy = dataclasses.replace(policy, max_batch_size=1)
 
+    revision = folder.revision or _revision_here(folder)
+
     def open_backend(graph: Graph) -> Backend:
         return provider.open(
             OpenOptions(
@@ -141,7 +145,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_pro
         model = Model(
             name=model_name(config.model),
             model_id=folder.model_id,
-            revision=folder.revision,
+            revision=revision,
             folder=folder.path,
             labels=labels,
             decoder=decoding.decoder,
@@ -171,6 +175,14 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_pro
         model.backend.provider,
     )
     return model
+
+
+def _revision_here(folder: ModelFolder) -> str:
+    """Return the revision of a folder that has none of its own, as its files are now."""
+    try:
+        return revision_of(folder.path, folder.files or list_files(folder.path))
+    except OSError as error:
+        raise explain_unreadable(error) from error
 
 
 def _wrong_number_of_labels(settings: dict[str, Any], n_named: int, n_given: int | None) -> str:

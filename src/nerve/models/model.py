@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Model:
     """A loaded, proven and warm model.
 
-    name: what clients call it. folder: the model folder. lengths: of a window, and where `truncate` cuts.
+    name: what clients call it. revision: commit, version of the package, or hash of the files of a folder.
+    folder: the model folder. lengths: of a window, and where `truncate` cuts.
     labels, decoder, entity_strategy: see `models.decoding.Decoding`.
     n_words: rows of the table of tokens; ids from there on must not reach the backend. None where it is not known.
     policy, n_threads, can_spread: as the backend has them.

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 _TEXT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
 # What a line can tell of its request, in fields of their own.
-_FIELDS = ("request_id", "method", "route", "status", "duration_ms", "response_bytes")
+_FIELDS = (
+    *("request_id", "method", "route", "status", "duration_ms", "response_bytes", "texts", "tokens"),
+    *("read_ms", "tokenize_ms", "queue_ms", "inference_ms", "aggregate_ms", "encode_ms", "reason"),
+)
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from nerve.observability.shared_numbers import SharedNumbers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from nerve.types import Summary
@@ -68,6 +68,10 @@ _REQUESTS = _SIZES + len(_BATCH_WINDOWS) + 2
 _N_STATUSES = 600
 
 
+# What is served, as `nerve_info` says it.
+INFO_LABELS = ("model", "revision", "version", "precision", "provider")
+
+
 class Metrics(Collector):
     """All metrics of one worker; every name starts with `nerve_`.
 
@@ -90,6 +94,7 @@ class Metrics(Collector):
         else:
             self._shared = SharedNumbers(shared_dir, n_numbers, _GAUGE_SLICE)
             self._numbers = self._shared.own
+        self._info: list[str] | None = None
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -141,6 +146,10 @@ class Metrics(Collector):
         """Record how many engine threads can be at work."""
         self._numbers[_THREADS] = n_threads
 
+    def set_info(self, facts: Mapping[str, str]) -> None:
+        """Record what is served: a word for each of `INFO_LABELS`."""
+        self._info = [facts[name] for name in INFO_LABELS]
+
     def set_ready(self, *, ready: bool) -> None:
         """Record whether this worker is ready."""
         self._numbers[_READY] = int(ready)
@@ -162,6 +171,10 @@ class Metrics(Collector):
             yield CounterMetricFamily(name, text, value=numbers[index])
         for index, (name, text) in enumerate(_GAUGES, _GAUGE_SLICE.start):
             yield GaugeMetricFamily(name, text, value=numbers[index])
+        if self._info is not None:
+            info = GaugeMetricFamily("nerve_info", "What is served, in labels; always 1.", labels=INFO_LABELS)
+            info.add_metric(self._info, 1)
+            yield info
         requests = CounterMetricFamily(
             "nerve_requests", "Requests answered.", labels=["endpoint", "route", "status"]
         )
