@@ -135,7 +135,7 @@ class TokenClassifier:
         self._runtime = config.runtime
         self._tokens_ahead = _CALLS_AHEAD * model.policy.token_budget * model.n_threads
         # The queue needs no limit of its own: each caller bounds what it has submitted.
-        self._engine = Engine(model, max_queue_tokens=sys.maxsize)
+        self._engine = Engine(model, max_queue_tokens=sys.maxsize, niceness=config.cpu.niceness)
         self._entities = EntityDefaults(config)
         self._is_closed = False
 

@@ -26,6 +26,7 @@ ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_len
 Route = Annotated[str, Meta(pattern="^/.")]
 AnyRoute = Annotated[str, Meta(pattern="^/")]
 Name = Annotated[str, Meta(min_length=1)]
+Niceness = Annotated[int, Meta(ge=0, le=19)]
 Score = Annotated[float, Meta(ge=0, le=1)]
 
 # An origin as browsers send it (RFC 6454, 6.2), without the port that its scheme has anyway.
@@ -214,6 +215,7 @@ class CpuConfig(_Section, frozen=True):
 
     mode: CpuMode = CpuMode.AUTO
     threads: PositiveInt | None = None
+    niceness: Niceness = 10
 
 
 class TlsConfig(_Section, frozen=True):

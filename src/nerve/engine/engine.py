@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from nerve.engine.cancel import Cancel
-from nerve.engine.lanes import open_lanes
+from nerve.engine.lanes import NICENESS, open_lanes
 from nerve.engine.pool import Pool
 from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, stack_of
 from nerve.models.decoding import why_no_viterbi
@@ -59,7 +59,7 @@ class Engine:
     priority: a long document, or a batch of texts, uses every core that is idle, and short requests hardly notice it.
     On a GPU, where one step holds windows of many requests, the fair order of one queue is enough.
 
-    max_request_tokens: of all windows of one request.
+    max_request_tokens: of all windows of one request. niceness: of the threads that compute, on the CPU.
     on_batch: called after each model call with its windows, tokens, padding, seconds, and threads that it stands for.
     on_failure: called, on some thread, when the device has failed for good; the process must end.
     """
@@ -72,6 +72,7 @@ class Engine:
         on_failure: Callable[[], None] | None = None,
         max_queue_seconds: float = math.inf,
         max_request_tokens: int = sys.maxsize,
+        niceness: int = NICENESS,
     ) -> None:
         self.model = model
         self.max_request_tokens = max_request_tokens
@@ -79,7 +80,7 @@ class Engine:
         self._on_failure = on_failure
         self._answering = None if model.shares_cores else EngineThread("nerve-answers")
         self._lane, self._bulk_lane = open_lanes(
-            model, max_queue_tokens, max_queue_seconds, self._deliver, on_batch
+            model, max_queue_tokens, max_queue_seconds, self._deliver, on_batch, niceness
         )
         self._lanes = list(dict.fromkeys((self._lane, self._bulk_lane)))
 

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from nerve.scheduling.batching import Job
 
 # Engine threads on the CPU run at lower priority than the threads that talk to clients (docs/decisions/0008),
-# and those of the bulk lane at a lower one still: about an eighth of a contended core is left to these.
-_NICENESS = 10
-_BULK_NICENESS = 19
+# and those of the bulk lane at a lower one still, by so much: about an eighth of a contended core is left to these.
+NICENESS = 10
+_BULK_NICENESS = 9
+_MOST_NICENESS = 19
 
 
 def open_lanes(
@@ -26,14 +27,15 @@ def open_lanes(
     max_queue_seconds: float,
     deliver: Callable[[list[Job]], None],
     on_batch: Callable[[int, int, int, float, int], None] | None,
+    niceness: int,
 ) -> tuple[Lane, Lane]:
     """Return the lane of short requests and that of large ones; on a GPU they are one.
 
-    max_queue_tokens, max_queue_seconds: of each queue. deliver, on_batch: as for `Lane`.
+    max_queue_tokens, max_queue_seconds: of each queue. deliver, on_batch, niceness: as for `Lane`, of the first.
     """
 
     def open_lane(
-        niceness: int, *, may_spread: bool, gathers: bool, has_cores: Callable[[], bool] = lambda: True
+        lane_niceness: int, *, may_spread: bool, gathers: bool, has_cores: Callable[[], bool] = lambda: True
     ) -> Lane:
         return Lane(
             Queue(model.policy, max_queue_tokens, max_queue_seconds, model.n_threads, may_spread, gathers),
@@ -43,14 +45,14 @@ def open_lanes(
             if model.thread
             else [EngineThread(f"nerve-engine-{k}") for k in range(model.n_threads)],
             on_batch,
-            niceness,
+            lane_niceness,
             has_cores,
         )
 
     if not model.shares_cores:
         lane = open_lane(0, may_spread=model.can_spread, gathers=False)
         return lane, lane
-    bulk = open_lane(_BULK_NICENESS, may_spread=False, gathers=False)
+    bulk = open_lane(min(_MOST_NICENESS, niceness + _BULK_NICENESS), may_spread=False, gathers=False)
     # A short call on all cores would leave a batch job of many requests none.
-    lane = open_lane(_NICENESS, may_spread=model.can_spread, gathers=True, has_cores=bulk.is_idle)
+    lane = open_lane(niceness, may_spread=model.can_spread, gathers=True, has_cores=bulk.is_idle)
     return lane, bulk

@@ -50,7 +50,7 @@ class Lane:
     deliver: called with the jobs that finished, all those of one batch together.
     threads: they run batches; closed at the end.
     on_batch: called after each batch with its windows, tokens, padding, seconds, and threads that it stands for.
-    niceness: lowers the priority of the threads, 0 to 19 (Linux).
+    niceness: lowers the priority of the threads by so much, 0 to 19 (Linux).
     has_cores: tells whether a call may use the cores of all threads: nothing else computes on them.
     """
 
@@ -156,7 +156,9 @@ class Lane:
         """Serve until told to end and nothing waits; a defect breaks off a turn, not the thread."""
         if self._niceness and sys.platform == "linux":  # elsewhere niceness belongs to whole processes
             with contextlib.suppress(OSError):  # a sandbox may forbid it
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
+                thread = threading.get_native_id()
+                before = os.getpriority(os.PRIO_PROCESS, thread)  # of the process, which may be nice itself
+                os.setpriority(os.PRIO_PROCESS, thread, before + self._niceness)
         own: queue.SimpleQueue[None] = queue.SimpleQueue()
         while True:
             try:
