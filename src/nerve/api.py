@@ -145,6 +145,11 @@ class TokenClassifier:
         return self.model.labels.names
 
     @property
+    def entity_labels(self) -> tuple[str, ...]:
+        """What `redact` can find: the model's entities as they are renamed, and those of `runtime.patterns`."""
+        return tuple(dict.fromkeys((*self.model.labels.entity_labels, *self._entities.pattern_labels)))
+
+    @property
     def max_length(self) -> int:
         """Tokens at which `truncate` cuts, special tokens included."""
         return self.model.lengths.max_length

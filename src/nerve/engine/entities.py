@@ -69,6 +69,11 @@ class EntityDefaults:
         self._patterns = self._make_patterns(config.runtime.patterns)
         self._operators = Operators(config.redaction.operators, self._key)
 
+    @property
+    def pattern_labels(self) -> tuple[str, ...]:
+        """The labels of what the configured patterns find."""
+        return () if self._patterns is None else self._patterns.labels
+
     def query(
         self,
         texts: list[str],
