@@ -63,6 +63,63 @@ def test_litellm_fails_closed(ask: Callable[..., Any], parameters: dict[str, Any
     assert "kanarienvogel" not in answer.json()["error"]
 
 
+MESSAGES = [
+    {"role": "user", "content": "Anna and the"},
+    {
+        "role": "assistant",
+        "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": '{"a":"Paris","b":1}'}}],
+    },
+    {"role": "tool", "tool_call_id": "1", "content": "the"},
+]
+
+
+def test_litellm_calls_of_tools(ask: Callable[..., Any]) -> None:
+    """The arguments of a prompt's calls go back in its messages, which LiteLLM takes in the place of texts."""
+    body = {"texts": ["Anna and the", "the"], "input_type": "request", "structured_messages": MESSAGES}
+    answer = ask(LITELLM, body).json()
+    assert (answer["action"], answer["texts"]) == ("GUARDRAIL_INTERVENED", ["<PER> and the", "the"])
+    masked = answer["structured_messages"]
+    assert masked[0] == {"role": "user", "content": "<PER> and the"}
+    assert masked[1]["tool_calls"][0]["function"]["arguments"] == '{"a":"<LOC>","b":1}'
+    assert masked[2] == MESSAGES[2]
+    calls = {"texts": [], "input_type": "request", "structured_messages": MESSAGES[1:2]}
+    assert ask(LITELLM, calls).json()["structured_messages"] == masked[1:2]
+    blocks = {**calls, "additional_provider_specific_params": {"on_found": "block"}}
+    assert ask(LITELLM, blocks).json() == {"action": "BLOCKED", "blocked_reason": "the text has: LOC"}
+
+
+def test_litellm_messages_without_calls(ask: Callable[..., Any]) -> None:
+    """Where the texts say it all, no messages go back; of an answer none are read."""
+    body = {"texts": ["Anna and the"], "input_type": "request", "structured_messages": MESSAGES[:1]}
+    assert ask(LITELLM, body).json() == {"action": "GUARDRAIL_INTERVENED", "texts": ["<PER> and the"]}
+    answer = {"texts": ["the"], "input_type": "response", "structured_messages": MESSAGES}
+    assert ask(LITELLM, answer).json() == {"action": "NONE", "stream_holdback_chars": [3]}
+    wrong = {"texts": ["the"], "structured_messages": [{"role": "user", "content": {"Anna": 1}}]}
+    refused = ask(LITELLM, wrong)
+    assert (refused.status, "Anna" in refused.json()["error"]) == (422, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        ("", ""),
+        ("the", "the"),
+        ("the end. New", "New"),
+        ("the end.", "the end."),
+        ("the end. ", "the end. "),
+        ("see Dr. the", "see Dr. the"),
+        ('he said "the end." New', "New"),
+        ("line\nnext", "next"),
+        ("line\n", ""),
+        ("the end\u3002new", "new"),
+    ],
+)
+def test_litellm_streams_wait(ask: Callable[..., Any], text: str, held: str) -> None:
+    """Of the text so far, the last sentence waits: what follows may make a name of it."""
+    answer = ask(LITELLM, {"texts": [text], "input_type": "response"}).json()
+    assert answer == {"action": "NONE", "stream_holdback_chars": [len(held)]}
+
+
 def test_agentgateway_prompt(ask: Callable[..., Any]) -> None:
     """As many messages as came, in order, with what else they hold; without entities they pass as they are."""
     messages = [

@@ -1,7 +1,12 @@
 """`POST /request` and `POST /response`: the guardrail webhook of agentgateway, kgateway and Gloo.
 
-The messages of a prompt, and the choices of an answer, go back as many as they came. A gateway takes anything but 200
-as a reason to stop the request. https://agentgateway.dev/docs/standalone/latest/llm/guardrails/
+The messages of a prompt, and the choices of an answer, go back as many as they came. In agentgateway's raw message
+format a prompt comes as the provider's own messages, without the envelope `body`, and goes back likewise.
+https://github.com/agentgateway/agentgateway/blob/main/crates/agentgateway/src/llm/policy/webhook.rs
+https://github.com/solo-io/gloo-gateway-use-cases/tree/main/ai-guardrail-webhook-server/docs
+
+agentgateway reads an answer whatever its status. One without `action` is a failure; but in the raw format one without
+`messages` lets the prompt pass, so that an error must have `messages` that cannot be read.
 """
 
 from __future__ import annotations
@@ -11,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from nerve.endpoints.conversations import rewrite
 from nerve.endpoints.entity_options import extend
 from nerve.endpoints.json_bodies import JsonBody, check_count, require_json
-from nerve.endpoints.protocol import JSON_TYPE, Description, PostRoute
+from nerve.endpoints.protocol import JSON_TYPE, Description, ErrorForm, PostRoute
 from nerve.engine.codec import Query, Reply
 from nerve.engine.entities import EntityDefaults, RedactQuery
 from nerve.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nerve.config import Config, LimitsConfig
     from nerve.endpoints.protocol import Header
     from nerve.types import Row
@@ -26,6 +34,11 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 _PASS = _encode({"action": {"reason": "no entity was found"}})
 _MASKED = "entities were masked"
+_ERROR_FIELDS = {"error": {"type": "string"}, "error_type": {"type": "string"}, "messages": {"const": False}}
+_ERRORS = ErrorForm(
+    lambda message, kind: _encode({"error": message, "error_type": kind, "messages": False}),
+    {"type": "object", "properties": _ERROR_FIELDS, "required": list(_ERROR_FIELDS)},
+)
 
 
 class PromptBody(msgspec.Struct, frozen=True):
@@ -35,9 +48,11 @@ class PromptBody(msgspec.Struct, frozen=True):
 
 
 class PromptRequest(msgspec.Struct, frozen=True):
-    """What a client asks the model."""
+    """What a client asks the model: in `body`, or in the raw format as `messages` of the provider's own."""
 
-    body: PromptBody
+    body: PromptBody | None = None
+    messages: list[dict[str, Any]] | None = None
+    model: str | None = None
 
 
 class AnswerBody(msgspec.Struct, frozen=True):
@@ -53,9 +68,10 @@ class AnswerRequest(msgspec.Struct, frozen=True):
 
 
 class ConversationQuery(RedactQuery, frozen=True):
-    """What a request asks for. turns: messages or choices, in which the texts stand in order."""
+    """What a request asks for. turns: messages or choices, in which the texts stand in order; is_raw: its format."""
 
     turns: list[dict[str, Any]]
+    is_raw: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +85,45 @@ class ConversationCodec:
 
     def decode(self, body: bytes | bytearray) -> Query | Reply:
         """See `Codec`."""
-        turns = _read(body, self.field)
+        turns, is_raw = self._read(body)
         texts: list[str] = []
+
+        def collect(text: str) -> str:
+            texts.append(text)
+            return text
+
         for index, turn in enumerate(turns):
-            _replace_texts(turn, self.field, index, texts.append)
+            _rewrite(turn, self.field, index, collect)
         if not texts:
-            return Reply(lambda: _PASS)
-        check_count(len(texts), f"body.{self.field}", self.limits)
-        return extend(ConversationQuery, self.defaults.redact_query(texts), turns)
+            return Reply(lambda: _encode({"messages": turns}) if is_raw else _PASS)
+        check_count(len(texts), self.field, self.limits)
+        return extend(ConversationQuery, self.defaults.redact_query(texts), turns, is_raw)
 
     def encode(self, query: Query, rows: list[list[Row]]) -> bytes:
         """See `Codec`."""
         assert isinstance(query, ConversationQuery)  # noqa: S101 - `decode` has made it
         redacted = list(query.redacted(rows))
-        if not any(each.items for each in redacted):
+        if not query.is_raw and not any(each.items for each in redacted):
             return _PASS
         following = iter(redacted)
         turns = [
-            _replace_texts(turn, self.field, index, lambda _: next(following).text)
+            _rewrite(turn, self.field, index, lambda _: next(following).text)
             for index, turn in enumerate(query.turns)
         ]
+        if query.is_raw:
+            return _encode({"messages": turns})
         return _encode({"action": {"body": {self.field: turns}, "reason": _MASKED}})
+
+    def _read(self, body: bytes | bytearray) -> tuple[list[dict[str, Any]], bool]:
+        """Return the turns, and whether they are in the raw format."""
+        if self.field == "choices":
+            return _answer.decode(body).body.choices, False
+        request = _prompt.decode(body)
+        if request.body is not None:
+            return request.body.messages, False
+        if request.messages is None:
+            raise InvalidRequest("body: required, but missing")
+        return request.messages, True
 
 
 class AgentGateway:
@@ -122,41 +156,14 @@ _prompt = JsonBody(PromptRequest)
 _answer = JsonBody(AnswerRequest)
 
 
-def _read(body: bytes | bytearray, field: str) -> list[dict[str, Any]]:
-    return _prompt.decode(body).body.messages if field == "messages" else _answer.decode(body).body.choices
-
-
-def _replace_texts(turn: dict[str, Any], field: str, index: int, replace: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return a turn with what `replace` gives for each of its texts. Raises `InvalidRequest` for one of another form.
-
-    A text that is not understood must not pass unseen.
-    """
-    place = f"body.{field}[{index}]"
-    if field == "choices":
-        message = turn.get("message")
-        if not isinstance(message, dict):
-            raise InvalidRequest(f"{place}.message: required, as an object")
-        return {**turn, "message": _replace_content(message, f"{place}.message", replace)}
-    return _replace_content(turn, place, replace)
-
-
-def _replace_content(message: dict[str, Any], place: str, replace: Any) -> dict[str, Any]:  # noqa: ANN401
-    content = message.get("content")
-    if content is None:
-        return message
-    if isinstance(content, str):
-        return {**message, "content": replace(content)}
-    if not isinstance(content, list):
-        raise InvalidRequest(f"{place}.content: must be a string or a list of parts")
-    parts = []
-    for number, part in enumerate(content):
-        if not isinstance(part, dict):
-            raise InvalidRequest(f"{place}.content[{number}]: must be an object")
-        text = part.get("text")
-        if text is not None and not isinstance(text, str):
-            raise InvalidRequest(f"{place}.content[{number}].text: must be a string")
-        parts.append(part if text is None else {**part, "text": replace(text)})
-    return {**message, "content": parts}
+def _rewrite(turn: dict[str, Any], field: str, index: int, replace: Callable[[str], str]) -> dict[str, Any]:
+    """Return a turn with what `replace` gives for each of its texts. Raises `InvalidRequest`, see `rewrite`."""
+    if field != "choices":
+        return rewrite(turn, f"messages[{index}]", replace)
+    message = turn.get("message")
+    if not isinstance(message, dict):
+        raise InvalidRequest(f"body.choices[{index}].message: required, as an object")
+    return {**turn, "message": rewrite(message, f"body.choices[{index}].message", replace)}
 
 
 def _route(path: str, codec: ConversationCodec, body: JsonBody[Any], summary: str) -> PostRoute:
@@ -167,8 +174,12 @@ def _route(path: str, codec: ConversationCodec, body: JsonBody[Any], summary: st
     def describe() -> Description:
         request, schemas = body.schema()
         action = {"type": "object", "properties": {"reason": {"type": "string"}, "body": {"type": "object"}}}
-        answer = {"type": "object", "properties": {"action": action}, "required": ["action"]}
-        text = "An action without a body lets it pass; one with a body puts that in its place"
+        messages = {"type": "array", "items": {"type": "object"}}
+        answer = {"type": "object", "properties": {"action": action, "messages": messages}}
+        text = (
+            "An action without a body lets it pass; one with a body puts that in its place; messages answer the raw "
+            "format"
+        )
         return Description(summary, text, (JSON_TYPE,), request, answer, schemas)
 
-    return PostRoute(path, choose_codec, describe)
+    return PostRoute(path, choose_codec, describe, _ERRORS)

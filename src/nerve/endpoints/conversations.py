@@ -1,0 +1,106 @@
+"""Where texts stand in messages of chats, as OpenAI (Chat Completions, Responses) and Anthropic write them.
+
+Gateways hand such messages to a guardrail. Their texts are what people and models say: contents, parts of them, results
+of tools, and the arguments of calls of tools. Roles, names, identifiers, links and pictures are none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from nerve.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Replace = Callable[[str], str]
+
+# What holds a text, or a list of parts that do.
+_TEXTS = frozenset({"content", "text", "output", "refusal", "reasoning_content", "title", "context"})
+# What holds JSON whose strings are texts: an object, or JSON within a string.
+_JSON = frozenset({"arguments", "input"})
+_MOST_DEPTH = 16
+
+
+def rewrite(message: dict[str, Any], place: str, replace: Replace) -> dict[str, Any]:
+    """Return a message with what `replace` gives for each of its texts, in order; everything else is as it was.
+
+    place: of the message in the body. Raises `InvalidRequest` where a text stands in a form that is not known: what is
+    not understood must not pass unseen.
+    """
+    return _object(message, place, replace, 0)
+
+
+def _object(found: dict[str, Any], place: str, replace: Replace, depth: int) -> dict[str, Any]:
+    _check_depth(place, depth)
+    # A document that Anthropic's clients send as plain text.
+    is_plain = found.get("type") == "text" and isinstance(found.get("data"), str)
+    return {
+        key: replace(value) if is_plain and key == "data" else _field(key, value, place, replace, depth)
+        for key, value in found.items()
+    }
+
+
+def _field(key: str, value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401 - decoded JSON
+    if key in _TEXTS:
+        return _text(value, f"{place}.{key}", replace, depth)
+    if key in _JSON:
+        return _json(value, f"{place}.{key}", replace, depth)
+    return _other(value, place, replace, depth)  # the key is the client's: it is not quoted
+
+
+def _text(value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return replace(value)
+    if not isinstance(value, list):
+        raise InvalidRequest(f"{place}: must be a string or a list of parts")
+    parts = []
+    for number, part in enumerate(value):
+        if not isinstance(part, dict):
+            raise InvalidRequest(f"{place}[{number}]: must be an object")
+        parts.append(_object(part, f"{place}[{number}]", replace, depth + 1))
+    return parts
+
+
+def _json(value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401
+    """Replace all strings in JSON, names of fields excepted; a string that is no JSON object or list is a text."""
+    if not isinstance(value, str):
+        return _strings(value, place, replace, depth)
+    try:
+        inner = msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError):
+        inner = None
+    if not isinstance(inner, dict | list):
+        return replace(value)
+    changed = _strings(inner, place, replace, depth)
+    return value if changed == inner else msgspec.json.encode(changed).decode()
+
+
+def _strings(value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401
+    _check_depth(place, depth)
+    if isinstance(value, str):
+        return replace(value)
+    if isinstance(value, dict):
+        return {key: _strings(each, place, replace, depth + 1) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_strings(each, place, replace, depth + 1) for each in value]
+    return value
+
+
+def _other(value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401
+    """Look for texts below a field of another name."""
+    _check_depth(place, depth)
+    if isinstance(value, dict):
+        return _object(value, place, replace, depth + 1)
+    if isinstance(value, list):
+        return [_other(each, place, replace, depth + 1) for each in value]
+    return value
+
+
+def _check_depth(place: str, depth: int) -> None:
+    if depth > _MOST_DEPTH:
+        raise InvalidRequest(f"{place}: is nested too deeply")
