@@ -20,6 +20,8 @@ PAGE := .venv-page
 PAGE_READY := $(PAGE)/.ready
 CLIENTS := .venv-clients
 CLIENTS_READY := $(CLIENTS)/.ready
+GATEWAY := .venv-gateway
+GATEWAY_READY := $(GATEWAY)/.ready
 DOCS := .venv-docs
 DOCS_READY := $(DOCS)/.ready
 AUDIT := .venv-audit
@@ -38,9 +40,11 @@ serve: $(READY)
 test: $(DEV_READY)
 	$(BIN)/python -m pytest
 
-# The clients of other servers, unchanged and as their makers publish them, against running servers.
-test-clients: $(DEV_READY) $(CLIENTS_READY)
-	NERVE_PYTHON=$(abspath $(BIN)/python) NERVE_NODE_MODULES=$(abspath $(CLIENTS)/node_modules) \
+# The clients of other servers, unchanged and as their makers publish them, against running servers; the programs on
+# their pages in docs/guide/clients; and nerve.integrations with the libraries that it is for.
+test-clients: $(DEV_READY) $(CLIENTS_READY) $(GATEWAY_READY)
+	NERVE_PYTHON=$(abspath $(BIN)/python) NERVE_GATEWAY_PYTHON=$(abspath $(GATEWAY)/bin/python) \
+		NERVE_NODE_MODULES=$(abspath $(CLIENTS)/node_modules) \
 		$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --rootdir=tests/clients tests/clients
 
 check: lint types imports test
@@ -133,7 +137,7 @@ audit: $(READY)
 		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(PAGE) $(DOCS) $(AUDIT) $(TYPES) site
+	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(GATEWAY) $(PAGE) $(DOCS) $(AUDIT) $(TYPES) site
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
@@ -167,11 +171,18 @@ $(DOCS_READY): docs/site/requirements.txt
 
 # NeMo brings fastembed, which wants an old huggingface_hub and which no test uses; the newest is installed over it.
 # npm is optional: without it the test of huggingface.js is skipped, with its reason.
-$(CLIENTS_READY): tests/clients/requirements.txt
+$(CLIENTS_READY): tests/clients/requirements.txt pyproject.toml
 	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install --quiet --requirement tests/clients/requirements.txt
+	$(CLIENTS)/bin/python -m pip install --quiet --editable '.[cpu,presidio,spacy]'
 	$(CLIENTS)/bin/python -m pip install --quiet --upgrade 'huggingface_hub>=2.4'
 	command -v npm >/dev/null && npm install --silent --no-audit --no-fund --prefix $(CLIENTS) @huggingface/inference@4 || true
+	@touch $@
+
+# LiteLLM's gateway pins versions that the clients do not want.
+$(GATEWAY_READY): Makefile
+	test -x $(GATEWAY)/bin/python || $(PYTHON) -m venv $(GATEWAY)
+	$(GATEWAY)/bin/python -m pip install --quiet 'litellm[proxy]>=1.108'
 	@touch $@
 
 $(PARITY_READY): pyproject.toml constraints.txt

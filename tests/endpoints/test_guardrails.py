@@ -104,14 +104,14 @@ def test_litellm_messages_without_calls(ask: Callable[..., Any]) -> None:
     [
         ("", ""),
         ("the", "the"),
-        ("the end. New", "New"),
+        ("the end. She", "She"),
         ("the end.", "the end."),
         ("the end. ", "the end. "),
         ("see Dr. the", "see Dr. the"),
-        ('he said "the end." New', "New"),
+        ('he said "the end." She', "She"),
         ("line\nnext", "next"),
         ("line\n", ""),
-        ("the end\u3002new", "new"),
+        ("the end\u3002she", "she"),
     ],
 )
 def test_litellm_streams_wait(ask: Callable[..., Any], text: str, held: str) -> None:
@@ -157,7 +157,7 @@ def test_agentgateway_answer(ask: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("route", "body"),
     [
-        ("/request", {"messages": []}),
+        ("/request", {"messages": [{"content": 1}]}),
         ("/request", {"body": {"messages": [1]}}),
         ("/request", {"body": {"messages": [{"content": 1}]}}),
         ("/request", {"body": {"messages": [{"content": ["Anna"]}]}}),
