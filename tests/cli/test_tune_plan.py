@@ -27,7 +27,7 @@ from nerve.cli.tune.plan import (
 )
 from nerve.config import CpuMode, Precision, parse_config
 
-START = Setting(Precision.AUTO, 1, None, CpuMode.AUTO, 32, None, None)
+START = Setting(Precision.AUTO, 1, None, CpuMode.AUTO, None, None, None)
 MINIMAL: dict[str, Any] = {"model": {"checkpoint_repository": {"source": "LOCAL", "path": "/m"}}}
 
 

@@ -95,17 +95,17 @@ def test_no_window_is_longer_than_a_text_may_be(max_length: int | None, said: st
 
 
 @pytest.mark.parametrize(
-    ("batching", "provider", "budget", "padding"),
+    ("batching", "provider", "budget", "padding", "size"),
     [
-        (BatchingConfig(), CPU, 512, 0.05),
-        (BatchingConfig(), CUDA, 16384, 1.0),
-        (BatchingConfig(max_batch_tokens=1024, max_padding=0.5), CPU, 1024, 0.5),
-        (BatchingConfig(max_batch_tokens=1024, max_padding=0.0), CUDA, 1024, 0.0),
+        (BatchingConfig(), CPU, 512, 0.05, 32),
+        (BatchingConfig(), CUDA, 16384, 1.0, 256),
+        (BatchingConfig(max_batch_tokens=1024, max_padding=0.5, max_batch_size=4), CPU, 1024, 0.5, 4),
+        (BatchingConfig(max_batch_tokens=1024, max_padding=0.0, max_batch_size=32), CUDA, 1024, 0.0, 32),
     ],
 )
 def test_batch_policy_defaults(
-    batching: BatchingConfig, provider: Provider, budget: int, padding: float
+    batching: BatchingConfig, provider: Provider, budget: int, padding: float, size: int
 ) -> None:
     """Null means one window and little padding on CPU, many windows on CUDA; 0 is a value."""
     policy = make_policy(batching, provider, 512)
-    assert (policy.token_budget, policy.max_padding, policy.max_batch_size) == (budget, padding, 32)
+    assert (policy.token_budget, policy.max_padding, policy.max_batch_size) == (budget, padding, size)
