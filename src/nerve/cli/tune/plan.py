@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nerve.config import CpuMode, Precision
+from nerve.runtime.devices import CPU, CUDA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -35,6 +36,7 @@ _WIDE = (0.6, 1.15)
 _NARROW = (0.9, 1.08)
 # Values that are tried beside the configured one.
 _BATCH_SIZES = (1, 8, 32)
+_BATCH_SIZES_OF_A_GPU = (32, 64, 128, 256)
 _PADDINGS = (0.0, 0.05, 0.2)
 _WINDOWS_PER_CALL = 4
 
@@ -98,7 +100,8 @@ def coordinates(
     if is_cpu:
         found.append(("workers, threads", [{"workers": w, "threads": t} for w, t in _divisions(cores)]))
         found.append(("cpu.mode", [{"mode": mode} for mode in CpuMode]))
-    found.append(("max_batch_size", [{"max_batch_size": size} for size in _BATCH_SIZES]))
+    sizes = _BATCH_SIZES if is_cpu else _BATCH_SIZES_OF_A_GPU
+    found.append(("max_batch_size", [{"max_batch_size": size} for size in sizes]))
     if is_cpu:
         found.append(("max_padding", [{"max_padding": share} for share in _PADDINGS]))
     found.append(("max_batch_tokens", [{"max_batch_tokens": _WINDOWS_PER_CALL * window_tokens}]))
@@ -118,14 +121,15 @@ def _divisions(cores: int) -> Iterator[tuple[int, int]]:
 
 def normalize(setting: Setting, cores: int, *, is_cpu: bool) -> Setting:
     """Return a setting that means the same for every setting that behaves the same, to try each once."""
-    auto, padding = (Precision.FLOAT32, 0.05) if is_cpu else (Precision.FLOAT16, 1.0)
+    provider = CPU if is_cpu else CUDA
     threads = setting.threads or max(1, cores // setting.workers)
     return replace(
         setting,
         threads=threads,
         mode=CpuMode.THROUGHPUT if threads == 1 else setting.mode,
-        precision=auto if setting.precision is Precision.AUTO else setting.precision,
-        max_padding=padding if setting.max_padding is None else setting.max_padding,
+        precision=provider.precisions[0] if setting.precision is Precision.AUTO else setting.precision,
+        max_batch_size=setting.max_batch_size or provider.max_batch_size,
+        max_padding=provider.max_padding if setting.max_padding is None else setting.max_padding,
     )
 
 
