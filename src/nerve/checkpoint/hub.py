@@ -60,6 +60,8 @@ from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
 
 log = logging.getLogger(__name__)
+# The library would write its lines twice: by a handler of its own, and by those of the process.
+logging.getLogger("huggingface_hub").handlers.clear()
 
 ALWAYS = (CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, CALIBRATION)
 LIST_TIMEOUT_SECONDS = 15.0

@@ -1,4 +1,4 @@
-"""The command line: `nerve init | serve | show | pull | predict | redact | verify | tune | export` (docs/guide/cli.md).
+"""The command line (docs/guide/cli.md).
 
 One module per command, each with `add_arguments(parser)` and `run(options) -> exit status`; they import
 what they need when they run, so that `nerve --help` is quick.
@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import nerve
-from nerve.cli import export, first_steps, init, predict, pull, redact, serve, show, tune, verify
+from nerve.cli import doctor, export, first_steps, init, predict, pull, redact, serve, show, tune, verify
 from nerve.cli.model import add_config
 from nerve.config import NoModelNamed
 from nerve.errors import NerveError
@@ -37,6 +37,7 @@ _COMMANDS = {
     "verify": verify,
     "tune": tune,
     "export": export,
+    "doctor": doctor,
 }
 # Commands that no config file has a say in.
 _WITHOUT_CONFIG = ("init", "export")

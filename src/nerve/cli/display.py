@@ -14,12 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from nerve.types import Row
 
 # Black on these is legible on dark and on light terminals; numbers of the 256-colour palette.
 _PALETTE = (114, 215, 111, 211, 221, 80, 183, 173, 150, 152, 217, 180)
+_NAME_CELLS = 14
 # Control characters could steer the terminal; each is shown as one visible character, so offsets hold.
 _VISIBLE = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
 _VISIBLE |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
@@ -79,6 +80,20 @@ def token_table(rows: Sequence[Row]) -> Table:
             f"{score:.4f}",
         )
     return table
+
+
+def print_named_lines(console: Console, lines: Iterable[tuple[str, str]]) -> None:
+    """Print pairs of a name and a text below each other; anywhere but on a terminal no line is broken."""
+    if not console.is_terminal:
+        for name, text in lines:
+            console.print(f"{name:<{_NAME_CELLS}}{make_visible(text)}".rstrip(), soft_wrap=True)
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in lines:
+        table.add_row(name, Text(make_visible(text)))
+    console.print(table)
 
 
 def make_visible(text: str) -> str:

@@ -27,6 +27,7 @@ def print_first_steps() -> None:
     steps += [
         (f"nerve serve {_EXAMPLE}", "or serve a model of the hub, or a folder"),
         ('nerve predict "Call Maria."', "find entities here, without a server"),
+        ("nerve doctor", "see what this machine is good for"),
     ]
     print(f"nerve {nerve.__version__}: named entities, personal data, your own labels.\n\nFirst steps")
     _print_aligned(steps)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
-from nerve.cli.display import PlainConsole, make_visible
+from nerve.cli.display import PlainConsole, make_visible, print_named_lines
+from nerve.cli.sizes import bytes_for_people
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,24 +17,12 @@ if TYPE_CHECKING:
     from nerve.models.outlook import Outlook
 
 _MOST_NAMES = 40
-_COLUMN = 14  # width of the names
 
 
 def print_outlook(outlook: Outlook, console: Console | None = None) -> None:
     """Print all sections, and as the last line why the model would be refused, if it would."""
     console = console or PlainConsole()
-    if not console.is_terminal:  # for programs and files: no line is broken
-        for name, text in lines(outlook):
-            console.print(f"{name:<{_COLUMN}}{make_visible(text)}".rstrip(), soft_wrap=True)
-        if outlook.refused is not None:
-            console.print(f"refused: {make_visible(outlook.refused)}", soft_wrap=True)
-        return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in lines(outlook):
-        table.add_row(name, Text(make_visible(text)))
-    console.print(table)
+    print_named_lines(console, lines(outlook))
     if outlook.refused is not None:
         console.print(Text(f"refused: {make_visible(outlook.refused)}", "bold red"), soft_wrap=True)
 
@@ -111,11 +99,11 @@ def _graph(outlook: Outlook) -> Iterator[tuple[str, str]]:
 def _files(outlook: Outlook) -> Iterator[tuple[str, str]]:
     name = "files"
     for file in outlook.files:
-        size = _bytes(file.bytes) if file.bytes is not None else "size unknown"
+        size = bytes_for_people(file.bytes) if file.bytes is not None else "size unknown"
         yield name, f"{file.name}, {size}{', here' if file.is_here else ''}"
         name = ""
     if outlook.files:
-        yield "download", _bytes(outlook.download_bytes) if outlook.download_bytes else "nothing"
+        yield "download", bytes_for_people(outlook.download_bytes) if outlook.download_bytes else "nothing"
 
 
 def _lengths(outlook: Outlook) -> Iterator[tuple[str, str]]:
@@ -130,11 +118,12 @@ def _memory(outlook: Outlook) -> Iterator[tuple[str, str]]:
     if not found:
         return
     twice = f" (in {found['sessions']} sessions)" if found["sessions"] > 1 else ""
-    text = f"weights {_bytes(found['weights_bytes'])}{twice}"
+    text = f"weights {bytes_for_people(found['weights_bytes'])}{twice}"
     if "calls" in found:
-        text += f", at most {_bytes(found['calls_bytes'])} for {found['calls']} calls at once"
+        text += f", at most {bytes_for_people(found['calls_bytes'])} for {found['calls']} calls at once"
     if "usable_bytes" in found:
-        text += f"; {_bytes(found['free_bytes'])} of {_bytes(found['usable_bytes'])} are free; estimated"
+        free, usable = (bytes_for_people(found[key]) for key in ("free_bytes", "usable_bytes"))
+        text += f"; {free} of {usable} are free; estimated"
     yield "memory", text
 
 
@@ -146,10 +135,3 @@ def _limits(outlook: Outlook) -> Iterator[tuple[str, str]]:
 def _some(names: list[str]) -> str:
     rest = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return ", ".join(names[:_MOST_NAMES]) + rest
-
-
-def _bytes(n: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n >= size:
-            return f"{n / size:.1f} {unit}"
-    return f"{n} bytes"

@@ -165,6 +165,12 @@ def find_config(path: str | None) -> Path:
     )
 
 
+def config_of_machine() -> Config:
+    """Return what holds here without any model: the defaults, and what the environment says. Raises `ConfigError`."""
+    document = {"model": {"checkpoint_repository": {"source": CheckpointSource.LOCAL.value, "path": "."}}}
+    return parse_config(document, dict(os.environ), Path.cwd())
+
+
 def has_config_file() -> bool:
     """Tell whether a command without MODEL has something to go by."""
     try:

@@ -22,9 +22,18 @@ def usable_cores(proc: Path = PROCESS) -> int:
 
     proc: folder with this process's `cgroup` and `mountinfo`.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [quota for folder in cgroup_folders("cpu", proc) if (quota := _quota(folder))]
-    return max(1, min(cores, math.ceil(min(quotas)))) if quotas else cores
+    cores, quota = allowed_cores(), core_quota(proc)
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def allowed_cores() -> int:
+    """Return how many cores the CPU affinity leaves to this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def core_quota(proc: Path = PROCESS) -> float | None:
+    """Return the cores that the tightest cgroup grants, as 0.5; None where none limits."""
+    return min((quota for folder in cgroup_folders("cpu", proc) if (quota := _quota(folder))), default=None)
 
 
 def limit_blas_threads(proc: Path = PROCESS) -> None:

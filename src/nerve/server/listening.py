@@ -60,6 +60,31 @@ def check_port(host: str, port: int) -> None:
         probe.listen(1)
 
 
+def check_address(server: ServerConfig, host: str) -> None:
+    """Raise the `StartupError` of a start where the address is taken, or cannot be had."""
+    where = server.uds or f"{host}:{server.port}"
+    try:
+        if server.uds is None:
+            check_port(host, server.port)
+        else:
+            _check_socket(resolve_socket_path(server.uds))
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen on {where}: {error}; free it, or change server.host, server.port or server.uds"
+        ) from error
+
+
+def _check_socket(path: Path) -> None:
+    """Raise `OSError` where a Unix socket cannot be made: no folder that can be written, or something stands there."""
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OSError(f"{path.parent} cannot be written, or is not there")
+    if path.exists() and not path.is_socket():
+        raise OSError("something stands there that is no socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        if path.is_socket() and probe.connect_ex(str(path)) == 0:
+            raise OSError("another server listens there")
+
+
 def find_port(host: str) -> int:
     """Return a port of `host` that is free now: workers, and who reads the log, must all know one number.
 
