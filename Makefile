@@ -29,7 +29,7 @@ PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 TYPES := .venv-types
 
-.PHONY: install serve test test-clients test-page docs reference check format lint types imports bench bench-quick golden parity zoo types-new fuzz \
+.PHONY: install serve test test-clients test-page test-docs docs reference check format lint types imports bench bench-quick golden parity zoo types-new fuzz \
 	pictures audit clean
 
 install: $(READY)
@@ -117,6 +117,10 @@ test-page: $(PAGE_READY)
 
 pictures: $(PAGE_READY)
 	$(PAGE)/bin/python tests/pages/take_pictures.py
+
+# Every command of README, of docs/guide and docs/api, as its reader types it; what the pages print is compared.
+test-docs: $(DEV_READY)
+	$(BIN)/python -m pytest -c tests/guide/pytest.ini --rootdir=tests/guide tests/guide
 
 # The documentation as a site, into site/ (open site/index.html): a page that no navigation names, a link or an anchor
 # that leads nowhere, and what looks otherwise than on GitHub are errors.

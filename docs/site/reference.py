@@ -25,6 +25,7 @@ from nerve.config import parse_config
 from nerve.config.schema import Config
 from nerve.endpoints import create_endpoints
 from nerve.errors import REASONS
+from nerve.graph.architectures import FAMILIES
 from nerve.http.openapi import build_openapi
 from nerve.http.responses import ERROR_TABLE
 from nerve.http.routing import routes_of
@@ -32,6 +33,9 @@ from nerve.observability.metrics import INFO_LABELS, Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+sys.path.insert(0, str(Path(__file__).parent))
+import figures
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "docs/reference"
@@ -51,6 +55,7 @@ def pages() -> dict[str, str]:
         "commands.md": commands(),
         "routes.md": routes(),
         "metrics.md": metrics(),
+        "models.md": models(),
     }
 
 
@@ -223,7 +228,7 @@ def routes() -> str:
         "",
         "Every route of a server with all endpoints. The whole of it, with every field, is the OpenAPI document: at",
         "`/openapi.json` of a running server, to try out at its `/docs`, and in the site as `reference/openapi.json`.",
-        f"`{NAME}` stands for `model.name`. What the endpoints are for: [clients](../guide/clients/index.md).",
+        f"`{NAME}` stands for `model.name`. What the endpoints are for: [API](../api/index.md).",
         "",
         "| method | path | `server.endpoints` | |",
         "|---|---|---|---|",
@@ -289,8 +294,42 @@ def metrics() -> str:
     return "\n".join(lines)
 
 
+# --- checkpoints -----------------------------------------------------------------------------------------------
+
+
+def models() -> str:
+    """Return the repositories of the zoo, each with what is served of it."""
+    entries = json.loads((REPOSITORY / "tests/zoo/zoo.json").read_text())["entries"]
+    lines = [
+        "# Checkpoints that are tested",
+        "",
+        _NOTE,
+        "",
+        "Repositories of the hub whose files are tested: a small model of random weights with the same configuration,",
+        "the same tokenizer files and the same names of tensors as each, against transformers (`tests/zoo/`). Others",
+        "of these architectures are served, too; `nerve show OWNER/NAME` says what would be done with one, before",
+        "anything large is fetched.",
+        "",
+        "| repository | architecture | labels | served from |",
+        "|---|---|---|---|",
+    ]
+    for entry in sorted(entries, key=lambda entry: (entry["model_type"], entry["repo"].lower())):
+        if entry["slug"].startswith("variant--"):
+            continue
+        has_weights = any(name.endswith((".safetensors", "pytorch_model.bin")) for name in entry["files"])
+        if entry["model_type"] in FAMILIES and has_weights:
+            source = "its weights"
+        elif any(name.endswith(".onnx") for name in entry["files"]):
+            source = "its ONNX graph"
+        else:
+            source = "`nerve export`"
+        lines.append(f"| {entry['repo']} | {entry['model_type']} | {entry['labels']} | {source} |")
+    lines += ["", "All architectures: [architectures](../explanation/architectures.md).", ""]
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Write the pages, or the OpenAPI document."""
+    """Write the pages and the tables of figures, or the OpenAPI document."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--openapi", type=Path, metavar="FILE")
     options = parser.parse_args()
@@ -300,6 +339,8 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, text in pages().items():
         (FOLDER / name).write_text(text)
+    for page in figures.pages():
+        page.write_text(figures.filled(page))
     sys.stdout.write(f"wrote {', '.join(pages())}\n")
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-MADE = runpy.run_path(str(REPOSITORY / "docs/site/reference.py"))["pages"]()
+SITE = runpy.run_path(str(REPOSITORY / "docs/site/reference.py"))
+MADE = SITE["pages"]()
+FIGURES = SITE["figures"]
 
 
 @pytest.mark.parametrize("name", sorted(MADE))
@@ -20,3 +22,9 @@ def test_page_is_of_this_code(name: str) -> None:
 def test_no_page_is_left_over() -> None:
     """What is not made any more goes."""
     assert sorted(page.name for page in (REPOSITORY / "docs/reference").glob("*.md")) == sorted(MADE)
+
+
+@pytest.mark.parametrize("page", FIGURES.pages(), ids=lambda page: page.name)
+def test_figures_are_of_the_result_files(page: Path) -> None:
+    """README and the guide show what was measured, and nothing that somebody typed."""
+    assert page.read_text() == FIGURES.filled(page), "run `make reference`"
