@@ -24,12 +24,14 @@ GATEWAY := .venv-gateway
 GATEWAY_READY := $(GATEWAY)/.ready
 DOCS := .venv-docs
 DOCS_READY := $(DOCS)/.ready
+DEPLOY := .venv-deploy
+DEPLOY_READY := $(DEPLOY)/.ready
 AUDIT := .venv-audit
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 TYPES := .venv-types
 
-.PHONY: install serve test test-clients test-page test-docs docs reference check format lint types imports bench bench-quick golden parity zoo types-new fuzz \
+.PHONY: install serve test test-clients test-deploy test-page test-docs docs reference check format lint types imports bench bench-quick golden parity zoo types-new fuzz \
 	pictures audit clean
 
 install: $(READY)
@@ -46,6 +48,11 @@ test-clients: $(DEV_READY) $(CLIENTS_READY) $(GATEWAY_READY)
 	NERVE_PYTHON=$(abspath $(BIN)/python) NERVE_GATEWAY_PYTHON=$(abspath $(GATEWAY)/bin/python) \
 		NERVE_NODE_MODULES=$(abspath $(CLIENTS)/node_modules) \
 		$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --rootdir=tests/clients tests/clients
+
+# The Helm chart and its relatives, by Helm's library, Kubernetes' schemas, policies and random values.
+test-deploy: $(DEV_READY) $(DEPLOY_READY)
+	NERVE_PYTHON=$(abspath $(BIN)/python) NERVE_NODE_MODULES=$(abspath $(DEPLOY)/node_modules) \
+		$(DEPLOY)/bin/python -m pytest -c tests/kubernetes/pytest.ini --rootdir=tests/kubernetes tests/kubernetes
 
 check: lint types imports test
 
@@ -141,7 +148,7 @@ audit: $(READY)
 		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(GATEWAY) $(PAGE) $(DOCS) $(AUDIT) $(TYPES) site
+	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(GATEWAY) $(DEPLOY) $(PAGE) $(DOCS) $(AUDIT) $(TYPES) site
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
@@ -187,6 +194,13 @@ $(CLIENTS_READY): tests/clients/requirements.txt pyproject.toml
 $(GATEWAY_READY): Makefile
 	test -x $(GATEWAY)/bin/python || $(PYTHON) -m venv $(GATEWAY)
 	$(GATEWAY)/bin/python -m pip install --quiet 'litellm[proxy]>=1.108'
+# checkov and npm are optional: without them their tests are skipped, with the reason.
+$(DEPLOY_READY): tests/kubernetes/requirements.txt
+	test -x $(DEPLOY)/bin/python || $(PYTHON) -m venv $(DEPLOY)
+	$(DEPLOY)/bin/python -m pip install --quiet --requirement tests/kubernetes/requirements.txt
+	$(DEPLOY)/bin/python -m pip install --quiet 'checkov>=3.3,<4' || true
+	command -v npm >/dev/null && npm install --silent --no-audit --no-fund --prefix $(DEPLOY) \
+		@kubernetes-models/keda@0.4 @kubernetes-models/prometheus-operator@6 @kubernetes-models/gateway-api@0.5 || true
 	@touch $@
 
 $(PARITY_READY): pyproject.toml constraints.txt
