@@ -16,7 +16,20 @@ import sys
 from typing import TYPE_CHECKING
 
 import nerve
-from nerve.cli import doctor, export, first_steps, init, predict, pull, redact, serve, show, tune, verify
+from nerve.cli import (
+    completion,
+    doctor,
+    export,
+    first_steps,
+    init,
+    predict,
+    pull,
+    redact,
+    serve,
+    show,
+    tune,
+    verify,
+)
 from nerve.cli.model import add_config
 from nerve.config import NoModelNamed
 from nerve.errors import NerveError
@@ -38,9 +51,10 @@ _COMMANDS = {
     "tune": tune,
     "export": export,
     "doctor": doctor,
+    "completion": completion,
 }
 # Commands that no config file has a say in.
-_WITHOUT_CONFIG = ("init", "export")
+_WITHOUT_CONFIG = ("init", "export", "completion")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,5 +108,5 @@ def _parser() -> argparse.ArgumentParser:
         if name not in _WITHOUT_CONFIG:
             add_config(command)
         module.add_arguments(command)
-        command.set_defaults(run=module.run, log_level=module.LOG_LEVEL)
+        command.set_defaults(run=module.run, log_level=module.LOG_LEVEL, parser=parser)
     return parser
