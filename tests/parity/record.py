@@ -40,9 +40,10 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast, TokenClassificationPipeline, pipeline
 
 sys.path.insert(0, str(Path(__file__).parent))
-import corpus
 import golden
 from rampart_to_hf import rebuild
+
+import corpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import texts as corpus_texts
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import (
@@ -24,6 +23,7 @@ from tokenizers import (
     trainers,
 )
 
+from corpus import texts as corpus_texts
 from nerve.errors import ClientGone, InvalidRequest
 from nerve.text import pieces
 from nerve.text.pieces import AnyTokenizer, SeparateWords, Tokens

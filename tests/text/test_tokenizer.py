@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import texts as corpus_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import (
@@ -19,6 +18,7 @@ from tokenizers import (
     trainers,
 )
 
+from corpus import texts as corpus_texts
 from nerve.errors import InvalidRequest, ModelError
 from nerve.text.tokenizer import TextTokenizer, contradictions, load_tokenizer
 from nerve.text.word_cache import WordCache, has_separate_words

@@ -1,28 +1,72 @@
-"""The arguments that are the same for every command that finds entities: texts, model, and what is wanted of it."""
+"""The arguments that are the same for every command that finds entities: texts, model, output, and who answers."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
-from nerve.cli.inputs import STDIN
+from nerve.corpus.records import PART_BYTES
+from nerve.corpus.sources import STDIN, Kind
+
+_FORMATS = ("jsonl", "csv", "parquet")
 
 
 def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where texts come from."""
     source = parser.add_argument_group("texts")
-    source.add_argument("texts", nargs="*", metavar="TEXT", help="a text; - reads stdin")
+    source.add_argument("texts", nargs="*", metavar="INPUT", help="a text; - reads stdin")
     source.add_argument(
-        "--file", action="append", default=[], metavar="F", help="one text per line; may be repeated"
+        "--file",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="F",
+        help="files, folders and globs; a line is a text, but in .jsonl, .csv, .tsv and .parquet",
     )
     source.add_argument("--whole", action="store_true", help="a file, or stdin, is one text")
     source.add_argument(
-        "--jsonl", action="store_true", help="lines are JSON objects; they come back with the answer in them"
+        "--jsonl", action="store_true", help="lines are JSON objects, whatever a file is called"
     )
+    source.add_argument("--csv", action="store_true", help="CSV, below a line of names")
+    source.add_argument("--parquet", action="store_true", help="Parquet; needs nerve[parquet]")
     source.add_argument(
-        "--field", default="text", metavar="NAME", help="field of the text with --jsonl (default: text)"
+        "--field",
+        default="text",
+        metavar="NAME",
+        help="the column with the text (default: text); others are kept",
     )
+
+
+def add_output_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add where the rows go, and what becomes of bad ones."""
+    group.add_argument(
+        "--output",
+        metavar="PATH",
+        help="a file, or a folder that mirrors the inputs, in parts with a manifest (default: stdout)",
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on with the run in the folder --output where it was cut off"
+    )
+    group.add_argument(
+        "--part-bytes",
+        type=_bytes,
+        default=PART_BYTES,
+        metavar="N",
+        help=f"how much of an input goes into one part of a folder (default: {PART_BYTES})",
+    )
+    group.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="put bad rows with their reason into an error part, and go on (default: end at the first)",
+    )
+
+
+def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add who answers."""
+    who = parser.add_argument_group("who answers (default: this process)")
+    who.add_argument("--url", metavar="URL", help="a running server, such as http://localhost:8000")
 
 
 def why_wrong(options: argparse.Namespace) -> str | None:
@@ -31,9 +75,35 @@ def why_wrong(options: argparse.Namespace) -> str | None:
         if sys.stdin.isatty():
             return "no text; give one, or --file F, or pipe some in"
         options.texts = [STDIN]
-    if options.whole and options.jsonl:
-        return "--whole and --jsonl exclude each other"
+    if options.whole + options.jsonl + options.csv + options.parquet > 1:
+        return "--whole, --jsonl, --csv and --parquet exclude each other"
+    if options.resume and not goes_to_folder(options):
+        return "--resume goes on with a run in a folder; name it with --output"
+    if options.url is not None and options.model is not None:
+        return "--url and --model exclude each other; the server has its own model"
     return None
+
+
+def kind_of(options: argparse.Namespace) -> Kind | None:
+    """Return the format that was named."""
+    if options.whole:
+        return Kind.WHOLE
+    return next((Kind(name) for name in _FORMATS if getattr(options, name)), None)
+
+
+def goes_to_folder(options: argparse.Namespace) -> bool:
+    """Tell whether --output is a folder: one that is there, or a path without an ending."""
+    if options.output is None:
+        return False
+    path = Path(options.output)
+    if path.is_dir() or options.output.endswith("/") or options.resume:
+        return True
+    return not path.exists() and not path.suffix
+
+
+def is_live(options: argparse.Namespace) -> bool:
+    """Tell whether each line is to be answered before the next one is read, as where a person types."""
+    return bool(options.live or (STDIN in (*options.texts, *options.file) and sys.stdin.isatty()))
 
 
 def add_filter_arguments(group: argparse._ArgumentGroup) -> None:
@@ -61,6 +131,13 @@ def filter_choices(options: argparse.Namespace) -> dict[str, Any]:
     if options.min_score is not None:
         choices["min_score"] = dict(options.min_score)
     return choices
+
+
+def _bytes(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
 
 
 def _labels(text: str) -> list[str]:

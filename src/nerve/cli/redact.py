@@ -10,29 +10,28 @@ import argparse
 import json
 import logging
 import sys
-from collections import Counter, deque
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from nerve.cli.arguments import (
+    add_answer_arguments,
     add_filter_arguments,
+    add_output_arguments,
     add_text_arguments,
     filter_choices,
     why_wrong,
 )
-from nerve.cli.inputs import STDIN, Format, InputError, Record, read_records
 from nerve.cli.model import add_model_option
-from nerve.config import choose_config, has_key_in_environment
-from nerve.config.operators import DEFAULT, OPERATOR_NAMES, Hash
-from nerve.errors import InvalidRequest
+from nerve.config import Config, has_key_in_environment, load_redaction_key
+from nerve.config.operators import DEFAULT, OPERATOR_NAMES
 from nerve.types import EntityStrategy, PatternName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Mapping
 
-    from nerve.api import TokenClassifier
-    from nerve.text.redaction import Redacted
+    from nerve.cli.rows import Answerer
+    from nerve.config.operators import Operator
+    from nerve.corpus.records import Answer, Record
+    from nerve.text.redaction import Item
 
 HELP = "write texts without the entities in them, without a server"
 LOG_LEVEL = logging.WARNING
@@ -65,12 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"what is put there instead: {', '.join(OPERATOR_NAMES)}; LABEL=O,LABEL=O for some labels; or JSON as in "
         "/redact; may be repeated (default: redaction.operators)",
     )
+    add_answer_arguments(parser)
     output = parser.add_argument_group("output")
-    output.add_argument(
-        "--output",
-        metavar="PATH",
-        help="a file, or a folder that gets a file for each --file (default: stdout)",
-    )
+    add_output_arguments(output)
     output.add_argument(
         "--json", action="store_true", help=f"JSON lines, with what was found where in `{ITEMS}`"
     )
@@ -90,154 +86,110 @@ def run(options: argparse.Namespace) -> int:
     if wrong is not None:
         print(f"nerve redact: {wrong}", file=sys.stderr)
         return 2
-    from nerve.api import load_classifier
+    from nerve.cli.rows import Wish, config_of, report_of, run_rows
+    from nerve.corpus.answers import Task
+    from nerve.corpus.writers import Layout
 
     has_key = has_key_in_environment()
-    found: Counter[str] = Counter()
-    n_texts = 0
-    sources = _sources(options)
-    config = choose_config(options.model, options.config)
-    with load_classifier(config, show_progress=sys.stderr.isatty()) as classifier:
-        if not has_key:
-            _warn_of_key(options, classifier)
-        show = _drawer(classifier) if options.dry_run else None
-        for texts, files, path in sources:
-            with _opened(path) as stream:
-                for record, redacted in _redact(classifier, options, texts, files):
-                    n_texts += 1
-                    found.update(item.label for item in redacted.items)
-                    if show is not None:
-                        show(record, redacted)
-                    else:
-                        stream.write(_line(record, redacted, options))
-                    if options.live:
-                        stream.flush()
-    _report(n_texts, found)
+    config = config_of(options)
+    operators = _chosen_operators(options, config)
+    if config is not None and not has_key:
+        _warn_of_key(config, operators)
+    layout = Layout(
+        options.field,
+        replaces=not options.dry_run,
+        column=ITEMS if options.json else None,
+        names_file=options.json,
+    )
+    choices = _choices(options, operators)
+    wish = Wish(
+        "redact",
+        layout,
+        as_json=options.json,
+        task=lambda _: Task(redacts=True, choices=choices),
+        operators=operators,
+        draw=_Drawer if options.dry_run else None,
+        settings=_settings(options, config, operators, choices),
+    )
+    totals = run_rows(options, config, wish)
+    print(report_of("redact", totals), file=sys.stderr)
     return 0
 
 
-def _sources(options: argparse.Namespace) -> list[tuple[list[str], list[str], Path | None]]:
-    """Return arguments, and then each file, with where the result goes; numbers are counted within each.
+def _chosen_operators(options: argparse.Namespace, config: Config | None) -> dict[str, Operator]:
+    """Return the operators of this run; none where a server has its own and none were given."""
+    from nerve.engine.entities import read_operators
 
-    Raises `InputError` for an output that would replace an input, or another output.
-    """
-    sources: list[tuple[list[str], list[str], Path | None]] = []
-    output = None if options.output is None else Path(options.output)
-    is_folder = output is not None and (
-        output.is_dir() or len(options.file) > 1 or options.output.endswith("/")
-    )
-    if options.texts:
-        if is_folder:
-            raise InputError("--output is a folder, which is for --file; texts and stdin need a file")
-        sources.append((options.texts, [], output))
-    for file in options.file:
-        sources.append(([], [file], output / Path(file).name if is_folder and output is not None else output))
-    paths = [path for _, _, path in sources if path is not None]
-    inputs = {Path(file).resolve() for file in options.file if file != STDIN}
-    for path in paths:
-        if path.resolve() in inputs:
-            raise InputError(f"{path} is an input, which the result would replace; choose another --output")
-        if paths.count(path) > 1:
-            raise InputError(
-                f"{path} would be written more than once; name a folder, or files of different names"
-            )
-    return sources
+    if options.operators is not None:
+        return read_operators({label: o for given in options.operators for label, o in given.items()})
+    return {} if config is None or options.url is not None else dict(config.redaction.operators)
 
 
-@contextmanager
-def _opened(path: Path | None) -> Iterator[BinaryIO]:
-    """Give where to write; a file is there under its name only when it is whole."""
-    if path is None:
-        try:
-            yield sys.stdout.buffer
-        finally:
-            sys.stdout.flush()  # what came before a failure is not lost
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as stream:
-            yield stream
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def _choices(options: argparse.Namespace, operators: Mapping[str, Operator]) -> dict[str, Any]:
+    import msgspec
 
-
-def _redact(
-    classifier: TokenClassifier, options: argparse.Namespace, texts: list[str], files: list[str]
-) -> Iterator[tuple[Record, Redacted]]:
-    """Yield each text with its result. Raises `InputError` naming the place of the first bad text."""
-    waiting: deque[Record] = deque()
-    form = Format(whole=options.whole, jsonl=options.jsonl, field=options.field)
-
-    def read() -> Iterator[str]:
-        for record in read_records(texts, files, form):
-            if options.json and ITEMS in record.fields:
-                raise InputError(f"{record.origin}: there is a field `{ITEMS}` already, which would be lost")
-            waiting.append(record)
-            yield record.text
+    from nerve.corpus.late import LateOperators, counts
 
     choices: dict[str, Any] = filter_choices(options)
     if options.strategy is not None:
         choices["aggregation_strategy"] = options.strategy
     if options.patterns is not None:
         choices["patterns"] = options.patterns
-    if options.operators is not None:
-        choices["operators"] = {
-            label: operator for chosen in options.operators for label, operator in chosen.items()
-        }
-    is_live = options.live or (STDIN in (*texts, *files) and sys.stdin.isatty())
-    try:
-        for redacted in classifier.redact_many(read(), ahead=not is_live, **choices):
-            yield waiting.popleft(), redacted
-    except InvalidRequest as error:
-        if not waiting or not str(error).startswith("texts["):
-            raise
-        raise InputError(f"{waiting[0].origin}: {str(error).partition(': ')[2]}") from None
+    if operators:
+        asked = LateOperators(operators, None).split() if counts(operators) else operators
+        choices["operators"] = msgspec.to_builtins(asked)
+    return choices
 
 
-def _line(record: Record, redacted: Redacted, options: argparse.Namespace) -> bytes:
-    """Return what is written of a text."""
-    if not options.json and not options.jsonl:
-        return redacted.text.encode() + (b"" if options.whole else b"\n")
-    import msgspec
+def _settings(
+    options: argparse.Namespace,
+    config: Config | None,
+    operators: Mapping[str, Operator],
+    choices: dict[str, Any],
+) -> dict[str, Any]:
+    """Return what must be the same for a run to go on; of secrets what tells them apart."""
+    from nerve.cli.rows import digest
+    from nerve.corpus.late import needs_key
 
-    fields = {**record.fields, record.field: redacted.text}
-    return msgspec.json.encode({**fields, ITEMS: redacted.items} if options.json else fields) + b"\n"
-
-
-def _drawer(classifier: TokenClassifier) -> Callable[[Record, Redacted], None]:
-    from nerve.cli.display import PlainConsole, choose_colours, highlight
-    from nerve.types import Row
-
-    console = PlainConsole()
-    renamed = classifier.config.runtime.rename_labels
-    patterns = [renamed.get(name.label, name.label) for name in PatternName]
-    colours = choose_colours([*classifier.model.labels.entity_labels, *patterns])
-
-    def show(record: Record, redacted: Redacted) -> None:
-        rows = [Row("", 0, item.start, item.end, {item.label: item.score}) for item in redacted.items]
-        console.print(highlight(record.text, rows, colours), soft_wrap=True)
-
-    return show
+    settings = {**choices, "json": options.json, "operators": digest(operators)}
+    if needs_key(operators) and config is not None and options.url is None:
+        settings["key of pseudonyms"] = digest(load_redaction_key(config.redaction).hex())
+    return settings
 
 
-def _report(n_texts: int, found: Counter[str]) -> None:
-    counted = ", ".join(f"{label} {count}" for label, count in sorted(found.items()))
-    print(
-        f"nerve redact: texts {n_texts}, entities {found.total()}{f': {counted}' if counted else ''}",
-        file=sys.stderr,
-    )
+class _Drawer:
+    """Draws texts with what would go in colour (a `Writer`)."""
+
+    def __init__(self, answerer: Answerer) -> None:
+        from nerve.cli.display import PlainConsole, choose_colours
+
+        self._console = PlainConsole()
+        classifier = answerer.classifier
+        renamed = {} if classifier is None else classifier.config.runtime.rename_labels
+        patterns = [renamed.get(name.label, name.label) for name in PatternName]
+        self._colours = choose_colours([*answerer.entity_labels, *patterns])
+
+    def start(self, head: object) -> None:
+        """See `Writer`."""
+
+    def write(self, record: Record, answer: Answer) -> None:
+        """See `Writer`."""
+        from nerve.cli.display import highlight
+        from nerve.types import Row
+
+        items: list[Item] = list(answer.found)  # type: ignore[arg-type]
+        rows = [Row("", 0, item.start, item.end, {item.label: item.score}) for item in items]
+        self._console.print(highlight(record.text, rows, self._colours), soft_wrap=True)
+
+    def close(self) -> None:
+        """See `Writer`."""
 
 
-def _warn_of_key(options: argparse.Namespace, classifier: TokenClassifier) -> None:
+def _warn_of_key(config: Config, operators: Mapping[str, Operator]) -> None:
     """Say that pseudonyms will be others in the next run, where they will: nothing has a key for them."""
-    from nerve.engine.entities import read_operators
+    from nerve.corpus.late import needs_key
 
-    redaction = classifier.config.redaction
-    chosen = read_operators({label: o for given in options.operators or () for label, o in given.items()})
-    used = [*chosen.values()] or [*redaction.operators.values()]
-    if redaction.key_file is None and any(isinstance(o, Hash) and o.salt is None for o in used):
+    if config.redaction.key_file is None and needs_key(operators):
         logging.getLogger(__name__).warning(
             "hash has a random key, so that pseudonyms are others in each run; set redaction.key_file or "
             "NERVE_REDACTION_KEY"

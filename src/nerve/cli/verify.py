@@ -13,9 +13,10 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nerve.cli.inputs import Format, InputError, read_records
 from nerve.cli.model import add_model
 from nerve.config import Device, Precision, choose_config, load_api_key
+from nerve.corpus.records import InputError
+from nerve.corpus.sources import read_lines
 from nerve.models.comparison import Comparison, TextComparison, compare_text, summarize_texts
 from nerve.models.samples import sample_texts
 from nerve.types import AggregationStrategy
@@ -149,7 +150,7 @@ def _open(
         window_tokens = local.window_tokens
         labels = local.labels
     else:
-        from nerve.cli.remote import RemoteClassifier
+        from nerve.corpus.server import RemoteClassifier
 
         remote = served = RemoteClassifier(url, load_api_key(config.server))
         name = f"{remote.info.dtype}, {remote.info.provider}, {url}"
@@ -192,7 +193,7 @@ def _strategy(config: Config) -> AggregationStrategy:
 def _read_texts(file: str | None) -> list[str]:
     if file is None:
         return sample_texts()
-    texts = [record.text for record in read_records([], [file], Format())]
+    texts = read_lines(file)
     if not texts:
         raise InputError(f"{file} holds no text")
     return texts

@@ -14,11 +14,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nerve.cli.inputs import Format, InputError, read_records
 from nerve.cli.model import add_model
 from nerve.cli.tune.plan import choose
 from nerve.cli.verify import compare, reference_config, share
 from nerve.config import Precision, cache_dir_of, choose_config, config_file, overridden_keys
+from nerve.corpus.records import InputError
+from nerve.corpus.sources import read_lines
 from nerve.models.samples import sample_texts
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _agreements(
 def _read_texts(file: str | None) -> list[str]:
     if file is None:
         return sample_texts()[:-1]  # the last one is long, and would be the p99 of all others
-    texts = [record.text for record in read_records([], [file], Format()) if record.text.strip()]
+    texts = [text for text in read_lines(file) if text.strip()]
     if not texts:
         raise InputError(f"{file} holds no text")
     return texts

@@ -9,10 +9,10 @@ import yaml
 
 from nerve.api import override
 from nerve.checkpoint.storage import write_whole
-from nerve.cli.inputs import InputError
 from nerve.cli.tune.config_edit import edit
 from nerve.cli.tune.plan import apply
 from nerve.config import CheckpointSource, parse_config
+from nerve.corpus.records import InputError
 from nerve.errors import ConfigError
 
 if TYPE_CHECKING:
