@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -34,6 +35,8 @@ DOCS = "docs"
 PROJECT = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 LINK = re.compile(r"(?P<text>!?\[[^\]]*\])\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
+# What the theme takes from another server, so that the search works from a folder.
+SHIM = "https://unpkg.com/iframe-worker/shim"
 # What a reader sees, and both ways of writing HTML have: the rest is a matter of the theme.
 COUNTED = ("li", "table", "tr", "pre", "h1", "h2", "h3", "h4", "img")
 
@@ -117,6 +120,22 @@ class _Tags(HTMLParser):
         self._counts[tag] += 1
 
 
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    """Let nothing come from other servers: the one script that the theme has there lies beside the site."""
+    base = posixpath.relpath(".", posixpath.dirname(page.file.dest_uri) or ".")
+    output = output.replace(SHIM, f"{base}/assets/javascripts/iframe-worker.js")
+    for source in re.findall(
+        r'<(?:script|img|iframe)[^>]*src="(https?:[^"]*)"|<link[^>]*stylesheet[^>]*"(https?:[^"]*)"', output
+    ):
+        LOG.warning("%s has something of another server: %s", page.file.src_uri, "".join(source))
+    return output
+
+
+def on_post_template(output_content: str, *, template_name: str, config: MkDocsConfig) -> str:
+    """Let the page for addresses that lead nowhere do without that script."""
+    return output_content.replace(f'<script src="{SHIM}"></script>', "")
+
+
 def on_nav(nav: Navigation, *, config: MkDocsConfig, files: Files) -> None:
     """Keep the navigation, for llms.txt."""
     config.extra["navigation"] = nav
@@ -125,6 +144,7 @@ def on_nav(nav: Navigation, *, config: MkDocsConfig, files: Files) -> None:
 def on_post_build(*, config: MkDocsConfig) -> None:
     """Write llms.txt (llmstxt.org), llms-full.txt, and each page as Markdown beside it."""
     site = Path(config.site_dir)
+    shutil.copy(Path(__file__).parent / "iframe-worker.js", site / "assets/javascripts")
     lines = [f"# {config.site_name}", "", f"> {config.site_description}", ""]
     whole: list[str] = []
     section = ""
