@@ -113,9 +113,14 @@ types-new:
 
 # Looks for bodies and headers that end in a 5xx, a crash or a hang, for some minutes: by the OpenAPI document
 # against running servers, then by bytes.
+# `make fuzz-quick`: some of it, the same each time, in a minute.
 fuzz: $(DEV_READY) $(FUZZ_READY)
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)/bin/schemathesis
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz tests/end_to_end/test_fuzz.py
+
+.PHONY: fuzz-quick
+fuzz-quick: $(DEV_READY) $(FUZZ_READY)
+	$(BIN)/python tests/fuzz/run.py $(FUZZ)/bin/schemathesis --quick --examples 10
 
 # The pages in a real browser: Chromium (Debian: chromium, fonts-noto-core), or what NERVE_TEST_BROWSER names. Where
 # there is none, the tests say so and are skipped. `make pictures` takes those of docs/images again.

@@ -21,6 +21,18 @@ def test_all_routes_are_covered(server: ServerProcess) -> None:
     assert {path for path, operations in paths.items() if "post" in operations} == set(BODIES)
 
 
+def test_examples_are_answered(server: ServerProcess) -> None:
+    """Each route describes a body that it takes, as do the pages of the documentation."""
+    for path, operations in server.client.get("/openapi.json").json()["paths"].items():
+        if "post" not in operations:
+            continue
+        for media_type in operations["post"]["requestBody"]["content"].values():
+            assert media_type["examples"]
+            for example in media_type["examples"].values():
+                answer = server.client.post(path, json=example["value"])
+                assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_good_body(server: ServerProcess, route: str) -> None:
     """An answer finds the entities, says how long it took, keeps its id and is not for caches."""

@@ -19,7 +19,7 @@ import msgspec
 from nerve.endpoints.conversations import rewrite
 from nerve.endpoints.entity_options import extend
 from nerve.endpoints.json_bodies import JsonBody, check_count, require_json
-from nerve.endpoints.protocol import JSON_TYPE, Description, ErrorForm, PostRoute
+from nerve.endpoints.protocol import EXAMPLE_TEXT, JSON_TYPE, Description, ErrorForm, PostRoute
 from nerve.engine.codec import Query, Reply
 from nerve.engine.entities import EntityDefaults, RedactQuery
 from nerve.errors import InvalidRequest
@@ -180,6 +180,10 @@ def _route(path: str, codec: ConversationCodec, body: JsonBody[Any], summary: st
             "An action without a body lets it pass; one with a body puts that in its place; messages answer the raw "
             "format"
         )
-        return Description(summary, text, (JSON_TYPE,), request, answer, schemas)
+        message = {"role": "user", "content": EXAMPLE_TEXT}
+        examples: dict[str, Any] = {"choices": {"body": {"choices": [{"message": message}]}}}
+        if codec.field == "messages":
+            examples = {"messages": {"body": {"messages": [message]}}, "raw": {"messages": [message]}}
+        return Description(summary, text, (JSON_TYPE,), request, answer, schemas, examples=examples)
 
     return PostRoute(path, choose_codec, describe, _ERRORS)

@@ -20,8 +20,8 @@ from nerve.endpoints.entity_options import (
     entity_rows,
     token_rows,
 )
-from nerve.endpoints.json_bodies import JsonBody, check_texts, require_json
-from nerve.endpoints.protocol import JSON_TYPE, Description
+from nerve.endpoints.json_bodies import AT_LEAST_ONE, JsonBody, check_texts, one_of, require_json
+from nerve.endpoints.protocol import EXAMPLE_TEXT, JSON_TYPE, Description
 from nerve.engine.codec import Query
 from nerve.errors import InvalidRequest
 from nerve.text.labels import OUTSIDE
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nerve.types import Row
 
 _REF = "#/components/schemas/{name}"
+_STRATEGY = one_of(*(member.value for member in AggregationStrategy))
 
 
 class HuggingFaceParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,7 +43,7 @@ class HuggingFaceParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=T
     windows share is the server's to say.
     """
 
-    aggregation_strategy: str | None = None
+    aggregation_strategy: Annotated[str, _STRATEGY] | None = None
     ignore_labels: list[str] | None = None
     stride: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
@@ -50,7 +51,7 @@ class HuggingFaceParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=T
 class HuggingFaceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A request; `options` are of Hugging Face's own servers, and without effect."""
 
-    inputs: str | list[str]
+    inputs: str | Annotated[list[str], AT_LEAST_ONE]
     parameters: HuggingFaceParameters | None = None
     options: dict[str, Any] | None = None
 
@@ -134,4 +135,8 @@ def describe(summary: str) -> Description:
         request=request,
         answer={"anyOf": [each, {"type": "array", "items": each}]},
         schemas={**schemas, **rows},
+        examples={
+            "entities": {"inputs": EXAMPLE_TEXT},
+            "tokens": {"inputs": [EXAMPLE_TEXT], "parameters": {"aggregation_strategy": "none"}},
+        },
     )

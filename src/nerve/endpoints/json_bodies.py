@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from nerve.endpoints.protocol import Header
 
 BodyT = TypeVar("BodyT", bound=msgspec.Struct)
+# What the OpenAPI document says of a list; it is checked where the message can say what to do.
+AT_LEAST_ONE = msgspec.Meta(extra_json_schema={"minItems": 1})
+EXACTLY_ONE = msgspec.Meta(extra_json_schema={"minItems": 1, "maxItems": 1})
+EMPTY = msgspec.Meta(extra_json_schema={"maxItems": 0})
 _REF = "#/components/schemas/{name}"
+
+
+def one_of(*values: str) -> msgspec.Meta:
+    """Return what the OpenAPI document says of a string that is one of these."""
+    return msgspec.Meta(extra_json_schema={"enum": list(values)})
 
 
 class JsonBody(Generic[BodyT]):

@@ -6,14 +6,21 @@ https://kserve.github.io/website/latest/modelserving/data_plane/v1_protocol/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from nerve.config import model_name
 from nerve.endpoints.entity_options import EntityRow, encode_rows, entity_options, entity_rows
-from nerve.endpoints.json_bodies import JsonBody, check_texts, error_in_field, require_json
-from nerve.endpoints.protocol import JSON_TYPE, Description, GetRoute, PostRoute
+from nerve.endpoints.json_bodies import (
+    AT_LEAST_ONE,
+    JsonBody,
+    check_texts,
+    error_in_field,
+    one_of,
+    require_json,
+)
+from nerve.endpoints.protocol import EXAMPLE_TEXT, JSON_TYPE, Description, GetRoute, PostRoute
 from nerve.engine.codec import Query
 from nerve.errors import InvalidRequest
 from nerve.types import AggregationStrategy
@@ -24,6 +31,9 @@ if TYPE_CHECKING:
     from nerve.types import Row
 
 _REF = "#/components/schemas/{name}"
+_STRATEGY = one_of(
+    *(member.value for member in AggregationStrategy if member is not AggregationStrategy.NONE)
+)
 # A wrong body is 400, whatever is wrong with it.
 ERRORS = error_in_field("error", {422: 400})
 _READY = {
@@ -47,13 +57,13 @@ class Instance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class InstanceParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the texts are classified."""
 
-    aggregation_strategy: str | None = None
+    aggregation_strategy: Annotated[str, _STRATEGY] | None = None
 
 
 class InstancesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A request: an instance is a text, or an object with one."""
 
-    instances: list[str | Instance]
+    instances: Annotated[list[str | Instance], AT_LEAST_ONE]
     parameters: InstanceParameters | None = None
 
 
@@ -129,4 +139,5 @@ def _describe(summary: str) -> Description:
         request=request,
         answer={"type": "object", "properties": {"predictions": entities}, "required": ["predictions"]},
         schemas={**schemas, **rows},
+        examples={"entities": {"instances": [EXAMPLE_TEXT, {"text": EXAMPLE_TEXT}]}},
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -18,8 +18,8 @@ from nerve.config import Score
 from nerve.config.operators import Operator
 from nerve.endpoints.conversations import rewrite
 from nerve.endpoints.entity_options import extend
-from nerve.endpoints.json_bodies import JsonBody, check_count, require_json
-from nerve.endpoints.protocol import JSON_TYPE, Description
+from nerve.endpoints.json_bodies import JsonBody, check_count, one_of, require_json
+from nerve.endpoints.protocol import EXAMPLE_TEXT, JSON_TYPE, Description
 from nerve.engine.codec import Query, Reply
 from nerve.engine.entities import EntityDefaults, RedactQuery
 from nerve.errors import InvalidRequest
@@ -42,7 +42,7 @@ class GuardrailParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     on_found: `mask`, or `block` to stop the request. labels, min_score, operators: as those of /redact.
     """
 
-    on_found: str | None = None
+    on_found: Annotated[str, one_of(_MASK, _BLOCK)] | None = None
     labels: list[str] | None = None
     min_score: Score | dict[str, Score] | None = None
     operators: dict[str, Operator] | None = None
@@ -192,4 +192,5 @@ class LiteLlm:
             request=request,
             answer=answer,
             schemas={**schemas, **answers},
+            examples={"mask": {"texts": [EXAMPLE_TEXT], "input_type": "request"}},
         )

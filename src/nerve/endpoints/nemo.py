@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from nerve.config import Score
 from nerve.endpoints.entity_options import extend
-from nerve.endpoints.json_bodies import JsonBody, require_json
-from nerve.endpoints.protocol import JSON_TYPE, Description, ErrorForm, PostRoute
+from nerve.endpoints.json_bodies import EXACTLY_ONE, JsonBody, require_json
+from nerve.endpoints.protocol import EXAMPLE_TEXT, JSON_TYPE, Description, ErrorForm, PostRoute
 from nerve.engine.codec import Query
 from nerve.engine.entities import EntityDefaults, EntityQuery
 from nerve.errors import InvalidRequest
@@ -66,7 +66,7 @@ class ChatMessage(msgspec.Struct, frozen=True):
 class ChatRequest(msgspec.Struct, frozen=True):
     """A request as a chat; other fields of chats are without effect."""
 
-    messages: list[ChatMessage]
+    messages: Annotated[list[ChatMessage], EXACTLY_ONE]
     model: str | None = None
     labels: list[str] | None = None
     threshold: Score | None = None
@@ -211,7 +211,15 @@ def _describe_extract() -> Description:
     request, schemas = _extract_body.schema()
     (answer,), answers = msgspec.json.schema_components([Extraction], ref_template=_REF)
     summary = "Find the entities of a text, as NeMo Guardrails asks a GLiNER server"
-    return Description(summary, "The entities", (JSON_TYPE,), request, answer, {**schemas, **answers})
+    return Description(
+        summary=summary,
+        answer_text="The entities",
+        media_types=(JSON_TYPE,),
+        request=request,
+        answer=answer,
+        schemas={**schemas, **answers},
+        examples={"extract": {"text": EXAMPLE_TEXT, "threshold": 0.5}},
+    )
 
 
 def _describe_chat() -> Description:
@@ -219,5 +227,11 @@ def _describe_chat() -> Description:
     answer: dict[str, Any] = {"type": "object", "required": ["choices"]}
     summary = "Find the entities of a text, as NeMo Guardrails asks NVIDIA's gliner-PII"
     return Description(
-        summary, "The entities, as JSON in the content of a message", (JSON_TYPE,), request, answer, schemas
+        summary=summary,
+        answer_text="The entities, as JSON in the content of a message",
+        media_types=(JSON_TYPE,),
+        request=request,
+        answer=answer,
+        schemas=schemas,
+        examples={"chat": {"messages": [{"role": "user", "content": EXAMPLE_TEXT}]}},
     )

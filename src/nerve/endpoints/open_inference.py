@@ -18,7 +18,7 @@ from nerve.config import model_name
 from nerve.endpoints.bodies import encode_list
 from nerve.endpoints.entity_options import entity_options, entity_rows
 from nerve.endpoints.json_bodies import JsonBody, check_count, check_texts, error_in_field, require_json
-from nerve.endpoints.protocol import JSON_TYPE, Description, GetRoute, PostRoute
+from nerve.endpoints.protocol import EXAMPLE_TEXT, JSON_TYPE, Description, GetRoute, PostRoute
 from nerve.endpoints.tensors import (
     InferRequest,
     InputTensor,
@@ -205,6 +205,17 @@ class OpenInference:
             request=request,
             answer=_ANSWER,
             schemas=schemas,
+            examples={
+                "texts": {
+                    "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [EXAMPLE_TEXT]}]
+                },
+                "ids": {
+                    "inputs": [
+                        {"name": name, "shape": [1, 2], "datatype": "INT64", "data": [[1, 1]]}
+                        for name in (_IDS, _MASK)
+                    ]
+                },
+            },
         )
 
 

@@ -21,7 +21,7 @@ from nerve.endpoints.bodies import (
     join_list,
     texts_of,
 )
-from nerve.endpoints.protocol import JSON_TYPE, Description
+from nerve.endpoints.protocol import EXAMPLE_TEXT, JSON_TYPE, Description
 from nerve.engine.codec import Query
 from nerve.text.filters import choose_filter
 from nerve.text.options import member_of
@@ -103,6 +103,10 @@ class PredictTokens:
             request=request,
             answer={"type": "array", "items": {"type": "array", "items": row}},
             schemas=schemas,
+            examples={
+                "tokens": {"inputs": EXAMPLE_TEXT},
+                "entities": {"inputs": [EXAMPLE_TEXT], "aggregation_strategy": "first"},
+            },
         )
 
 

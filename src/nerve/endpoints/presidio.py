@@ -17,8 +17,16 @@ from nerve.config import Score, load_redaction_key
 from nerve.config.operators import Operator
 from nerve.endpoints.bodies import encode_list
 from nerve.endpoints.entity_options import encode_rows, extend
-from nerve.endpoints.json_bodies import JsonBody, check_texts, error_in_field, require_json
-from nerve.endpoints.protocol import JSON_TYPE, Description, GetRoute, PostRoute
+from nerve.endpoints.json_bodies import (
+    AT_LEAST_ONE,
+    EMPTY,
+    JsonBody,
+    check_texts,
+    error_in_field,
+    one_of,
+    require_json,
+)
+from nerve.endpoints.protocol import EXAMPLE_TEXT, JSON_TYPE, Description, GetRoute, PostRoute
 from nerve.engine.codec import Query, Reply
 from nerve.engine.entities import EntityDefaults, EntityQuery
 from nerve.errors import InvalidRequest
@@ -45,13 +53,13 @@ class AnalyzeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entities, whole and exact. language, correlation_id, return_decision_process, context, regex_flags: without effect.
     """
 
-    text: str | list[str]
+    text: str | Annotated[list[str], AT_LEAST_ONE]
     language: str
     entities: list[str] | None = None
     score_threshold: Score | None = None
     allow_list: list[str] | None = None
-    allow_list_match: str | None = None
-    ad_hoc_recognizers: list[Any] | None = None
+    allow_list_match: Annotated[str, one_of(_EXACT)] | None = None
+    ad_hoc_recognizers: Annotated[list[Any], EMPTY] | None = None
     correlation_id: str | None = None
     return_decision_process: bool | None = None
     context: list[str] | None = None
@@ -218,6 +226,7 @@ def _describe_analyze() -> Description:
         request=request,
         answer={"anyOf": [each, {"type": "array", "items": each}]},
         schemas={**schemas, **results},
+        examples={"analyze": {"text": EXAMPLE_TEXT, "language": "en"}},
     )
 
 
@@ -231,4 +240,10 @@ def _describe_anonymize() -> Description:
         request=request,
         answer=answer,
         schemas={**schemas, **answers},
+        examples={
+            "anonymize": {
+                "text": EXAMPLE_TEXT,
+                "analyzer_results": [{"entity_type": "PERSON", "start": 0, "end": 10, "score": 0.9}],
+            }
+        },
     )

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     Header = Callable[[str], str | None]
 
 JSON_TYPE = "application/json"
+# The text of examples.
+EXAMPLE_TEXT = "Anna Maria lives in Paris."
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,8 @@ class Description:
     """What the OpenAPI document says of a route that is posted to; the rest is the same for all.
 
     media_types: of requests and answers. request, answer: their JSON schemas, which may refer to `schemas` as
-    `#/components/schemas/NAME`. parameters: OpenAPI parameters beside the headers that every route knows.
+    `#/components/schemas/NAME`. parameters: OpenAPI parameters beside the headers that every route knows. examples:
+    bodies, by what they show; every model answers them.
     """
 
     summary: str
@@ -31,6 +34,7 @@ class Description:
     answer: Mapping[str, Any]
     schemas: Mapping[str, Any] = field(default_factory=dict)
     parameters: Sequence[Mapping[str, Any]] = ()
+    examples: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from nerve.endpoints.bodies import (
     join_list,
     texts_of,
 )
-from nerve.endpoints.protocol import JSON_TYPE, Description
+from nerve.endpoints.protocol import EXAMPLE_TEXT, JSON_TYPE, Description
 from nerve.engine.entities import EntityDefaults, RedactQuery
 from nerve.text.options import member_of
 from nerve.text.redaction import Redacted
@@ -115,6 +115,10 @@ class RedactEndpoint:
             request=request,
             answer={"type": "array", "items": answer},
             schemas=schemas,
+            examples={
+                "redact": {"inputs": EXAMPLE_TEXT},
+                "number": {"inputs": [EXAMPLE_TEXT], "operators": {"DEFAULT": {"type": "number"}}},
+            },
         )
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import struct
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
 
+from nerve.endpoints.json_bodies import AT_LEAST_ONE
 from nerve.errors import InvalidRequest, MalformedRequest
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class OutputName(msgspec.Struct, frozen=True):
 class InferRequest(msgspec.Struct, frozen=True):
     """The document. Parameters that are not known mean something to other servers only."""
 
-    inputs: list[InputTensor]
+    inputs: Annotated[list[InputTensor], AT_LEAST_ONE]
     id: str | None = None
     parameters: dict[str, Any] | None = None
     outputs: list[OutputName] | None = None

@@ -9,13 +9,13 @@ A row is answered with its text without entities, or with its entities: BigQuery
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from nerve.endpoints.entity_options import extend
-from nerve.endpoints.json_bodies import JsonBody, check_count, error_in_field, require_json
-from nerve.endpoints.protocol import JSON_TYPE, Description, PostRoute
+from nerve.endpoints.json_bodies import EXACTLY_ONE, JsonBody, check_count, error_in_field, require_json
+from nerve.endpoints.protocol import EXAMPLE_TEXT, JSON_TYPE, Description, PostRoute
 from nerve.engine.codec import Query, Reply
 from nerve.engine.entities import EntityDefaults, RedactQuery
 from nerve.errors import InvalidRequest
@@ -38,7 +38,7 @@ _encode = msgspec.json.Encoder().encode
 class BigQueryRequest(msgspec.Struct, frozen=True):
     """A batch of calls, each a list with the text, or null. What BigQuery sends beside has no effect."""
 
-    calls: list[list[str | None]]
+    calls: list[Annotated[list[str | None], EXACTLY_ONE]]
     userDefinedContext: dict[str, str] | None = None  # noqa: N815 - BigQuery's name
 
 
@@ -167,6 +167,15 @@ def _route(
         request, schemas = body.schema()
         answer = {"type": "object", "properties": {field: {"type": "array"}}, "required": [field]}
         summary = f"Redact rows of a table, or find their entities, for {path.strip('/').title()}"
-        return Description(summary, "A value for each row", (JSON_TYPE,), request, answer, schemas)
+        rows = [[EXAMPLE_TEXT], [None]] if field == "replies" else [[0, EXAMPLE_TEXT], [1, None]]
+        return Description(
+            summary=summary,
+            answer_text="A value for each row",
+            media_types=(JSON_TYPE,),
+            request=request,
+            answer=answer,
+            schemas=schemas,
+            examples={"rows": {"calls" if field == "replies" else "data": rows}},
+        )
 
     return PostRoute(path, choose_codec, describe, errors)

@@ -103,6 +103,8 @@ def _post(route: PostRoute, error: dict[str, Any], keyed: dict[str, str], needs_
     """Return the POST operation of an endpoint's route."""
     found = route.describe()
     errors = _in_form({**_PREDICT_ERRORS, **keyed}, route.errors)
+    bodies = {name: {"value": body} for name, body in found.examples.items()}
+    examples = {"examples": bodies} if bodies else {}
     operation = {
         "operationId": _name_of(route.path),
         "tags": [route.endpoint],
@@ -111,7 +113,7 @@ def _post(route: PostRoute, error: dict[str, Any], keyed: dict[str, str], needs_
         "requestBody": {
             "description": "With content-encoding: gzip it is decoded",
             "required": True,
-            "content": {kind: {"schema": found.request} for kind in found.media_types},
+            "content": {kind: {"schema": found.request, **examples} for kind in found.media_types},
         },
         "responses": {
             "200": {
