@@ -32,8 +32,9 @@ ENV_PREFIX = "NERVE_"
 ENV_API_KEY = "NERVE_API_KEY"
 _API_KEY_FILE = "server.api_key_file"
 _OTLP_PROTOCOL = "http/protobuf"
-# What platforms say, and the key that it means (Vertex AI).
+# What platforms say, and the key that it means (SageMaker, Vertex AI).
 _PLATFORM_KEYS = {
+    "SAGEMAKER_BIND_TO_PORT": "server.port",
     "AIP_HTTP_PORT": "server.port",
     "AIP_HEALTH_ROUTE": "server.vertex_health_route",
     "AIP_PREDICT_ROUTE": "server.vertex_predict_route",
@@ -260,6 +261,11 @@ def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str
 
 def _with_platform(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     """Return a copy of `document` with what a platform's variables say; it goes before the file, after `NERVE_*`."""
+    if environment.get("AIP_STORAGE_URI"):
+        log.warning(
+            "AIP_STORAGE_URI names a model in Cloud Storage, which is not read: the model is the one that the "
+            "configuration names"
+        )
     said = {
         key: _parse_variable(name, text, _type_at(key.split(".")))
         for name, key in _PLATFORM_KEYS.items()
