@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import yaml
 
+from nerve.config import platforms
 from nerve.config.schema import CheckpointSource, Config, ServerConfig
 from nerve.config.truss import from_truss
 from nerve.errors import ConfigError
@@ -32,13 +33,6 @@ ENV_PREFIX = "NERVE_"
 ENV_API_KEY = "NERVE_API_KEY"
 _API_KEY_FILE = "server.api_key_file"
 _OTLP_PROTOCOL = "http/protobuf"
-# What platforms say, and the key that it means (SageMaker, Vertex AI).
-_PLATFORM_KEYS = {
-    "SAGEMAKER_BIND_TO_PORT": "server.port",
-    "AIP_HTTP_PORT": "server.port",
-    "AIP_HEALTH_ROUTE": "server.vertex_health_route",
-    "AIP_PREDICT_ROUTE": "server.vertex_predict_route",
-}
 
 SectionT = TypeVar("SectionT", bound=msgspec.Struct)
 
@@ -152,7 +146,7 @@ def read_secret(path: Path, origin: str) -> str:
 
 def environment_without_overrides() -> dict[str, str]:
     """Return the environment for a server that takes its settings from its file alone, and needs no API key."""
-    own = ("NERVE_CONFIG", ENV_API_KEY, *_PLATFORM_KEYS)
+    own = ("NERVE_CONFIG", ENV_API_KEY, *platforms.KEYS)
     return {k: v for k, v in os.environ.items() if k not in own and not _is_override(k)}
 
 
@@ -261,15 +255,9 @@ def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str
 
 def _with_platform(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     """Return a copy of `document` with what a platform's variables say; it goes before the file, after `NERVE_*`."""
-    if environment.get("AIP_STORAGE_URI"):
-        log.warning(
-            "AIP_STORAGE_URI names a model in Cloud Storage, which is not read: the model is the one that the "
-            "configuration names"
-        )
     said = {
         key: _parse_variable(name, text, _type_at(key.split(".")))
-        for name, key in _PLATFORM_KEYS.items()
-        if (text := environment.get(name))
+        for key, (name, text) in platforms.said_by_platform(environment).items()
     }
     return _with_flags(document, said)
 
