@@ -1,9 +1,9 @@
 """The model folders that servers are started on, made once under bench/.work/.
 
 `zero`: one Gather, see zero_model.py. `card`: the same, on the simulated card of card.py. `tiny` and `base`: a
-BERT of 2 layers x 128 and one of 12 x 768, with weights from a seed. `rampart`: the default model, as the float32
-graph that our own builder makes of it, so that every ONNX server runs the very same file. `rampart-int8`: the
-same in int8, for our server alone. `rampart-q4`: the 4-bit file as its maker ships it.
+BERT of 2 layers x 128 and one of 12 x 768, with weights from a seed; `large`, 24 x 1024, is a folder only. `rampart`:
+the default model, as the float32 graph that our own builder makes of it, so that every ONNX server runs the very same
+file. `rampart-int8`: the same in int8, for our server alone. `rampart-q4`: the 4-bit file as its maker ships it.
 """
 
 import contextlib
@@ -116,10 +116,16 @@ def make_card() -> BenchModel:
     )
 
 
-def make_random(name: str) -> BenchModel:
+def find_folder(name: str) -> Path:
+    """Return the folder of a BERT with random weights, made if need be."""
     folder = WORK / name
     if not (folder / "model.safetensors").exists():
         random_bert.make_folder(rampart_folder(), folder, random_bert.SIZES[name])
+    return folder
+
+
+def make_random(name: str) -> BenchModel:
+    folder = find_folder(name)
     graph = built_graph(folder, "float32", name)
     return BenchModel(name, folder, graph, local(folder, precision="float32"), folder)
 
@@ -151,6 +157,8 @@ def built_graph(folder: Path, precision: str, name: str = "rampart") -> Path:
     """Write the graph that our server builds from the checkpoint to a file; made anew for each run."""
     if importlib.util.find_spec("nerve") is None:
         raise Unavailable("nerve is not installed: pip install --editable '.[cpu]'")
+    import onnx  # noqa: PLC0415
+
     from nerve.config import Precision  # noqa: PLC0415  the bench starts without our package as well
     from nerve.errors import NerveError  # noqa: PLC0415
     from nerve.graph import load_graph  # noqa: PLC0415
@@ -167,7 +175,10 @@ def built_graph(folder: Path, precision: str, name: str = "rampart") -> Path:
         raise Unavailable(f"no {precision} graph: {error}") from error
     if graph.precision is not Precision(precision):
         raise Unavailable(f"asked for {precision}, the builder gives {graph.precision.value}")
-    file.write_bytes(graph.source if isinstance(graph.source, bytes) else graph.source.read_bytes())
+    if isinstance(graph.source, bytes):
+        file.write_bytes(graph.source)
+    else:  # its weights lie beside it, laid out for this CPU: peers get what it was made from
+        onnx.save(onnx.load(graph.entry / "model.onnx"), file)
     return file
 
 

@@ -25,7 +25,7 @@ class Size:
     heads: int
 
 
-SIZES = {"tiny": Size(2, 128, 2), "base": Size(12, 768, 12)}
+SIZES = {"tiny": Size(2, 128, 2), "base": Size(12, 768, 12), "large": Size(24, 1024, 16)}
 
 
 def make_folder(tokenizer: Path, out: Path, size: Size, seed: int = 0) -> Path:

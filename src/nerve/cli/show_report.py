@@ -117,7 +117,8 @@ def _memory(outlook: Outlook) -> Iterator[tuple[str, str]]:
     found = outlook.memory
     if not found:
         return
-    twice = f" (in {found['sessions']} sessions)" if found["sessions"] > 1 else ""
+    how = "shared by" if found["is_shared"] else "in"
+    twice = f" ({how} {found['sessions']} sessions)" if found["sessions"] > 1 else ""
     text = f"weights {bytes_for_people(found['weights_bytes'])}{twice}"
     if "calls" in found:
         text += f", at most {bytes_for_people(found['calls_bytes'])} for {found['calls']} calls at once"

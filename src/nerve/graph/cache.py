@@ -1,10 +1,10 @@
 """Keeps built graphs on disk, under the hash of everything they were made from.
 
-An entry is a folder `<cache_dir>/graphs/<key>/` with `model.onnx`, for graphs of 2 GiB and more also
-`model.data`, and `digest`, the SHA-256 of both. It is made beside its place and renamed
+An entry is a folder `<cache_dir>/graphs/<key>/` with `model.onnx`, for all but small graphs also `model.data` with the
+weights, which sessions map into memory, and `digest`, the SHA-256 of both. It is made beside its place and renamed
 (`nerve.checkpoint.storage`), and its digest is checked at every load: a torn or damaged entry is built again, never
 served. Several processes may load and store the same entry at once; the first to rename wins and the others use
-what they built.
+what they built. `prepared` keeps in the entry what ONNX Runtime makes of the graph.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 import onnx
-from onnx import helper
+from onnx import StringStringEntryProto, TensorProto, helper
 
 from nerve.checkpoint.revision import hash_file
 from nerve.checkpoint.storage import draft_beside
@@ -28,13 +28,21 @@ from nerve.graph.builder import BUILDER_VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
+    from typing import BinaryIO
+
+    from google.protobuf.message import Message  # type: ignore[import-untyped]  # no stubs
 
     from nerve.config import Precision
 
 log = logging.getLogger(__name__)
 
-# Protobuf refuses messages of 2 GiB; larger graphs keep their weights in a file of their own.
+# Protobuf refuses messages of 2 GiB; larger graphs must have their weights in a file of their own.
 MESSAGE_LIMIT = 2**31 - 2**20
+# Weights of so many bytes and more are in a file of their own, where there can be one: it costs no copy.
+LARGE_BYTES = 2**24
+# Tensors of fewer bytes stay in the graph; and where the others begin: at a page, as they are mapped.
+_SMALL_TENSOR_BYTES = 1024
+_PAGE_BYTES = 4096
 
 _MODEL = "model.onnx"
 _DATA = "model.data"
@@ -62,16 +70,16 @@ def load_or_build(
 ) -> bytes | Path:
     """Return the graph under `key`, from the cache when it is there and whole.
 
-    A graph of `limit` bytes or more is returned as the path of its file, smaller ones as bytes. A cache that
-    cannot be written costs a warning, or for a graph that must be a file, a `ModelError`.
+    A large graph is returned as the path of its file, a small one as bytes. A cache that cannot be written costs a
+    warning, or a `ModelError` for a graph of `limit` bytes or more, which must be a file.
     """
     entry = entry_of(cache_dir, key)
-    found = _load(entry)
+    found = load(entry)
     if found is not None:
         return found
     model = build()
     try:
-        return _store(entry, model, limit)
+        return _store(entry, model, min(limit, LARGE_BYTES))
     except OSError as error:
         if _size(model) >= limit:
             raise ModelError(
@@ -83,7 +91,7 @@ def load_or_build(
     return content
 
 
-def _load(entry: Path) -> bytes | Path | None:
+def load(entry: Path) -> bytes | Path | None:
     """Return what an entry holds; None when it is absent, torn or damaged."""
     try:
         digest = (entry / _DIGEST).read_text(encoding="ascii")
@@ -101,24 +109,65 @@ def _load(entry: Path) -> bytes | Path | None:
 
 
 def _store(entry: Path, model: onnx.ModelProto, limit: int) -> bytes | Path:
-    """Write an entry and return what `_load` would."""
+    """Write an entry and return what `load` would."""
     with draft_beside(entry) as draft:
-        content = _write(draft, model, limit)
-        (draft / _DIGEST).write_text(
-            _digest(hashlib.sha256(content).hexdigest(), draft / _DATA), encoding="ascii"
+        write(draft, model, limit)
+        return keep(draft, entry)
+
+
+def write(draft: Path, model: onnx.ModelProto, limit: int) -> None:
+    """Write the files of a graph into `draft`; from `limit` bytes on with the weights in a file of their own."""
+    if _size(model) >= limit:
+        with (draft / _DATA).open("wb") as data:
+            model = _part(model, data)
+    (draft / _MODEL).write_bytes(model.SerializeToString())
+
+
+def _part(model: onnx.ModelProto, data: BinaryIO) -> onnx.ModelProto:
+    """Write the large tensors of a model to `data`; return it without them, as ONNX names a place in another file.
+
+    One tensor after the other: the weights are not in memory a second time. The model that is given stays as it is.
+    """
+    outline = onnx.ModelProto()
+    _copy(model, outline, "graph")
+    _copy(model.graph, outline.graph, "initializer")
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) < _SMALL_TENSOR_BYTES:
+            outline.graph.initializer.append(tensor)
+            continue
+        data.write(bytes(-data.tell() % _PAGE_BYTES))
+        place = {"location": _DATA, "offset": data.tell(), "length": data.write(tensor.raw_data)}
+        outline.graph.initializer.add(
+            name=tensor.name,
+            dims=tensor.dims,
+            data_type=tensor.data_type,
+            data_location=TensorProto.EXTERNAL,
+            external_data=[StringStringEntryProto(key=key, value=str(value)) for key, value in place.items()],
         )
-        _replace(draft, entry)
+    return outline
+
+
+def _copy(message: Message, target: Message, without: str) -> None:
+    """Copy all fields of a message but one."""
+    for field, value in message.ListFields():
+        if field.name == without:
+            continue
+        if field.is_repeated:
+            getattr(target, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
+
+
+def keep(draft: Path, entry: Path) -> bytes | Path:
+    """Make the entry of the files in `draft` and return what `load` would."""
+    content = (draft / _MODEL).read_bytes()
+    (draft / _DIGEST).write_text(
+        _digest(hashlib.sha256(content).hexdigest(), draft / _DATA), encoding="ascii"
+    )
+    _replace(draft, entry)
     return entry / _MODEL if (entry / _DATA).is_file() else content
-
-
-def _write(draft: Path, model: onnx.ModelProto, limit: int) -> bytes:
-    """Write the files of a graph into `draft` and return the content of the first."""
-    if _size(model) < limit:
-        content: bytes = model.SerializeToString()
-        (draft / _MODEL).write_bytes(content)
-        return content
-    onnx.save_model(model, draft / _MODEL, save_as_external_data=True, location=_DATA)
-    return (draft / _MODEL).read_bytes()
 
 
 def _replace(draft: Path, entry: Path) -> None:
@@ -126,7 +175,7 @@ def _replace(draft: Path, entry: Path) -> None:
     try:
         os.rename(draft, entry)
     except OSError:
-        if _load(entry) is not None:  # another process was first
+        if load(entry) is not None:  # another process was first
             return
         shutil.rmtree(entry, ignore_errors=True)
         os.rename(draft, entry)

@@ -18,6 +18,7 @@ from nerve.config import Precision
 from nerve.errors import ModelError, StartupError
 from nerve.graph import builder, cache, int8, packed, ready, weights
 from nerve.graph.architectures import NotBuildable, describe, find_family, survey
+from nerve.graph.prepared import load_or_prepare
 from nerve.runtime.backend import GraphKind
 from nerve.runtime.devices import CPU
 
@@ -42,6 +43,7 @@ class Graph:
     n_positions: rows of the position table in the weights it was built from; None for a ready graph.
     entry: folder of the cache that keeps a graph that was built; it may be absent where none can be written.
     mixes_rows: an operator with which what a row gets depends on the other rows of the batch; None for no such one.
+    is_shared: sessions have the weights in common, those of other processes included.
     """
 
     source: bytes | Path
@@ -51,6 +53,7 @@ class Graph:
     n_positions: int | None = None
     entry: Path | None = field(default=None, compare=False)
     mixes_rows: str | None = None
+    is_shared: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -114,7 +117,7 @@ def load_graph(
         return _ready_graph(folder / graph_file, precision)
     computed = known[0] if precision is Precision.AUTO else precision
     try:
-        return _built_graph(folder, computed, cache_dir, provider.graph_kind, calibration, show_progress)
+        return _built_graph(folder, computed, cache_dir, provider, calibration, show_progress)
     except NotBuildable as reason:
         files = ready.find_onnx(folder, precision)
         if not files:
@@ -127,11 +130,12 @@ def _built_graph(
     folder: Path,
     computed: Precision,
     cache_dir: Path,
-    kind: GraphKind,
+    provider: Provider,
     calibration: Sequence[Sequence[int]],
     show_progress: bool,
 ) -> Graph:
     """Build the graph, or find it in the cache. Raises `NotBuildable`."""
+    kind = provider.graph_kind
     config = read_config(folder)
     find_family(config)
     source = _open_source(folder, config)
@@ -147,11 +151,14 @@ def _built_graph(
     used = [list(ids) for ids in calibration] if computed is Precision.INT8 else []
     facts = json.dumps([config, kind.value, used], sort_keys=True).encode()
     key = cache.make_key(source.files, facts, computed)
-    graph = cache.load_or_build(cache_dir, key, build)
+    entry = cache.entry_of(cache_dir, key)
+    graph, is_shared = load_or_prepare(
+        entry, provider.preparation, lambda: cache.load_or_build(cache_dir, key, build)
+    )
     n_positions = source.n_positions
     if n_positions is None:
         n_positions = find_family(config).most_positions(config)
-    return Graph(graph, kind, computed, source.n_words, n_positions, cache.entry_of(cache_dir, key))
+    return Graph(graph, kind, computed, source.n_words, n_positions, entry, is_shared=is_shared)
 
 
 @dataclass(frozen=True, slots=True)

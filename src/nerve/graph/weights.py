@@ -7,6 +7,8 @@ that PyTorch gave them. Nothing here knows an architecture; `architectures` deci
 
 from __future__ import annotations
 
+import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +43,8 @@ _KINDS = {
     "BF16": "bfloat16",
     "BOOL": "bool",
 }
+# Those that are used as they lie in the file: the pages of the file are the array, where safetensors makes a copy.
+_MAPPED_KINDS = frozenset({"float32"})
 
 
 def find_weights(folder: Path) -> list[Path]:
@@ -78,19 +82,36 @@ def open_weights(files: Iterable[Path]) -> StoredWeights:
 def _list_safetensors(file: Path) -> dict[str, StoredTensor]:
     try:
         opened: Any = safetensors.safe_open(file, framework="np")
-        return {name: _stored(file, opened, name) for name in opened.keys()}  # noqa: SIM118 - it is no dict
+        starts = _read_places(file)
+        return {name: _stored(file, opened, name, starts[name]) for name in opened.keys()}  # noqa: SIM118 - no dict
     except safetensors.SafetensorError as error:
         raise ModelError(
             f"{file} cannot be read as safetensors ({error}); fetch the checkpoint again"
         ) from error
 
 
-def _stored(file: Path, opened: Any, name: str) -> StoredTensor:  # noqa: ANN401 - safetensors has no types
+def _read_places(file: Path) -> dict[str, int]:
+    """Return where the numbers of each tensor begin in a file that safetensors has found sound."""
+    with file.open("rb") as stream:
+        n_bytes = int.from_bytes(stream.read(8), "little")
+        head = json.loads(stream.read(n_bytes))
+    return {
+        name: 8 + n_bytes + entry["data_offsets"][0] for name, entry in head.items() if name != "__metadata__"
+    }
+
+
+def _stored(file: Path, opened: Any, name: str, start: int) -> StoredTensor:  # noqa: ANN401 - no types
     part = opened.get_slice(name)
-    kind = part.get_dtype()
-    return StoredTensor(
-        file.name, tuple(part.get_shape()), _KINDS.get(kind, kind), lambda: opened.get_tensor(name)
-    )
+    kind = _KINDS.get(part.get_dtype(), part.get_dtype())
+    shape = tuple(part.get_shape())
+
+    def read() -> Array:
+        if kind not in _MAPPED_KINDS or not math.prod(shape):
+            tensor: Array = opened.get_tensor(name)
+            return tensor
+        return np.memmap(file, np.dtype(kind).newbyteorder("<"), "r", start, shape).view(np.ndarray)
+
+    return StoredTensor(file.name, shape, kind, read)
 
 
 def read_onnx_shapes(file: Path) -> dict[str, tuple[int, ...]]:

@@ -36,6 +36,7 @@ from nerve.models.vocabulary import read_vocabulary
 from nerve.models.warm_up import prove
 from nerve.runtime.backend import GraphKind, OpenOptions
 from nerve.runtime.devices import choose_provider
+from nerve.runtime.memory import give_back_free_memory
 from nerve.scheduling.threads import EngineThread
 from nerve.text.tokenizer import TextTokenizer
 
@@ -88,7 +89,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_pro
         config.model.max_length,
         config.runtime.window_tokens,
         graph.n_positions,
-        find_room(config, provider, settings, graph.kind, graph.n_bytes),
+        find_room(config, provider, settings, graph.kind, graph.n_bytes, graph.is_shared),
     )
     tokenizer = TextTokenizer(
         raw_tokenizer,
@@ -162,9 +163,12 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_pro
             can_spread=backend.can_spread,
             thread=thread,
         )
-        return prove(model, is_ready=graph.kind is GraphKind.READY)
+        model = prove(model, is_ready=graph.kind is GraphKind.READY)
+        backend.give_back_memory()  # of the longest windows, which few requests have
+        return model
 
     model = _open_on_engine_thread(open_model) if graph.kind in provider.owned else open_model(None)
+    give_back_free_memory()
     log.info(
         "model %s loaded in %.1f s: %d labels, windows of %d tokens, %s, %s",
         model.model_id,

@@ -22,7 +22,7 @@ from nerve.checkpoint.settings import (
 from nerve.checkpoint.tokenizer import open_tokenizer
 from nerve.config import Precision, model_name
 from nerve.errors import ModelError, StartupError
-from nerve.graph import is_buildable, load_graph
+from nerve.graph import is_buildable, is_prepared, load_graph
 from nerve.graph.preview import (
     count_parameters,
     estimate_bytes,
@@ -194,11 +194,16 @@ class _Steps:
             precision = provider.precisions[0] if model.precision is Precision.AUTO else model.precision
             n_bytes = estimate_bytes(self._n_parameters or 0, precision, self._shapes)
             found |= {"is_built": True, "precision": precision.value}
+            is_shared = is_prepared(n_bytes, provider.preparation)
         else:
-            kind, n_bytes = GraphKind.READY, self._look_at_graph(graph, found)
-        room = find_room(self._config, provider, self._settings, kind, n_bytes)
+            kind, n_bytes, is_shared = GraphKind.READY, self._look_at_graph(graph, found), False
+        room = find_room(self._config, provider, self._settings, kind, n_bytes, is_shared)
         self._room = room
-        memory: dict[str, Any] = {"weights_bytes": room.weights, "sessions": room.n_sessions}
+        memory: dict[str, Any] = {
+            "weights_bytes": room.weights,
+            "sessions": room.n_sessions,
+            "is_shared": is_shared,
+        }
         if room.memory is not None:
             memory |= {"usable_bytes": room.memory.total, "free_bytes": room.memory.free}
         self._outlook.memory = memory

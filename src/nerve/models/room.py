@@ -115,11 +115,16 @@ class Room:
 
 
 def find_room(
-    config: Config, provider: Provider, settings: Mapping[str, Any], kind: GraphKind, n_bytes: int
+    config: Config,
+    provider: Provider,
+    settings: Mapping[str, Any],
+    kind: GraphKind,
+    n_bytes: int,
+    is_shared: bool = False,
 ) -> Room:
     """Tell what windows may take of the memory that a worker has for itself.
 
-    settings: the decoded `config.json`. n_bytes: what a session holds of the graph.
+    settings: the decoded `config.json`. n_bytes: of the weights. is_shared: sessions have them in common.
     """
     mode, n_threads = config.cpu.mode, n_threads_of(config)
     n_calls = n_sessions = 1
@@ -135,7 +140,7 @@ def find_room(
         settings=settings,
         kind=kind,
         memory=memory,
-        weights=n_sessions * n_bytes,
+        weights=n_bytes if is_shared else n_sessions * n_bytes,
         n_sessions=n_sessions,
         n_calls=n_calls,
         batch_tokens=min(

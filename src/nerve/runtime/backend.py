@@ -61,6 +61,9 @@ class Backend(abc.ABC):
         Raises `DeviceFailed` when nothing will run any more; whatever else it raises fails this batch only.
         """
 
+    def give_back_memory(self) -> None:  # noqa: B027 - most have nothing to do
+        """Give back what only the largest calls so far have needed; the next one takes it again."""
+
     def close(self) -> None:  # noqa: B027 - most have nothing to do
         """Give the device back; nothing is run any more."""
 
@@ -99,6 +102,19 @@ class OpenOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Preparation:
+    """What a provider makes of a built graph once, so that all its sessions on this machine share it.
+
+    hardware: names what the result fits; None where that is not known, and nothing is prepared.
+    write: writes a graph, given as a file, into a folder as `model.onnx` and `model.data`; False where the result does
+        not compute the same.
+    """
+
+    hardware: Callable[[], str | None]
+    write: Callable[[Path, Path], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """One way to run models: a row of the table.
 
@@ -112,6 +128,7 @@ class Provider:
     least_batch_tokens, max_batch_size, max_padding, enough_tokens: defaults of `BatchPolicy`.
     memory: tells of a device what its calls may use; None where it is not known.
     most_window_tokens: longest window by default, whatever the model and the memory allow.
+    preparation: None where sessions share nothing.
     """
 
     device: str
@@ -127,3 +144,4 @@ class Provider:
     enough_tokens: int = sys.maxsize
     memory: Callable[[int], Memory | None] = lambda device_id: None
     most_window_tokens: int = 8192
+    preparation: Preparation | None = None

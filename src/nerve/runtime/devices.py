@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
-from nerve.runtime.backend import GraphKind, Provider
+from nerve.runtime.backend import GraphKind, Preparation, Provider
 from nerve.runtime.driver import device_memory, why_no_gpu
 from nerve.runtime.memory import usable_memory
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nerve.runtime.backend import Backend, OpenOptions
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,18 @@ def _open_cpu(options: OpenOptions) -> Backend:
     from nerve.runtime.padded import Session  # noqa: PLC0415 - see above
 
     return Session.open(options, Device.CPU)
+
+
+def _name_cpu() -> str | None:
+    from nerve.runtime.prepared import name_cpu  # noqa: PLC0415 - see above
+
+    return name_cpu()
+
+
+def _prepare_for_cpu(graph: Path, folder: Path) -> bool:
+    from nerve.runtime.prepared import write_prepared  # noqa: PLC0415 - see above
+
+    return write_prepared(graph, folder)
 
 
 def _open_cuda(options: OpenOptions) -> Backend:
@@ -70,6 +84,7 @@ CPU = Provider(
     enough_tokens=_CPU_ENOUGH_TOKENS,
     memory=lambda device_id: usable_memory(),
     most_window_tokens=_CPU_WINDOW_TOKENS,
+    preparation=Preparation(_name_cpu, _prepare_for_cpu),
 )
 CUDA = Provider(
     device=Device.CUDA.value,

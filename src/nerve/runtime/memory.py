@@ -8,6 +8,8 @@ sense limits nothing.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +37,16 @@ def usable_memory(proc: Path = PROCESS, meminfo: Path = _MEMINFO) -> Memory | No
     if not found:
         return None
     return Memory(min(limit for limit, _ in found), max(0, min(limit - used for limit, used in found)))
+
+
+def give_back_free_memory() -> None:
+    """Give memory that was freed back to the system, where the C library is glibc; it keeps much of it otherwise.
+
+    Takes milliseconds. For the moment after something large was made and dropped.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _of_machine(meminfo: Path) -> Iterator[tuple[int, int]]:

@@ -18,8 +18,8 @@ from nerve.config import CpuMode, Device
 from nerve.errors import DeviceFailed, ModelError
 from nerve.runtime.backend import Backend, run_those_with_tokens
 from nerve.runtime.faults import is_sticky
-from nerve.runtime.sessions import create_session
-from nerve.types import TokenScores
+from nerve.runtime.sessions import create_session, ort
+from nerve.types import TokenScores, Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from nerve.runtime.backend import OpenOptions
-    from nerve.runtime.sessions import ort
-    from nerve.types import FloatArray, Window
+    from nerve.types import FloatArray
 
     # Of a padded batch: label ids (B,T), scores (B,T), and the logits (B,T,L) where they are needed.
     BatchScores = tuple[npt.NDArray[Any], FloatArray, FloatArray | None]
@@ -45,7 +44,7 @@ class Session(Backend):
     request on two cores, or a call on each, which computes a tenth to a third more when requests queue up
     (docs/decisions/0006). onnxruntime fixes the threads of a session when it is made, so with
     `CpuMode.AUTO` there are two sessions over the same graph, and the caller says for each call what it
-    wants. That holds the weights in memory twice; the other modes hold them once.
+    wants. Where the graph is prepared (`runtime.prepared`) both map the same weights; else each has its own.
 
     source: the serialised graph, or its path (needed when weights lie in external files).
     pad_id: id that fills rows up to the longest; some graphs derive positions from it.
@@ -100,10 +99,26 @@ class Session(Backend):
                 windows, self.n_labels or 1, lambda held: self.run(held, needs_logits, spread)
             )
         session = self._wide if spread else self._session
+        return self._run_on(session, windows, needs_logits)
+
+    def give_back_memory(self) -> None:
+        """See `Backend`. The memory for what calls compute is that of all sessions on the CPU."""
+        if self.device is Device.CPU:
+            options = ort.RunOptions()
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+            self._run_on(self._session, [Window([self._pad_id], 0)], False, options)
+
+    def _run_on(
+        self,
+        session: ort.InferenceSession,
+        windows: Sequence[Window],
+        needs_logits: bool,
+        options: ort.RunOptions | None = None,
+    ) -> list[TokenScores]:
         ids, lengths = collate([window.ids for window in windows], self._pad_id, self._id_type)  # (B,T), (B,)
         try:
             run = self._run_built if self._is_built else self._run_ready
-            label_ids, scores, logits = run(session, ids, lengths, needs_logits)
+            label_ids, scores, logits = run(session, ids, lengths, needs_logits, options)
         except Exception as error:
             if self.device is Device.CUDA and is_sticky(error):
                 raise DeviceFailed("the GPU has failed; this process ends") from error
@@ -119,9 +134,10 @@ class Session(Backend):
         ids: npt.NDArray[Any],
         lengths: npt.NDArray[np.int32],
         needs_logits: bool,
+        options: ort.RunOptions | None,
     ) -> BatchScores:
         names = ["label_ids", "scores", "logits"] if needs_logits else ["label_ids", "scores"]
-        label_ids, scores, *rest = session.run(names, {"input_ids": ids, "lengths": lengths})
+        label_ids, scores, *rest = session.run(names, {"input_ids": ids, "lengths": lengths}, options)
         return label_ids, scores, rest[0] if rest else None
 
     def _run_ready(
@@ -130,6 +146,7 @@ class Session(Backend):
         ids: npt.NDArray[Any],
         lengths: npt.NDArray[np.int32],
         needs_logits: bool,
+        options: ort.RunOptions | None,
     ) -> BatchScores:
         feeds: dict[str, npt.NDArray[Any]] = {"input_ids": ids}
         if self._mask_type is not None:
@@ -137,7 +154,7 @@ class Session(Backend):
             feeds["attention_mask"] = mask.astype(self._mask_type)
         if self._type_type is not None:
             feeds["token_type_ids"] = np.zeros(ids.shape, self._type_type)
-        (logits,) = session.run([self._logits_name], feeds)  # (B,T,L)
+        (logits,) = session.run([self._logits_name], feeds, options)  # (B,T,L)
         # Of all windows at once: each call of numpy gives the interpreter lock away, and has to wait for it.
         label_ids, scores, values = best_labels(logits)
         return label_ids, scores, values if needs_logits else None

@@ -66,11 +66,12 @@ def create_session(
     settings: Mapping[str, str] | None = None,
     entries: Mapping[str, str] | None = None,
     without: Sequence[str] = (),
+    saved_as: Path | None = None,
 ) -> ort.InferenceSession:
     """Load a graph on exactly the provider of `device`.
 
     settings: further options of the CUDA provider. entries: further configuration of the session.
-    without: optimizers of onnxruntime that must leave the graph alone.
+    without: optimizers of onnxruntime that must leave the graph alone. saved_as: file for the graph as it is optimized.
     Raises `ModelError` when the graph cannot be loaded, or would run elsewhere.
     """
     options = ort.SessionOptions()
@@ -80,12 +81,16 @@ def create_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
+    if saved_as is not None:
+        options.optimized_model_filepath = str(saved_as)
     # Nothing below fatal: failures are raised, too, and onnxruntime's own lines could hold token ids.
     options.log_severity_level = 4
     provider = _PROVIDERS[device]
     provider_options: dict[str, str] = {}
     if device is Device.CPU:
         without = [*without, _SLOW_FUSION]
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         if are_products_clipped():
             # Weights become unsigned, for which this CPU has another, exact, instruction: docs/decisions/0020.
             options.add_session_config_entry("session.x64quantprecision", "1")
@@ -116,6 +121,17 @@ def create_session(
         _refuse_without_cuda(device, device_id)
         raise ModelError(f"model.device is {device.value}, but onnxruntime runs the graph with {used}")
     return session
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Make the memory for what calls compute that all sessions on the CPU share; each would keep as much by itself.
+
+    Of two sessions over one graph, both keep what the largest call has taken.
+    """
+    usual = ort.OrtArenaCfg(0, -1, -1, -1)
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(place, usual)
 
 
 @functools.cache
