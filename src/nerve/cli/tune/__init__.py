@@ -1,8 +1,9 @@
 """Find the configuration that carries the most requests on this machine within a p99 latency.
 
 Starts real servers, one after the other, with different threads, workers, batch limits, cpu.mode and, where it is
-allowed, precision, and loads each over loopback HTTP with your own texts. Writes the best configuration
-found. Takes about --seconds; nothing else should run on the machine meanwhile.
+allowed, precision, and loads each over loopback HTTP with your own texts. Writes the best configuration found, if it
+was better than yours in every round. Takes about --seconds; nothing else should run on the machine meanwhile, and the
+result says where something did.
 """
 
 from __future__ import annotations
@@ -113,17 +114,19 @@ def run(options: argparse.Namespace) -> int:
     winner = choose(standings, search.start)
     result = make_report(search, standings, winner, agreements, minimum)
     result |= {"texts": len(texts), "own_texts": options.texts is not None, "written": None}
-    if winner.capacity > 0:
+    if winner.capacity > 0 and winner.setting != search.start:
         write_tuned(out, file, config, winner.setting, describe(result), options.min_agreement)
         result["written"] = str(out)
     if options.json:
         print(msgspec.json.encode(result).decode())
     else:
         print_report(result)
+    if result["written"] is None:
+        return 0 if winner.capacity > 0 else 1
     overrides = sorted({".".join(key) for key in winner.setting.values_by_key()} & set(overridden_keys()))
     if overrides:
         print(f"nerve: the environment overrides {', '.join(overrides)}; unset it there", file=sys.stderr)
-    return 0 if winner.capacity > 0 else 1
+    return 0
 
 
 def _end_in_order() -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from nerve.cli.tune.neighbours import is_disturbed
 from nerve.config import CpuMode, Precision
 from nerve.runtime.devices import CPU, CUDA
 
@@ -39,6 +40,9 @@ _BATCH_SIZES = (1, 8, 32)
 _BATCH_SIZES_OF_A_GPU = (32, 64, 128, 256)
 _PADDINGS = (0.0, 0.05, 0.2)
 _WINDOWS_PER_CALL = 4
+# Rounds of the finalists, and requests at one rate, with fewer of which a result is not to be relied on.
+ROUNDS = 3
+LEAST_REQUESTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,7 @@ class Measured:
     capacity: requests/s with p99 within the target; 0 when no rate was.
     p50_ms, p99_ms: latency at the capacity; of a lone client where the capacity is 0.
     saturated: requests/s of a closed loop. client_cores: CPU seconds per second that the load cost itself.
+    n_requests: at the capacity. others: cores that other programs used meanwhile.
     """
 
     setting: Setting
@@ -179,16 +184,23 @@ class Measured:
     p99_ms: float
     saturated: float
     client_cores: float
+    n_requests: int = 0
+    others: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A finalist over all its rounds: requests/s, and latencies in milliseconds as medians."""
+    """A finalist over all its rounds: requests/s, and latencies in milliseconds as medians.
+
+    n_requests: in the shortest of the rounds. others: cores that other programs used, in the worst of them.
+    """
 
     setting: Setting
     capacities: tuple[float, ...]
     p50_ms: float
     p99_ms: float
+    n_requests: int = 0
+    others: float = 0.0
 
     @property
     def capacity(self) -> float:
@@ -221,15 +233,45 @@ def summarize_rounds(rounds: Iterable[Measured]) -> list[Standing]:
             tuple(one.capacity for one in many),
             statistics.median(one.p50_ms for one in many),
             statistics.median(one.p99_ms for one in many),
+            min(one.n_requests for one in many),
+            max(one.others for one in many),
         )
         for setting, many in by_setting.items()
     ]
 
 
 def choose(standings: Sequence[Standing], start: Setting) -> Standing:
-    """Return the best finalist; `start` unless another's median is above the best round of `start`."""
-    best = max(standings, key=lambda one: (one.capacity, -one.p99_ms))
-    for one in standings:
-        if one.setting == start and one.capacity > 0 and best.capacity <= max(one.capacities):
-            return one
-    return best
+    """Return the best finalist that was better than `start` in every round, and whose median is above its best round.
+
+    `start` itself where none was.
+    """
+    begun = next(one for one in standings if one.setting == start)
+    better = [
+        one
+        for one in standings
+        if one.capacity > max(begun.capacities)
+        and all(mine > its for mine, its in zip(one.capacities, begun.capacities, strict=True))
+    ]
+    return max(better, key=lambda one: (one.capacity, -one.p99_ms), default=begun)
+
+
+def nearest(standings: Sequence[Standing]) -> Standing:
+    """Return the finalist that comes nearest to the target, where none is better than the start and that misses it."""
+    return max(standings, key=lambda one: (one.capacity, -one.p99_ms))
+
+
+def doubts(standings: Sequence[Standing], winner: Standing, cores: int, of_machine: int) -> list[str]:
+    """Return why the figures cannot be relied on, each in a few words; an empty list where nothing speaks against them.
+
+    cores, of_machine: as `is_disturbed` takes them.
+    """
+    found = []
+    others = max(one.others for one in standings)
+    if is_disturbed(others, cores, of_machine):
+        found.append(f"other programs used up to {others:.1f} of the machine's {of_machine} cores")
+    rounds = len(winner.capacities)
+    if rounds < ROUNDS:
+        found.append(f"only {rounds} of {ROUNDS} rounds fitted into the time")
+    if 0 < winner.n_requests < LEAST_REQUESTS:
+        found.append(f"a rate was held for {winner.n_requests} requests only, too few for a p99")
+    return found

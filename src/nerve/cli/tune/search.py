@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nerve.cli.tune.plan import (
+    ROUNDS,
     Measured,
     Setting,
     Standing,
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
     from nerve.config import Config, Precision
 
-_ROUNDS = 3
 # Share of the time for the search; the finalists get the rest.
 _SEARCH_SHARE = 0.6
 # What a measurement takes about: a start, and so many probes.
@@ -62,6 +63,7 @@ class Search:
     ) -> None:
         self.target = target
         self.cores = usable_cores()
+        self.of_machine = os.cpu_count() or self.cores
         self.is_cpu = choose_provider(config.model.device, config.model.device_id).shares_cores
         self.start = setting_of(config)
         self.best = self.start
@@ -115,12 +117,12 @@ class Search:
         chosen = finalists(self.measured, self.best, self.start)
         hints = {one.setting: one.capacity for one in self.measured}
         ends = self._ends(1.0)
-        self._probe = _probe_seconds(ends - time.monotonic(), _ROUNDS * len(chosen))
-        for number in range(1, _ROUNDS + 1):
+        self._probe = _probe_seconds(ends - time.monotonic(), ROUNDS * len(chosen))
+        for number in range(1, ROUNDS + 1):
             if number > 1 and time.monotonic() > ends:
                 break
             for place, setting in enumerate(chosen, 1):
-                self._report(f"finalist {place} of {len(chosen)}, round {number} of {_ROUNDS}")
+                self._report(f"finalist {place} of {len(chosen)}, round {number} of {ROUNDS}")
                 self.rounds.append(self._measure(setting, ends, hints[setting]))
         return summarize_rounds(self.rounds)
 

@@ -19,6 +19,7 @@ import msgspec
 import yaml
 
 from nerve.cli.tune.load import Load, Sample
+from nerve.cli.tune.neighbours import Neighbours
 from nerve.cli.tune.plan import Measured, RateSearch, apply
 from nerve.config import LogFormat, LogLevel, environment_without_overrides
 from nerve.errors import NerveError
@@ -57,6 +58,7 @@ def measure(
     config: Config, setting: Setting, requests: Sequence[bytes], plan: Plan, hint: float = 0.0
 ) -> Measured:
     """Start a server with `setting`, find its capacity and stop it. Raises `TrialError`."""
+    neighbours = Neighbours()
     with run_server(apply(config, setting)) as port:
         load = Load(port, requests)
         load.closed_loop(_CLOSED_CONNECTIONS // 4, plan.probe / 4)  # warm-up
@@ -85,6 +87,8 @@ def measure(
         p99_ms=best.percentile(0.99) * 1000,
         saturated=full.rate,
         client_cores=sum(c.cpu_seconds for c in clients) / sum(c.seconds for c in clients),
+        n_requests=best.planned if capacity else 0,
+        others=neighbours.cores(),
     )
 
 
