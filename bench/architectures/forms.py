@@ -138,12 +138,12 @@ def local(chunk: int | None):
         mask = graph.node("Unsqueeze", [mask, graph.integers(0, 1)], "mask4")
         result = attention(parts, mask)
     else:
-        windows = Windows(graph, WINDOW, WIDTH, chunk)
+        windows = Windows(graph, WINDOW, chunk=chunk)
         result = graph.choose(
             windows.is_short,
             "local",
             lambda: graph.node("MultiHeadAttention", parts, "whole", fused=True, num_heads=HEADS),
-            lambda: windows.attend(parts, "windows", attention),
+            lambda: windows.attend(parts, (WIDTH, WIDTH), "windows", attention),
         )
     graph.node("Identity", [result], "leaves", output="out")
     return open_graph(graph)

@@ -80,7 +80,8 @@ def main() -> None:
                 session, loading = open_built(folder, precision, threads)
                 sessions[name, precision] = session
                 document["loading"].setdefault(f"{name} {precision}", loading)
-            sessions[name, "exported"] = open_exported(exported[name], threads)
+            if (file := exported[name]) is not None:
+                sessions[name, "exported"] = open_exported(file, threads)
         for length in LENGTHS:
             times = {key: [] for key in sessions}
             for _ in range(arguments.rounds + 1):

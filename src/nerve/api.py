@@ -24,7 +24,7 @@ from nerve.engine.engine import Engine
 from nerve.engine.entities import EntityDefaults, read_operators
 from nerve.engine.in_process import collect, predict, submit
 from nerve.errors import InvalidRequest, ModelError
-from nerve.graph import is_buildable
+from nerve.graph import build_check
 from nerve.models.loader import load_model
 from nerve.text.filters import choose_filter
 from nerve.text.operators import Numbers
@@ -360,7 +360,9 @@ def load_classifier(config: Config, *, show_progress: bool = False) -> TokenClas
     """Fetch and load what `config` names, for this process alone. Raises `StartupError`."""
     config = override(config, {"server": {"workers": 1}})  # all cores are for this process
     cache_dir = cache_dir_of(config)
-    folder = fetch_checkpoint(config.model, cache_dir, is_buildable=is_buildable, show_progress=show_progress)
+    folder = fetch_checkpoint(
+        config.model, cache_dir, is_buildable=build_check(config.model), show_progress=show_progress
+    )
     model = load_model(config, folder, cache_dir, show_progress=show_progress)
     try:
         return TokenClassifier(config, model)

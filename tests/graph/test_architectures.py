@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from nerve.config import Device, Precision
-from nerve.graph import GraphKind, load_graph
+from nerve.graph import GraphKind, attention, blocks, load_graph
 from nerve.graph.architectures import FAMILIES
 from nerve.runtime.sessions import create_session
 
@@ -83,6 +83,30 @@ def test_batch_mates_change_no_bit(case: str, tmp_path: Path) -> None:
         for batched in batches:
             for one, other in zip(alone, batched, strict=True):
                 np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "case", ["bert", "mpnet", "deberta-v2", "eurobert", "gte", "modernbert", "openai_privacy_filter"]
+)
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.INT8])
+def test_blocks_of_queries_change_no_bit(
+    case: str, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention of long texts is computed in blocks: alone, in a batch and beside a short text, with the same bits."""
+    folder = tiny.write_checkpoint(tmp_path / "model", case)
+    whole = open_session(folder, tmp_path / "whole", precision)
+    monkeypatch.setattr(attention, "WHOLE_TOKENS", 9)
+    monkeypatch.setattr(blocks, "WHOLE_TOKENS", 9)
+    monkeypatch.setattr(blocks, "BLOCK_TOKENS", 8)
+    cut = open_session(folder, tmp_path / "cut", precision)
+    rng = np.random.default_rng(3)
+    texts = [rng.integers(5, 100, length).tolist() for length in (1, 9, 10, 16, 17, 31, 40)]
+    expected = [run(whole, [text])[0] for text in texts]
+    alone = [run(cut, [text])[0] for text in texts]
+    for one, *others in zip(expected, alone, run(cut, texts), strict=True):
+        for other in others:
+            for ours, theirs in zip(one, other, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
 
 
 def test_scores_are_the_softmax_of_the_best_label(tmp_path: Path) -> None:

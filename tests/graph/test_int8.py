@@ -55,7 +55,18 @@ def test_logits_stay_near_those_of_float32(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     "case",
-    ["bert", "bert relu", "electra", "mpnet", "roberta", "deberta-v2", "modernbert", "eurobert", "albert"],
+    [
+        "bert",
+        "bert relu",
+        "electra",
+        "mpnet",
+        "roberta",
+        "deberta-v2",
+        "modernbert",
+        "eurobert",
+        "albert",
+        "openai_privacy_filter",
+    ],
 )
 def test_batch_mates_change_no_bit(case: str, threads: int, tmp_path: Path) -> None:
     """A text alone and the same text among others, whatever the padding, give the same bits."""

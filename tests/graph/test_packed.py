@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from nerve.config import Precision
 from nerve.errors import ModelError
-from nerve.graph import GraphKind, load_graph
+from nerve.graph import GraphKind, is_buildable, load_graph
 from nerve.graph.architectures import FAMILIES
 from nerve.runtime.devices import CPU, CUDA
 from nerve.runtime.packing import Bucket, PackingRules, StepInputs, split_results
@@ -25,7 +25,7 @@ from packed_reference import ReferenceGraph, on_cpu
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 TOLERANCE = 1e-4
 # Their attention depends on distances in a way that no packed operator has.
-NOT_PACKED = frozenset({"deberta", "deberta-v2"})
+NOT_PACKED = frozenset({"deberta", "deberta-v2", "openai_privacy_filter"})
 CASES = [case for case, (model_type, _) in tiny.CASES.items() if model_type not in NOT_PACKED]
 PACKED = sorted(set(FAMILIES) - NOT_PACKED)
 BUCKETS = [Bucket(64, 4, 32), Bucket(96, 8, 64)]
@@ -134,6 +134,21 @@ def test_a_family_without_a_packed_form_says_so(case: str, tmp_path: Path) -> No
     folder = tiny.write_checkpoint(tmp_path / "model", case)
     with pytest.raises(ModelError, match=r"no packed form for a GPU.*nerve export"):
         load_packed(folder)
+
+
+@pytest.mark.parametrize("case", tiny.CASES)
+def test_weights_without_a_packed_form_are_not_fetched_for_a_gpu(case: str, tmp_path: Path) -> None:
+    """What is said of a config before anything is downloaded is what building its weights shows."""
+    folder = tiny.write_checkpoint(tmp_path / "model", case)
+    config = tiny.make_config(case)
+    try:
+        load_packed(folder)
+        has_form = True
+    except ModelError:
+        has_form = False
+    assert is_buildable(config, None, lambda: CUDA) == has_form
+    assert is_buildable(config, folder, lambda: CUDA) == has_form
+    assert is_buildable(config, folder)
 
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.BFLOAT16])

@@ -57,6 +57,7 @@ _CLASSES = {
     "nomic_bert": "NomicBert",
     "gte": "Gte",
     "jina_embeddings_v3": "JinaEmbeddingsV3",
+    "openai_privacy_filter": "OpenAIPrivacyFilter",
 }
 _PADDING_FIRST = frozenset(
     {"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text", "roberta-prelayernorm"}
@@ -73,6 +74,13 @@ _OWN: dict[str, dict[str, Any]] = {
     "modernbert": {"local_attention": 16, "global_attn_every_n_layers": 2, "hidden_activation": "gelu"},
     "eurobert": {"num_key_value_heads": 2, "hidden_act": "silu"},
     "nomic_bert": {"hidden_act": "silu"},
+    "openai_privacy_filter": {
+        "head_dim": 6,
+        "num_key_value_heads": 2,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 3,
+        "sliding_window": 7,
+    },
 }
 # Their configs have no such key, or tests want its default.
 _WITHOUT: dict[str, tuple[str, ...]] = {
@@ -80,6 +88,7 @@ _WITHOUT: dict[str, tuple[str, ...]] = {
     "eurobert": ("layer_norm_eps", "type_vocab_size"),
     "gte": ("type_vocab_size", "layer_norm_eps"),
     "jina_embeddings_v3": ("type_vocab_size", "layer_norm_eps"),
+    "openai_privacy_filter": ("hidden_act", "layer_norm_eps", "type_vocab_size"),
     "deberta": ("layer_norm_eps",),
     "deberta-v2": ("layer_norm_eps",),
 }
@@ -137,6 +146,30 @@ CASES |= {
         },
     ),
     "gte without types": ("gte", {"type_vocab_size": 0}),
+    "openai_privacy_filter other angles": (
+        "openai_privacy_filter",
+        {
+            "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 16, "rope_theta": 500.0},
+            "attention_bias": False,
+            "num_key_value_heads": 4,
+            "num_experts_per_tok": 1,
+            "swiglu_limit": 0.5,
+            "swiglu_alpha": 1.1,
+        },
+    ),
+    "openai_privacy_filter wide window": (
+        "openai_privacy_filter",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 2.0,
+                "attention_factor": 1.5,
+                "original_max_position_embeddings": 20,
+                "truncate": True,
+            },
+            "sliding_window": 64,
+        },
+    ),
 }
 # Layers, heads and widths that come in nobody's model.
 _UNUSUAL = {"hidden_size": 30, "num_attention_heads": 5, "intermediate_size": 37}
@@ -208,7 +241,7 @@ def make_tensors(case: str) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     tensors = {}
     for name, shape in tensor_shapes(case).items():
         rng = np.random.default_rng(zlib.crc32(name.encode()))
-        scale = 0.3 if len(shape) == 2 else 0.1
+        scale = 0.3 if len(shape) == 2 or "experts" in name else 0.1
         values = rng.standard_normal(shape) * scale
         if name.endswith(".weight") and len(shape) == 1:
             values += 1

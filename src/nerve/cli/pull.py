@@ -29,11 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Fetch, and say what is where."""
     from nerve.checkpoint import fetch_checkpoint
-    from nerve.graph import is_buildable
+    from nerve.graph import build_check
 
     config = choose_config(options.model, options.config)
     folder = fetch_checkpoint(
-        config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=sys.stderr.isatty()
+        config.model,
+        cache_dir_of(config),
+        is_buildable=build_check(config.model),
+        show_progress=sys.stderr.isatty(),
     )
     print(describe(folder), file=sys.stderr)
     print(folder.path)

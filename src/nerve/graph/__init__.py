@@ -6,8 +6,19 @@ what a backend makes of them. docs/explanation/graphs.md says which
 checkpoint becomes which. The packages above know these names only.
 """
 
-from nerve.graph.loading import Graph, is_buildable, load_graph
+from nerve.graph.architectures import local_windows
+from nerve.graph.blocks import queries_at_once
+from nerve.graph.loading import Graph, build_check, is_buildable, load_graph
 from nerve.graph.prepared import is_prepared
 from nerve.runtime.backend import GraphKind
 
-__all__ = ["Graph", "GraphKind", "is_buildable", "is_prepared", "load_graph"]
+__all__ = [
+    "Graph",
+    "GraphKind",
+    "build_check",
+    "is_buildable",
+    "is_prepared",
+    "load_graph",
+    "local_windows",
+    "queries_at_once",
+]

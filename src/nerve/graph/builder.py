@@ -12,6 +12,7 @@ B = sequences, T = longest of them, E = embedding size, H = hidden size, F = fee
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,15 +20,16 @@ from onnx import TensorProto, helper
 
 from nerve.graph.attention import PaddedAttention
 from nerve.graph.embedding import embed
+from nerve.graph.experts import float_products, mix
 from nerve.graph.layers import LayerWriter
 from nerve.graph.writing import GraphWriter, activate, linear, normalize, product
 
 if TYPE_CHECKING:
     import onnx
 
-    from nerve.graph.architectures.encoder import Convolution, Encoder
+    from nerve.graph.architectures.encoder import Convolution, Encoder, Experts
 
-BUILDER_VERSION = 5
+BUILDER_VERSION = 6
 
 
 def build(encoder: Encoder) -> onnx.ModelProto:
@@ -48,6 +50,15 @@ class PaddedLayers(LayerWriter):
     def attend(self, index: int, parts: list[str]) -> str:
         """Add attention over query, key and value without their biases."""
         return self._attention.attend(self.encoder.layers[index], parts, f"layer.{index}")
+
+    def mix(self, index: int, experts: Experts, value: str) -> str:
+        """Add the results of the experts that each token of `value` (B, T, H) takes."""
+        graph, name = self.graph, f"layer.{index}.experts"
+        width = graph.integers(-1, self.encoder.hidden_size)
+        rows = graph.node("Reshape", [value, width], f"{name}.tokens_in_rows")
+        shape = graph.node("Shape", [value], f"{name}.shape")
+        mixed = mix(graph, experts, rows, name, partial(float_products, graph))
+        return graph.node("Reshape", [mixed, shape], f"{name}.grid")
 
     def convolve(self, convolution: Convolution, embeddings: str, hidden: str) -> str:
         """Add norm(hidden + act(conv(embeddings))), each (B, T, H); beyond a text the embeddings count as 0.

@@ -9,7 +9,7 @@ S = calibration sequences, T = the length of one; the other letters as in `build
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from nerve.graph.architectures.encoder import Encoder, Linear
+    from nerve.graph.architectures.encoder import Encoder, Experts, Linear
     from nerve.types import FloatArray
 
     Array = npt.NDArray[Any]
@@ -38,7 +38,6 @@ LENGTH = 48
 _SEED = 20240229
 # Sequences that are computed together.
 _GROUP = 12
-SITES = ("hidden", "context", "attended", "inner")
 _STATISTICS = ("ReduceMin", "ReduceMax", "ReduceMean")
 
 
@@ -52,12 +51,15 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class LayerRanges:
-    """The activations that enter the linear layers of one layer; their names are those of sites in `builder`."""
+    """The activations that enter the linear layers of one layer; their names are those of sites in `LayerWriter`.
+
+    `inner` is empty where experts are in the place of a feed-forward block.
+    """
 
     hidden: Range
     context: Range
     attended: Range
-    inner: Range
+    inner: Range = field(default_factory=lambda: Range(np.zeros(0, np.float32), np.zeros(0, np.float32)))
 
 
 def _say_nothing() -> None:
@@ -99,7 +101,7 @@ def measure(
     for index in range(len(encoder.layers)):
         layer = _MeasuredLayer(encoder, index)
         found = _run(layer.graph, feeds, ["left", *layer.statistics])
-        sites = {site: _range(site, found, weights / weights.sum()) for site in SITES}
+        sites = {site: _range(site, found, weights / weights.sum()) for site in layer.sites}
         ranges.append(LayerRanges(**sites))
         for feed, values in zip(feeds, found, strict=True):
             feed["hidden"] = values["left"]
@@ -139,14 +141,25 @@ class _MeasuredLayer(PaddedLayers):
         one = replace(encoder, layers=(encoder.layers[index],), convolution=convolution)
         super().__init__(GraphWriter(), one)
         self.statistics: list[str] = []
+        self.sites: list[str] = []
         self.graph.node("Identity", [self.write_all("hidden")], "leaves", output="left")
 
     def products(self, index: int, site: str, value: str, layers: dict[str, Linear]) -> list[str]:
-        """Take the smallest, the largest and the mean number of each channel, too."""
+        """Measure what is multiplied, too."""
+        self._measure(site, value)
+        return super().products(index, site, value, layers)
+
+    def mix(self, index: int, experts: Experts, value: str) -> str:
+        """Measure what experts read, too."""
+        self._measure("attended", value)
+        return super().mix(index, experts, value)
+
+    def _measure(self, site: str, value: str) -> None:
+        """Take the smallest, the largest and the mean number of each channel."""
+        self.sites.append(site)
         for statistic in _STATISTICS:
             name = f"{site}.{statistic}"
             self.statistics.append(self.graph.node(statistic, [value], name, keepdims=0, axes=[0, 1]))
-        return super().products(index, site, value, layers)
 
 
 def _run(

@@ -11,6 +11,7 @@ N = B x T rows, all tokens of the batch one after the other; the other letters a
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +19,10 @@ import onnx
 from onnx import TensorProto
 
 from nerve.graph import builder
-from nerve.graph.architectures.encoder import Activation
+from nerve.graph.architectures.encoder import Activation, FeedForward
 from nerve.graph.calibrate import calibrate
 from nerve.graph.embedding import embed
+from nerve.graph.experts import mix, split_rows
 from nerve.graph.smoothing import Smoothed, quantize_columns, smooth
 from nerve.graph.writing import GraphWriter
 from nerve.observability import PROGRESS_LOGGER
@@ -29,7 +31,8 @@ from nerve.observability.progress import progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nerve.graph.architectures.encoder import Convolution, Encoder, Linear
+    from nerve.graph.architectures.encoder import Convolution, Encoder, Experts, Linear, Stack
+    from nerve.graph.experts import Routes
 
 log = logging.getLogger(PROGRESS_LOGGER)
 
@@ -72,7 +75,8 @@ class _Int8Layers(builder.PaddedLayers):
         super().__init__(graph, smoothed.encoder)
         self._factors = {"hidden": smoothed.hidden, "attended": smoothed.attended}
         self._batch = graph.node("Shape", ["input_ids"], "batch_shape")  # (2,)
-        self._points: dict[int, str] = {}
+        self._wide = smoothed.wide
+        self._points: dict[tuple[int, str], str] = {}
 
     def rows(self, value: str, name: str) -> str:
         """Turn (B, T, H) into (N, H)."""
@@ -105,6 +109,38 @@ class _Int8Layers(builder.PaddedLayers):
         grids = [self.grid(embeddings, "conv.embeddings"), self.grid(hidden, "conv.hidden")]
         return self.rows(super().convolve(convolution, *grids), "conv.rows")
 
+    def mix(self, index: int, experts: Experts, value: str) -> str:
+        """Add a mixture of experts over rows, (N, H), whose products are integer; its router is not."""
+        name = f"layer.{index}.experts"
+        return mix(self.graph, experts, value, name, partial(self._expert_products, index))
+
+    def _expert_products(
+        self, index: int, value: str, tokens: str | None, routes: Routes, stack: Stack, name: str
+    ) -> str:
+        """Quantise rows, each once, and multiply those of each expert with its weights.
+
+        Products are scaled all at once, which is quicker than in each of so many operators.
+        """
+        graph = self.graph
+        values, scales, point = self._quantize(value, name, "" if tokens is not None else routes.tokens)
+        if tokens is not None:
+            values = graph.node("Gather", [values, tokens], f"{name}.taken")
+            scales = graph.node("Gather", [scales, tokens], f"{name}.taken_scales")
+        factors = self._wide[index] if tokens is not None else None
+        done, columns = [], []
+        rows_of_all = split_rows(graph, values, routes, stack.shape[0], name)
+        for expert, (rows, weight) in enumerate(zip(rows_of_all, stack.read(), strict=True)):
+            whole, scale = quantize_columns(weight if factors is None else weight * factors)
+            columns.append(scale)
+            inputs = [rows, graph.constant(f"{name}.{expert}.weight", whole), point]
+            done.append(graph.node("MatMulInteger", inputs, f"{name}.{expert}"))
+        whole_sums = graph.node("Concat", done, f"{name}.whole", axis=0)
+        sums = graph.node("Cast", [whole_sums], f"{name}.sums", to=TensorProto.FLOAT)
+        sums = graph.node("Mul", [sums, scales], f"{name}.by_row")
+        table = graph.constant(f"{name}.scales", np.stack(columns))  # (E, out)
+        by_expert = graph.node("Gather", [table, routes.experts], f"{name}.scales_of_rows")
+        return graph.node("Mul", [sums, by_expert], f"{name}.all")
+
     def skip(self, index: int, site: str, value: str) -> str:
         """Give back what smoothing has divided."""
         factors = self._factors[site][index]
@@ -118,17 +154,21 @@ class _Int8Layers(builder.PaddedLayers):
     def products(self, index: int, site: str, value: str, layers: dict[str, Linear]) -> list[str]:
         """Quantise what is at a site once and multiply it with each layer, without the biases."""
         name = f"layer.{index}.{site}"
-        one_sided = site == "inner" and self.encoder.layers[index].gate is None
+        block = self.encoder.layers[index].block
+        one_sided = site == "inner" and isinstance(block, FeedForward) and block.gate is None
         floor = _FLOORS.get(self.encoder.activation) if one_sided else None
         quantised = (
             self._quantize(value, name) if floor is None else self._quantize_above(value, name, *floor)
         )
         return [self._matmul(quantised, layer, f"layer.{index}.{part}") for part, layer in layers.items()]
 
-    def _quantize(self, value: str, name: str) -> tuple[str, str, str]:
-        """Quantise rows symmetrically about 128; return values, scales (N, 1) and zero point."""
+    def _quantize(self, value: str, name: str, of: str = "") -> tuple[str, str, str]:
+        """Quantise rows symmetrically about 128; return values, scales (N, 1) and zero point.
+
+        of: which rows, where they are not the tokens of the batch; with one name there are as many.
+        """
         size = self.graph.node("Abs", [value], f"{name}.abs")
-        return self._rows(value, size, name, zero=_ZERO, steps=127, floor=1e-9)
+        return self._rows(value, size, name, zero=_ZERO, steps=127, floor=1e-9, of=of)
 
     def _quantize_above(self, value: str, name: str, lowest: float, zero: int) -> tuple[str, str, str]:
         """Quantise what is never below `-lowest`, with nearly all steps above zero."""
@@ -136,7 +176,7 @@ class _Int8Layers(builder.PaddedLayers):
         return self._rows(value, value, name, zero=zero, steps=255 - zero, floor=floor)
 
     def _rows(
-        self, value: str, size: str, name: str, zero: int, steps: int, floor: float
+        self, value: str, size: str, name: str, zero: int, steps: int, floor: float, of: str = ""
     ) -> tuple[str, str, str]:
         graph = self.graph
         top = graph.node("ReduceMax", [size], f"{name}.top", axes=[1], keepdims=0)  # (N,)
@@ -147,19 +187,20 @@ class _Int8Layers(builder.PaddedLayers):
             "Max", [step, graph.constant(f"floor_{zero}", np.array(floor, np.float32))], f"{name}.scale"
         )
         point = graph.constant(f"zero_{zero}", np.array(zero, np.uint8))
-        points = self._zero_points(zero, scale)
+        points = self._zero_points(zero, scale, of)
         quantised = graph.node("QuantizeLinear", [value, scale, points], f"{name}.q", axis=0)
         column = graph.node("Unsqueeze", [scale, graph.integers(1)], f"{name}.scale_column")
         return quantised, column, point
 
-    def _zero_points(self, zero: int, rows: str) -> str:
+    def _zero_points(self, zero: int, rows: str, of: str) -> str:
         """Add the zero point of every row, uint8 (N,), once: `QuantizeLinear` wants one for each scale."""
-        if zero not in self._points:
-            shape = self.graph.node("Shape", [rows], f"zero_{zero}.n_rows")  # (1,)
+        key = (zero, of)
+        if key not in self._points:
+            name = f"{of}zero_{zero}"
+            shape = self.graph.node("Shape", [rows], f"{name}.n_rows")  # (1,)
             value = onnx.helper.make_tensor("v", TensorProto.UINT8, [1], [zero])
-            name = f"zero_{zero}_of_rows"
-            self._points[zero] = self.graph.node("ConstantOfShape", [shape], name, value=value)
-        return self._points[zero]
+            self._points[key] = self.graph.node("ConstantOfShape", [shape], f"{name}_of_rows", value=value)
+        return self._points[key]
 
     def _matmul(self, quantised: tuple[str, str, str], layer: Linear, name: str) -> str:
         """Multiply, without the bias, which the next operator adds."""

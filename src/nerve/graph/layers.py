@@ -9,10 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from nerve.graph.architectures.encoder import Experts
 from nerve.graph.writing import activate, add_bias, normalize, product, skip_sum
 
 if TYPE_CHECKING:
-    from nerve.graph.architectures.encoder import Convolution, Encoder, Layer, Linear, Norm
+    from nerve.graph.architectures.encoder import Convolution, Encoder, FeedForward, Linear, Norm
     from nerve.graph.writing import GraphWriter
     from nerve.types import FloatArray
 
@@ -51,19 +52,22 @@ class LayerWriter(ABC):
         bias = layer.attention_output.bias
         hidden = self.skip_norm(attended, skip, bias, after[0], f"{name}.attended")
         value = self._normalize(hidden, before[1], f"{name}.between")
-        wide = self._widen(index, layer, value)
-        (down,) = self.products(index, "inner", wide, {"output": layer.down})
         skip = self.skip(index, "attended", hidden)
-        return self.skip_norm(down, skip, layer.down.bias, after[1], f"{name}.output")
+        if isinstance(layer.block, Experts):
+            chosen = self.mix(index, layer.block, value)
+            return self.skip_norm(chosen, skip, None, after[1], f"{name}.output")
+        wide = self._widen(index, layer.block, value)
+        (down,) = self.products(index, "inner", wide, {"output": layer.block.down})
+        return self.skip_norm(down, skip, layer.block.down.bias, after[1], f"{name}.output")
 
-    def _widen(self, index: int, layer: Layer, value: str) -> str:
+    def _widen(self, index: int, block: FeedForward, value: str) -> str:
         """Add the first layer of the feed-forward block, and its gate, if it has one."""
         name = f"layer.{index}"
-        up, *gates = self.products(index, "attended", value, layer.wide)
-        wide = self.activate(up, layer.up.bias, f"{name}.up")
-        if layer.gate is None:
+        up, *gates = self.products(index, "attended", value, block.wide)
+        wide = self.activate(up, block.up.bias, f"{name}.up")
+        if block.gate is None:
             return wide
-        gate = add_bias(self.graph, gates[0], layer.gate.bias, f"{name}.gate")
+        gate = add_bias(self.graph, gates[0], block.gate.bias, f"{name}.gate")
         return self.graph.node("Mul", [wide, gate], f"{name}.gated")
 
     def _normalize(self, value: str, norm: Norm | None, name: str) -> str:
@@ -76,6 +80,10 @@ class LayerWriter(ABC):
     @abstractmethod
     def attend(self, index: int, parts: list[str]) -> str:
         """Add attention over query, key and value without their biases."""
+
+    @abstractmethod
+    def mix(self, index: int, experts: Experts, value: str) -> str:
+        """Add the results of the experts that each token of `value` takes, their biases included."""
 
     @abstractmethod
     def convolve(self, convolution: Convolution, embeddings: str, hidden: str) -> str:

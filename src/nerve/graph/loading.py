@@ -17,16 +17,18 @@ from nerve.checkpoint.settings import read_config
 from nerve.config import Precision
 from nerve.errors import ModelError, StartupError
 from nerve.graph import builder, cache, int8, packed, ready, weights
-from nerve.graph.architectures import NotBuildable, describe, find_family, survey
+from nerve.graph.architectures import NotBuildable, describe, find_family, survey, why_not_packed
 from nerve.graph.prepared import load_or_prepare
 from nerve.runtime.backend import GraphKind
-from nerve.runtime.devices import CPU
+from nerve.runtime.devices import CPU, choose_provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import onnx
 
+    from nerve.checkpoint.choice import BuildCheck
+    from nerve.config import ModelConfig
     from nerve.graph.architectures.encoder import Encoder
     from nerve.runtime.backend import Provider
 
@@ -70,14 +72,28 @@ class Graph:
 _LARGEST_OUTLINE = 2**27
 
 
-def is_buildable(config: Mapping[str, Any], folder: Path | None = None) -> bool:
+def build_check(model: ModelConfig) -> BuildCheck:
+    """Return what tells whether a checkpoint's weights will be used on the device that `model` names."""
+
+    def check(config: Mapping[str, Any], folder: Path | None = None) -> bool:
+        return is_buildable(config, folder, lambda: choose_provider(model.device, model.device_id))
+
+    return check
+
+
+def is_buildable(
+    config: Mapping[str, Any], folder: Path | None = None, provider: Callable[[], Provider] = lambda: CPU
+) -> bool:
     """Return whether the guards let a checkpoint pass; log the reason if they do not.
 
     config: its decoded `config.json`. folder: where its weights lie; then the names and shapes of the tensors are
-    looked at, too. A file that is damaged passes here: `load_graph` has the better word for it.
+    looked at, too. provider: finds the one that will run the graph; asked only where that decides.
+    A file that is damaged passes here: `load_graph` has the better word for it.
     """
     try:
-        find_family(config)
+        reason = why_not_packed(config)
+        if reason is not None and provider().graph_kind is GraphKind.PACKED:
+            raise NotBuildable(reason)
         if folder is not None and (files := weights.find_weights(folder)):
             survey(config, weights.open_weights(files))
     except StartupError:

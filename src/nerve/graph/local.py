@@ -30,15 +30,15 @@ _TO_THE_END = 2**40
 class Windows:
     """Attention within one window, of all layers that have it.
 
-    width: K. chunk: the least C.
+    has_sinks: there is a key before those of tokens, which every token attends to. chunk: the least C.
     is_short: bool, by name: no two tokens of the batch are farther from each other than the window.
     """
 
-    def __init__(self, graph: GraphWriter, window: int, width: int, chunk: int = 0) -> None:
+    def __init__(self, graph: GraphWriter, window: int, has_sinks: bool = False, chunk: int = 0) -> None:
         self._graph = graph
-        self._name = f"window_{window}"
+        self._name = f"window_{window}" + ("_with_sinks" if has_sinks else "")
+        self._has_sinks = has_sinks
         self._chunk = chunk = max(chunk, _STEP, -(-window // _STEP) * _STEP)
-        self._width = width
         integers, name = graph.integers, self._name
         self._batch = graph.node("Shape", ["input_ids"], f"{name}.batch", start=0, end=1)  # (1,)
         self._time = graph.node("Shape", ["input_ids"], f"{name}.time", start=1, end=2)
@@ -58,9 +58,7 @@ class Windows:
         self._key_pads = graph.node(
             "Concat", [integers(0, chunk, 0, 0), after, integers(0)], f"{name}.key_pads", axis=0
         )
-        self._grid = graph.node(
-            "Concat", [self._batch, whole, integers(width)], f"{name}.grid", axis=0
-        )  # (B, nC, K)
+        self._whole = whole
         nothing = graph.constant("no_mask", np.zeros((1, 1, 1, 1), np.float32))
         self._mask = graph.choose(
             self.is_short,
@@ -93,33 +91,50 @@ class Windows:
         ]
         beyond = graph.node("Where", [inside, *bounds], f"{name}.beyond")
         rows = graph.node("Reshape", [beyond, graph.integers(-1, 1, 1, 3 * chunk)], f"{name}.rows")
-        return graph.node(
+        masks = graph.node(
             "Add", [rows, graph.constant(f"{name}.band", band[None, None])], f"{name}.all_masks"
         )
+        if not self._has_sinks:
+            return masks
+        return graph.node("Pad", [masks, graph.integers(0, 0, 0, 1, 0, 0, 0, 0)], f"{name}.masks_with_sink")
 
-    def attend(self, parts: list[str], name: str, attention: Callable[[list[str], str], str]) -> str:
+    def attend(
+        self,
+        parts: list[str],
+        widths: tuple[int, int],
+        name: str,
+        attention: Callable[[list[str], str], str],
+    ) -> str:
         """Add attention over query, key and value, each (B, T, K), for texts that are not short; returns (B, T, K).
 
+        widths: K of queries and keys, and of values.
         attention: adds the operator over (Bn, C, K) and twice (Bn, 3C, K), with a mask.
         """
         graph = self._graph
         query, key, value = parts
         query = graph.node("Pad", [query, self._query_pads], f"{name}.query.padded")
         query = graph.node(
-            "Reshape", [query, graph.integers(-1, self._chunk, self._width)], f"{name}.query.chunks"
+            "Reshape", [query, graph.integers(-1, self._chunk, widths[0])], f"{name}.query.chunks"
         )
-        chunks = [query, self._neighbours(key, f"{name}.key"), self._neighbours(value, f"{name}.value")]
+        chunks = [
+            query,
+            self._neighbours(key, widths[0], f"{name}.key"),
+            self._neighbours(value, widths[1], f"{name}.value"),
+        ]
         context = attention(chunks, self._mask)
-        context = graph.node("Reshape", [context, self._grid], f"{name}.context.grid")
+        shape = graph.node(
+            "Concat", [self._batch, self._whole, graph.integers(widths[1])], f"{name}.grid", axis=0
+        )  # (B, nC, K)
+        context = graph.node("Reshape", [context, shape], f"{name}.context.grid")
         return graph.node(
             "Slice", [context, graph.integers(0), self._time, graph.integers(1)], f"{name}.context.cut"
         )
 
-    def _neighbours(self, value: str, name: str) -> str:
+    def _neighbours(self, value: str, width: int, name: str) -> str:
         """Put each chunk between its two neighbours: (Bn, 3C, K)."""
         graph, chunk = self._graph, self._chunk
         padded = graph.node("Pad", [value, self._key_pads], f"{name}.padded")  # (B, (n + 2)C, K)
-        chunks = graph.node("Reshape", [padded, graph.integers(0, -1, chunk, self._width)], f"{name}.chunks")
+        chunks = graph.node("Reshape", [padded, graph.integers(0, -1, chunk, width)], f"{name}.chunks")
         bounds = [(0, -2), (1, -1), (2, _TO_THE_END)]
         three = [
             graph.node(
@@ -130,6 +145,4 @@ class Windows:
             for start, end in bounds
         ]
         beside = graph.node("Concat", three, f"{name}.beside", axis=2)  # (B, n, 3C, K)
-        return graph.node(
-            "Reshape", [beside, graph.integers(-1, 3 * chunk, self._width)], f"{name}.neighbours"
-        )
+        return graph.node("Reshape", [beside, graph.integers(-1, 3 * chunk, width)], f"{name}.neighbours")

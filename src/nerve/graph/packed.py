@@ -22,7 +22,9 @@ from onnx import TensorProto, helper
 
 from nerve.errors import ModelError
 from nerve.graph import builder
+from nerve.graph.architectures.deberta import NO_DISTANCES
 from nerve.graph.architectures.encoder import Activation
+from nerve.graph.architectures.privacy_filter import NO_EXPERTS
 from nerve.graph.architectures.reading import NotBuildable
 from nerve.graph.attention import repeat_heads, rotate
 from nerve.graph.embedding import add_embeddings
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import onnx
 
-    from nerve.graph.architectures.encoder import Convolution, Encoder, Layer, Linear, Norm
+    from nerve.graph.architectures.encoder import Convolution, Encoder, Experts, Layer, Linear, Norm
     from nerve.types import FloatArray
 
 # Positions of an encoder that bounds none: `distances` goes as far to each side.
@@ -51,7 +53,7 @@ def build(encoder: Encoder, *, half: bool) -> onnx.ModelProto:
     Raises `ModelError` when a weight is too large for float16, `NotBuildable` when the encoder has no packed form.
     """
     if encoder.distance_rows is not None:
-        raise NotBuildable("attention by distances of DeBERTa's kind has no packed form for a GPU")
+        raise NotBuildable(NO_DISTANCES)
     graph = _PackedWriter(half)
     layers = _PackedLayers(graph, encoder)
     embeddings = add_embeddings(graph, encoder, "position_ids")  # (1, T, H)
@@ -144,6 +146,10 @@ class _PackedLayers(LayerWriter):
         parts = [graph.node("Reshape", [part, width], f"{part}.rows") for part in parts]  # (T, K)
         inputs = [*parts, "", *places]
         return graph.node("PackedMultiHeadAttention", inputs, f"{name}.attention", fused=True, **options)
+
+    def mix(self, index: int, experts: Experts, value: str) -> str:
+        """Refuse: how many rows an expert gets is not known in advance, as a captured graph wants it."""
+        raise NotBuildable(NO_EXPERTS)
 
     def convolve(self, convolution: Convolution, embeddings: str, hidden: str) -> str:
         """Refuse: a token in the row does not know its neighbours of the same sequence."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nerve.graph.architectures.encoder import Linear, Norm
+from nerve.graph.architectures.encoder import Experts, FeedForward, Linear, Norm
 from nerve.graph.calibrate import Range
 
 if TYPE_CHECKING:
@@ -32,11 +32,14 @@ class Smoothed:
 
     hidden, attended: factors of each layer's two residual inputs, float32 (H,), where the residual sum reads what was
     divided, and needs x = s * x' + c (c is part of the bias that is added there anyway); None where it does not.
+    wide: factors of each layer that the weights of its experts are still to be multiplied with, (H,): they are too many
+    to keep twice. None for layers without experts.
     """
 
     encoder: Encoder
     hidden: tuple[FloatArray | None, ...]
     attended: tuple[FloatArray | None, ...]
+    wide: tuple[FloatArray | None, ...]
 
 
 def smooth(encoder: Encoder, ranges: list[LayerRanges]) -> Smoothed:
@@ -46,9 +49,13 @@ def smooth(encoder: Encoder, ranges: list[LayerRanges]) -> Smoothed:
         _fold_layer(encoder, layer, site, found.inner)
         for layer, site, found in zip(encoder.layers, sites, ranges, strict=True)
     ]
+    wide = tuple(
+        site.attended.factors if isinstance(layer.block, Experts) else None
+        for site, layer in zip(sites, layers, strict=True)
+    )
     if encoder.norm_first:
         nothing = (None,) * len(layers)
-        return Smoothed(replace(encoder, layers=tuple(layers)), nothing, nothing)
+        return Smoothed(replace(encoder, layers=tuple(layers)), nothing, nothing, wide)
     for index, site in enumerate(sites[1:]):
         norm = site.hidden.fold_norm(layers[index].output_norm)
         layers[index] = replace(layers[index], output_norm=norm)
@@ -59,7 +66,7 @@ def smooth(encoder: Encoder, ranges: list[LayerRanges]) -> Smoothed:
     else:
         start = replace(start, embedding_norm=first.fold_norm(encoder.embedding_norm))
     hidden = tuple(site.hidden.factors if site.hidden.divides else None for site in sites)
-    return Smoothed(start, hidden, tuple(site.attended.factors for site in sites))
+    return Smoothed(start, hidden, tuple(site.attended.factors for site in sites), wide)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +123,18 @@ def _measure(encoder: Encoder, index: int, found: LayerRanges) -> _Sites:
         attended = _uncentred(attended)
     readers = list(layer.projections.values())
     shift = _shift(hidden, readers) if _can_fold(encoder, index) else _nothing(len(hidden.reach))
-    value, context = _context(encoder, layer, found.context)
+    # What a sink takes is lost, so that weights do not sum to 1, and no centre passes through attention.
+    spread = found.context if layer.sinks is None else _uncentred(found.context)
+    value, context = _context(encoder, layer, spread)
+    block = layer.block
+    if isinstance(block, Experts):
+        readers = [block.router, Linear(block.wide.read(), None)]
+        # Centres are in nobody's way: they would need a bias of each expert, whose weights are not touched here.
+        return _Sites(shift, context, value, _shift(_uncentred(attended), readers), _nothing(0))
     inner = _nothing(len(found.inner.reach))
-    if layer.gate is not None:
-        inner = _shift(_uncentred(found.inner), [layer.down])
-    return _Sites(shift, context, value, _shift(attended, list(layer.wide.values())), inner)
+    if block.gate is not None:
+        inner = _shift(_uncentred(found.inner), [block.down])
+    return _Sites(shift, context, value, _shift(attended, list(block.wide.values())), inner)
 
 
 def _can_fold(encoder: Encoder, index: int) -> bool:
@@ -151,18 +165,13 @@ def _spread(values: FloatArray, apart: tuple[int, int, int]) -> FloatArray:
 def _fold_layer(encoder: Encoder, layer: Layer, sites: _Sites, inner: Range) -> Layer:
     """Change the linear layers of a layer, and the norms that only they read."""
     output = sites.context.fold_before(layer.attention_output)
-    down = sites.inner.fold_before(layer.down)
-    mean = inner.centre / sites.inner.factors
-    down = _with_bias(down, -_rounding(down) @ mean)
     changed = replace(
         layer,
         query=sites.hidden.fold_before(layer.query),
         key=sites.hidden.fold_before(layer.key),
         value=sites.value.fold_after(sites.hidden.fold_before(layer.value)),
-        up=sites.attended.fold_before(layer.up),
-        gate=None if layer.gate is None else sites.inner.fold_after(sites.attended.fold_before(layer.gate)),
         attention_output=output,
-        down=down,
+        block=_fold_block(layer.block, sites, inner, None if encoder.norm_first else sites.attended.centre),
     )
     if encoder.norm_first:
         return replace(
@@ -174,12 +183,30 @@ def _fold_layer(encoder: Encoder, layer: Layer, sites: _Sites, inner: Range) -> 
         changed,
         attention_output=_with_bias(output, sites.hidden.centre),
         attention_norm=sites.attended.fold_norm(layer.attention_norm),
-        down=_with_bias(down, sites.attended.centre),
+    )
+
+
+def _fold_block(
+    block: FeedForward | Experts, sites: _Sites, inner: Range, centre: FloatArray | None
+) -> FeedForward | Experts:
+    """Change the linear layers of a feed-forward block; centre: what its residual sum must get back."""
+    if isinstance(block, Experts):
+        return replace(block, router=sites.attended.fold_before(block.router))
+    down = sites.inner.fold_before(block.down)
+    mean = inner.centre / sites.inner.factors
+    down = _with_bias(down, -_rounding(down) @ mean)
+    gate = block.gate
+    return FeedForward(
+        up=sites.attended.fold_before(block.up),
+        gate=None if gate is None else sites.inner.fold_after(sites.attended.fold_before(gate)),
+        down=down if centre is None else _with_bias(down, centre),
     )
 
 
 def _shift(found: Range, readers: list[Linear]) -> _Shift:
-    columns = np.max([np.abs(layer.weight).max(axis=0) for layer in readers], axis=0)
+    columns = np.max(
+        [np.abs(layer.weight).max(axis=tuple(range(layer.weight.ndim - 1))) for layer in readers], axis=0
+    )
     return _Shift(found.centre, smoothing_factors(found.reach, columns))
 
 

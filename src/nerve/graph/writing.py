@@ -104,6 +104,30 @@ class GraphWriter:
             branches[branch] = helper.make_graph(nodes, f"{name}.{branch}", [], [info])
         return self.node("If", [condition], name, **branches)
 
+    def repeat(self, count: str, name: str, body: Callable[[str], str]) -> str:
+        """Add float32 results of one shape, one after the other; they stand side by side on a new first axis.
+
+        count: int64, how many there are. body: adds the operators of one, whose number it gets, int64 (1,).
+        """
+        with self._inside() as nodes:
+            number = self.node("Unsqueeze", [f"{name}.turn", self.integers(0)], f"{name}.number")
+            result = body(number)
+            self.node("Identity", [f"{name}.goes_on"], f"{name}.goes_on_still")
+        info = helper.make_tensor_value_info
+        inside = helper.make_graph(
+            nodes,
+            f"{name}.body",
+            [
+                info(f"{name}.turn", TensorProto.INT64, []),
+                info(f"{name}.goes_on", TensorProto.BOOL, []),
+            ],
+            [
+                info(f"{name}.goes_on_still", TensorProto.BOOL, []),
+                info(result, TensorProto.FLOAT, None),
+            ],
+        )
+        return self.node("Loop", [count, ""], name, body=inside)
+
     @contextlib.contextmanager
     def _inside(self) -> Iterator[list[onnx.NodeProto]]:
         """Collect the nodes that are added meanwhile; constants stay where they are."""

@@ -24,12 +24,12 @@ from nerve.checkpoint.settings import (
 from nerve.checkpoint.tokenizer import open_tokenizer
 from nerve.config import Precision, model_name
 from nerve.errors import ModelError
-from nerve.graph import load_graph
+from nerve.graph import load_graph, local_windows
 from nerve.models.agreement import Judge, check_agreement
 from nerve.models.decoding import read_decoding
 from nerve.models.limits import find_lengths, make_policy
 from nerve.models.model import Model
-from nerve.models.room import find_room, n_threads_of
+from nerve.models.room import find_room, n_threads_of, reach_of
 from nerve.models.samples import calibration_texts
 from nerve.models.tokens import limit_ids, warn_of_tokenizer
 from nerve.models.vocabulary import read_vocabulary
@@ -97,6 +97,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_pro
         config.runtime.window_stride,
         config.limits.max_input_tokens,
         lengths.max_length,
+        reach_of(local_windows(settings)),
     )
     vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
     limit_ids(tokenizer, vocabulary, graph.n_words)

@@ -6,6 +6,7 @@ refused; the others tell what they can all the same.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,7 +23,7 @@ from nerve.checkpoint.settings import (
 from nerve.checkpoint.tokenizer import open_tokenizer
 from nerve.config import Precision, model_name
 from nerve.errors import ModelError, StartupError
-from nerve.graph import is_buildable, is_prepared, load_graph
+from nerve.graph import build_check, is_prepared, load_graph, local_windows
 from nerve.graph.preview import (
     count_parameters,
     estimate_bytes,
@@ -34,7 +35,7 @@ from nerve.graph.preview import (
     why_not_built,
 )
 from nerve.models.limits import find_lengths, make_policy
-from nerve.models.room import find_room
+from nerve.models.room import find_room, reach_of
 from nerve.models.tokens import limit_ids, warn_of_tokenizer
 from nerve.models.vocabulary import read_vocabulary
 from nerve.runtime.backend import GraphKind
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nerve.checkpoint.preview import Preview, Shapes
-    from nerve.config import Config
+    from nerve.config import Config, ModelConfig
     from nerve.models.limits import Lengths
     from nerve.models.room import Room
 
@@ -95,7 +96,9 @@ def foresee(config: Config, cache_dir: Path) -> Outlook:
         "source": source.source.value,
     }
     try:
-        preview = preview_checkpoint(config.model, cache_dir, is_buildable=is_buildable, fits=_fits)
+        preview = preview_checkpoint(
+            config.model, cache_dir, is_buildable=build_check(config.model), fits=partial(_fits, config.model)
+        )
     except StartupError as error:
         outlook.refused = str(error)
         return outlook
@@ -290,6 +293,7 @@ class _Steps:
             self._config.runtime.window_stride,
             self._config.limits.max_input_tokens,
             self._lengths.max_length,
+            reach_of(local_windows(self._settings)),
         )
         self._outlook.tokenizer["special_tokens"] = [
             text for _, text in sorted(tokenizer.special_tokens.items())
@@ -298,12 +302,12 @@ class _Steps:
         limit_ids(tokenizer, read_vocabulary(raw, settings, tokenizer.special_tokens), n_words)
 
 
-def _fits(config: Mapping[str, Any], folder: Path, shapes: Shapes) -> bool:
+def _fits(model: ModelConfig, config: Mapping[str, Any], folder: Path, shapes: Shapes) -> bool:
     """Tell whether a graph can be built from tensors, of which only the shapes may be here."""
     if not shapes:
-        return is_buildable(config, folder)
+        return build_check(model)(config, folder)
     try:
-        return why_not_built(config, shapes) is None
+        return build_check(model)(config) and why_not_built(config, shapes) is None
     except ModelError:
         return True  # `_foresee_graph` has the better word for it
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nerve.config import CpuMode
+from nerve.graph import local_windows, queries_at_once
 from nerve.runtime.backend import GraphKind
 from nerve.runtime.cores import usable_cores
 from nerve.runtime.memory import Memory
@@ -34,12 +35,19 @@ _HEADS = ("num_attention_heads", "n_heads", "n_head", "num_heads", "encoder_atte
 _HIDDEN = ("hidden_size", "dim", "d_model", "n_embd")
 _INNER = ("intermediate_size", "hidden_dim", "n_inner", "d_ff", "encoder_ffn_dim")
 _USUAL_HEADS, _USUAL_HIDDEN = 16, 1024
-# Arrays of a float for each head and pair of tokens that exist at once. Measured for built graphs; exporters write
-# attention as many operators, and DeBERTa's with indexes of 8 bytes for each. Local attention holds no square, but
-# encoders that have it have layers without it, too.
+# Arrays of a float for each head and pair of tokens that exist at once; of long texts built graphs compute a block of
+# queries after the other. Measured for built graphs; exporters write attention as many operators, and DeBERTa's with
+# indexes of 8 bytes for each.
 _SQUARES = {GraphKind.BUILT: 1, GraphKind.PACKED: 0, GraphKind.READY: 8}
 # Built graphs whose scores get a part by distance: MPNet adds a table, DeBERTa shifts two products of twice the size.
 _SQUARES_BY_DISTANCE = {"mpnet": 2, "deberta": 7, "deberta-v2": 7}
+# Chunks of local attention are so much longer than its window, at most.
+_CHUNK_MORE = 15
+# Experts that each token takes, and rows of a float of their inner width for each of them, in units of _INNER_ROWS.
+_CHOSEN, _EXPERT_ROWS = ("num_experts_per_tok",), 5
+# A text that is longer than so many times what an answer can depend on, to each side, is cut: with `stride_of`, a
+# quarter of its tokens at each end of a window have less context than they can use.
+_REACHES = 4
 # Rows of a float for each token that exist at once, in units of the layers' width and of their inner width.
 _HIDDEN_ROWS, _INNER_ROWS = 8, 2
 
@@ -50,7 +58,8 @@ class Room:
 
     memory: of this process, or of its GPU; None where it is not known. weights: bytes that sessions will take of it.
     n_sessions: each keeps what its largest call has taken. n_calls: calls that can run at once. batch_tokens: tokens
-    of a call, if that is more than a window. most_tokens: longest window by default, for the sake of time.
+    of a call, if that is more than a window. most_tokens: longest window by default, for the sake of time. windows: how
+    far each layer of the model looks to each side, where none looks everywhere.
     """
 
     settings: Mapping[str, Any]
@@ -61,18 +70,25 @@ class Room:
     n_calls: int
     batch_tokens: int
     most_tokens: int
+    windows: tuple[int, ...] | None = None
 
     def call_bytes(self, n_tokens: int) -> int:
         """Estimate what a call with windows of so many tokens takes."""
-        squares = _SQUARES[self.kind]
+        squares, across = _SQUARES[self.kind], n_tokens
+        by_distance = _SQUARES_BY_DISTANCE.get(str(self.settings.get("model_type")))
         if self.kind is GraphKind.BUILT:
-            squares = _SQUARES_BY_DISTANCE.get(str(self.settings.get("model_type")), squares)
+            squares = by_distance or squares
+            if self.windows is not None:
+                across = min(n_tokens, 3 * (max(self.windows, default=0) + _CHUNK_MORE))
+            elif by_distance is None:
+                across = queries_at_once(n_tokens)
         heads = _read(self.settings, _HEADS, _USUAL_HEADS)
         hidden = _read(self.settings, _HIDDEN, _USUAL_HIDDEN)
         inner = _read(self.settings, _INNER, 4 * hidden)
+        inner *= _EXPERT_ROWS * _read(self.settings, _CHOSEN, 0) or 1
         rows = max(n_tokens, self.batch_tokens)
         shared = 1 if squares else 0  # masks and distances, which all heads share
-        a_token = (squares * heads + shared) * n_tokens + _HIDDEN_ROWS * hidden + _INNER_ROWS * inner
+        a_token = (squares * heads + shared) * across + _HIDDEN_ROWS * hidden + _INNER_ROWS * inner
         return rows * a_token * _FLOAT_BYTES
 
     def shorten(self, limit: int) -> tuple[int, str | None]:
@@ -136,6 +152,10 @@ def find_room(
     if memory is not None:
         share = config.server.workers
         memory = Memory(memory.total // share, memory.free // share)
+    windows = local_windows(settings)
+    most_tokens, reach = provider.most_window_tokens, reach_of(windows)
+    if reach is not None and kind is not GraphKind.READY:  # time grows with the text only
+        most_tokens = max(most_tokens, _REACHES * reach)
     return Room(
         settings=settings,
         kind=kind,
@@ -146,8 +166,14 @@ def find_room(
         batch_tokens=min(
             config.batching.max_batch_tokens or provider.least_batch_tokens, provider.enough_tokens
         ),
-        most_tokens=provider.most_window_tokens,
+        most_tokens=most_tokens,
+        windows=windows,
     )
+
+
+def reach_of(windows: tuple[int, ...] | None) -> int | None:
+    """Return how far to each side an answer can depend on another token; None for as far as the text goes."""
+    return None if windows is None else sum(windows)
 
 
 def n_threads_of(config: Config) -> int:

@@ -29,7 +29,7 @@ from nerve.checkpoint import fetch_checkpoint
 from nerve.config import Interface, cache_dir_of, has_key_in_environment
 from nerve.endpoints import create_endpoints
 from nerve.errors import StartupError
-from nerve.graph import is_buildable
+from nerve.graph import build_check
 from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging, logging_settings
 from nerve.server.connections import keep_alive_seconds
@@ -216,7 +216,10 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     has_random_key = config.redaction.key_file is None and not has_key_in_environment()
     create_endpoints(config)  # a wrong name must end the start here, in one line
     folder = fetch_checkpoint(
-        config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=show_progress
+        config.model,
+        cache_dir_of(config),
+        is_buildable=build_check(config.model),
+        show_progress=show_progress,
     )
     multiprocessing.set_start_method("spawn", force=True)
     host = listening_host(config.server, has_key=api_key is not None)

@@ -24,7 +24,7 @@ from nerve.checkpoint import ModelFolder, fetch_checkpoint
 from nerve.config import cache_dir_of, choose_config, load_api_key
 from nerve.endpoints import create_endpoints
 from nerve.errors import REASONS, StartupError
-from nerve.graph import is_buildable
+from nerve.graph import build_check
 from nerve.http.access_log import with_access_log
 from nerve.http.app import App, answer_defects
 from nerve.http.asgi import Application
@@ -247,7 +247,7 @@ def create_app() -> Application:
     """
     config = choose_config()
     configure_logging(config.server)
-    folder = fetch_checkpoint(config.model, cache_dir_of(config), is_buildable=is_buildable)
+    folder = fetch_checkpoint(config.model, cache_dir_of(config), is_buildable=build_check(config.model))
     return _application(Worker(config, load_api_key(config.server), folder), config)
 
 

@@ -55,6 +55,8 @@ class TextTokenizer:
     max_length: most tokens of a window, special tokens included. cut: tokens at which `truncate` cuts, likewise; None
         for `max_length`.
     stride: tokens that neighbouring windows share; None for 128, or half a window where that is less.
+    reach: how far to each side an answer depends on other tokens, where that has an end: then twice that is the stride
+        by default, so that every token is answered as in the whole text.
     max_input_tokens: most tokens of a text that is not truncated.
     some_ids: the ids of some short text, special tokens included; at least one.
     foreign_tokens: those that the model has no row for, as `limit_ids` was told: id -> token.
@@ -67,6 +69,7 @@ class TextTokenizer:
         stride: int | None,
         max_input_tokens: int,
         cut: int | None = None,
+        reach: int | None = None,
     ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -89,7 +92,7 @@ class TextTokenizer:
                 "window_tokens and model.max_length, or correct what config.json or tokenizer_config.json states"
             )
         if stride is None:
-            stride = min(_STRIDE, self._capacity // 2)
+            stride = min(_STRIDE if reach is None else 2 * reach, self._capacity // 2)
         self._stride = stride
         if not 0 <= stride < self._capacity:
             raise ModelError(

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     from nerve.cli.tune.report import describe, make_report, print_report
     from nerve.cli.tune.result_file import write_tuned
     from nerve.cli.tune.search import Search
-    from nerve.graph import is_buildable
+    from nerve.graph import build_check
     from nerve.models.limits import find_lengths
     from nerve.observability.progress import time_progress
 
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     with time_progress(options.seconds, show=sys.stderr.isatty()) as report:
         report("the checkpoint")
         folder = fetch_checkpoint(
-            config.model, cache_dir_of(config), is_buildable=is_buildable, show_progress=False
+            config.model, cache_dir_of(config), is_buildable=build_check(config.model), show_progress=False
         )
         lengths = find_lengths(
             read_config(folder.path),

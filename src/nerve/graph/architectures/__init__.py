@@ -26,6 +26,7 @@ from nerve.graph.architectures.eurobert import EUROBERT
 from nerve.graph.architectures.modernbert import MODERNBERT
 from nerve.graph.architectures.mpnet import MPNET
 from nerve.graph.architectures.prelayernorm import MEGATRON_BERT, ROBERTA_PRELAYERNORM
+from nerve.graph.architectures.privacy_filter import OPENAI_PRIVACY_FILTER
 from nerve.graph.architectures.reading import NotBuildable, Tensors
 from nerve.graph.architectures.rembert import REMBERT
 from nerve.graph.architectures.roberta import ROBERTA
@@ -38,14 +39,28 @@ if TYPE_CHECKING:
     from nerve.graph.stored import StoredWeights
     from nerve.types import FloatArray
 
-__all__ = ["FAMILIES", "Family", "NotBuildable", "Survey", "describe", "find_family", "survey"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "NotBuildable",
+    "Survey",
+    "describe",
+    "find_family",
+    "local_windows",
+    "survey",
+    "why_not_packed",
+]
 
 
 GROUP = "nerve.architectures"
 
 
 class Family(Protocol):
-    """How the checkpoints of one kind of model are read; its methods raise `NotBuildable` with the reason."""
+    """How the checkpoints of one kind of model are read; its methods raise `NotBuildable` with the reason.
+
+    Two further methods may be there, too: `why_not_packed(config)` says why there is no graph for a GPU, or None;
+    `local_windows(config)` returns the window of each layer where no layer attends to all tokens, else None.
+    """
 
     @property
     def word_table(self) -> str:
@@ -88,6 +103,7 @@ FAMILIES: dict[str, Family] = {
     "eurobert": EUROBERT,
     "nomic_bert": NOMIC_BERT,
     "gte": GTE,
+    "openai_privacy_filter": OPENAI_PRIVACY_FILTER,
     "jina_embeddings_v3": JINA_EMBEDDINGS_V3,
 }
 
@@ -104,6 +120,26 @@ def find_family(config: Mapping[str, Any]) -> Family:
             raise NotBuildable(f"config.json sets {key}")
     family.check(config)
     return family
+
+
+def why_not_packed(config: Mapping[str, Any]) -> str | None:
+    """Say why a config that can be built from has no packed form for a GPU; None where it has one."""
+    method = getattr(find_family(config), "why_not_packed", None)
+    reason: str | None = None if method is None else method(config)
+    return reason
+
+
+def local_windows(config: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return how many tokens to each side each layer attends to; None where one attends to all, or for an unknown type.
+
+    The sum is how far an answer can depend on another token.
+    """
+    try:
+        method = getattr(find_family(config), "local_windows", None)
+        windows: tuple[int, ...] | None = None if method is None else method(config)
+    except (NotBuildable, ModelError):
+        return None
+    return windows
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nerve.checkpoint.settings import position_padding_id
-from nerve.graph.architectures.encoder import Encoder, Layer
+from nerve.graph.architectures.encoder import Encoder, FeedForward, Layer
 from nerve.graph.architectures.reading import (
     NotBuildable,
     is_leftover,
@@ -150,8 +150,7 @@ class BertForm:
             value=tensors.linear(start + self.value, hidden, hidden),
             attention_output=tensors.linear(start + self.attention_output, hidden, hidden),
             attention_norm=tensors.norm(start + self.attention_norm, hidden),
-            up=up,
-            down=tensors.linear(start + self.down, hidden, up.weight.shape[0]),
+            block=FeedForward(up, tensors.linear(start + self.down, hidden, up.weight.shape[0])),
             output_norm=tensors.norm(start + self.output_norm, hidden),
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nerve.graph.architectures.encoder import Convolution, Encoder, Layer, Linear
+from nerve.graph.architectures.encoder import Convolution, Encoder, FeedForward, Layer, Linear
 from nerve.graph.architectures.reading import (
     NotBuildable,
     is_leftover,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nerve.graph.architectures.reading import Tensors
     from nerve.types import FloatArray
 
+NO_DISTANCES = "attention by distances of DeBERTa's kind has no packed form for a GPU"
 _PREFIX = "deberta."
 _EPSILON = 1e-7
 # Where buckets of distances end to differ is looked for up to here.
@@ -82,6 +83,10 @@ class DebertaForm:
         self.distances(config)
         if config.get("talking_head"):
             raise NotBuildable("config.json sets talking_head")
+
+    def why_not_packed(self, config: Mapping[str, Any]) -> str | None:
+        """Say why there is no graph for a GPU."""
+        return NO_DISTANCES if self.distances(config).is_used else None
 
     def distances(self, config: Mapping[str, Any]) -> Distances:
         """Read what the config says of distances."""
@@ -159,8 +164,7 @@ class DebertaForm:
             value=value,
             attention_output=tensors.linear(start + "attention.output.dense", hidden, hidden),
             attention_norm=tensors.norm(start + "attention.output.LayerNorm", hidden),
-            up=up,
-            down=tensors.linear(start + "output.dense", hidden, up.weight.shape[0]),
+            block=FeedForward(up, tensors.linear(start + "output.dense", hidden, up.weight.shape[0])),
             output_norm=tensors.norm(start + "output.LayerNorm", hidden),
         )
         if relative is None:

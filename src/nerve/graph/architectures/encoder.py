@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import numpy.typing as npt
 
@@ -63,13 +65,60 @@ class Rotary:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedForward:
+    """down(act(up(x))); with a gate, what is activated is multiplied with gate(x), number by number, before `down`."""
+
+    up: Linear
+    down: Linear
+    gate: Linear | None = None
+
+    @property
+    def wide(self) -> dict[str, Linear]:
+        """What the block begins with."""
+        return {"up": self.up} if self.gate is None else {"up": self.up, "gate": self.gate}
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Linear layers of all experts of a layer, whose weights would fill memory if all were there at once.
+
+    shape: (N, out, in). read: returns the weights, float32, each time anew. bias: float32 (N, out).
+    """
+
+    shape: tuple[int, int, int]
+    read: Callable[[], FloatArray]
+    bias: FloatArray | None
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Many feed-forward blocks in the place of one, of which each token takes a few (arXiv 1701.06538).
+
+    An expert gives down((u + 1) * g * sigmoid(steepness * g)), where g is gate(x) or `limit`, whichever is less, and u
+    is up(x), but no farther from zero than `limit`.
+
+    router: (N, H). A token takes the `n_chosen` experts for which it gives most, and adds up their results, weighted
+    with the softmax over what it gives for these.
+    wide: gate, then up, (N, 2F, H). down: (N, H, F).
+    """
+
+    router: Linear
+    n_chosen: int
+    wide: Stack
+    down: Stack
+    limit: float
+    steepness: float
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """One transformer layer.
 
     attention_norm, output_norm: with `Encoder.norm_first` before attention and before the feed-forward block (None
     there for no norm), else after the two residual sums.
-    gate: what the activated output of `up` is multiplied with, number by number, before `down`.
     window: how many tokens to each side a token attends to; None for all.
+    sinks: float32 (heads,), a score that joins those of the keys in the softmax; what it takes is lost
+    (arXiv 2309.17453).
     position_keys, position_queries: float32 (heads, rows, D), with the factor of the scores in them. A row stands for
     a distance (`Encoder.distance_rows`); the product of a query with the key of its distance, and of a key with the
     query of its distance, is added to the score (DeBERTa, arXiv 2006.03654, equation 4).
@@ -80,12 +129,11 @@ class Layer:
     value: Linear
     attention_output: Linear
     attention_norm: Norm | None
-    up: Linear
-    down: Linear
+    block: FeedForward | Experts
     output_norm: Norm | None
-    gate: Linear | None = None
     window: int | None = None
     rotary: Rotary | None = None
+    sinks: FloatArray | None = None
     position_keys: FloatArray | None = None
     position_queries: FloatArray | None = None
 
@@ -93,11 +141,6 @@ class Layer:
     def projections(self) -> dict[str, Linear]:
         """What attention reads, in the order in which its operators want them."""
         return {"query": self.query, "key": self.key, "value": self.value}
-
-    @property
-    def wide(self) -> dict[str, Linear]:
-        """What the feed-forward block begins with."""
-        return {"up": self.up} if self.gate is None else {"up": self.up, "gate": self.gate}
 
 
 @dataclass(frozen=True, slots=True)

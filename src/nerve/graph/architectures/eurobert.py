@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nerve.graph.architectures.encoder import Encoder, Layer
+from nerve.graph.architectures.encoder import Encoder, FeedForward, Layer
 from nerve.graph.architectures.reading import (
-    NotBuildable,
     is_leftover,
     read_activation,
     read_flag,
     read_integer,
+    read_key_heads,
     read_layers,
     read_number,
 )
@@ -51,7 +51,7 @@ class _EuroBert:
         """Name every weight of the checkpoint. Raises `NotBuildable`."""
         hidden = read_integer(config, "hidden_size", 768)
         heads, size = read_head_size(config, 12, hidden, is_free=True)
-        key_heads = _read_key_heads(config, heads)
+        key_heads = read_key_heads(config, heads)
         rotary = make_rotary("all", read_theta(config, _THETA), size, self.most_positions(config) or 1)
         n_layers = read_layers(config, "num_hidden_layers", 12, tensors, _LAYERS)
         sizes = (hidden, heads * size, key_heads * size)
@@ -74,15 +74,6 @@ class _EuroBert:
         )
 
 
-def _read_key_heads(config: Mapping[str, Any], heads: int) -> int:
-    found = heads
-    if config.get("num_key_value_heads") is not None:
-        found = read_integer(config, "num_key_value_heads", heads)
-    if found < 1 or heads % found:
-        raise NotBuildable(f"{found} heads of keys do not serve {heads} heads of queries")
-    return found
-
-
 def _layer(
     config: Mapping[str, Any], tensors: Tensors, start: str, sizes: tuple[int, int, int], rotary: Rotary
 ) -> Layer:
@@ -101,9 +92,11 @@ def _layer(
         value=linear("self_attn.v_proj", keys, hidden, attends),
         attention_output=linear("self_attn.o_proj", hidden, queries, attends),
         attention_norm=tensors.rms_norm(start + "input_layernorm", hidden),
-        up=linear("mlp.gate_proj", inner, hidden, widens),  # the activated one
-        gate=linear("mlp.up_proj", inner, hidden, widens),
-        down=linear("mlp.down_proj", hidden, inner, widens),
+        block=FeedForward(
+            up=linear("mlp.gate_proj", inner, hidden, widens),  # the activated one
+            gate=linear("mlp.up_proj", inner, hidden, widens),
+            down=linear("mlp.down_proj", hidden, inner, widens),
+        ),
         output_norm=tensors.rms_norm(start + "post_attention_layernorm", hidden),
         rotary=rotary,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nerve.graph.architectures.encoder import Encoder, Head, Layer
+from nerve.graph.architectures.encoder import Encoder, FeedForward, Head, Layer
 from nerve.graph.architectures.reading import (
     NotBuildable,
     is_leftover,
@@ -57,6 +57,12 @@ class _ModernBert:
             _read_theta(config, kind)
         _read_window(config)
         _read_kinds(config, 1)
+
+    def local_windows(self, config: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """Return how far each layer looks to each side, where all are local."""
+        n_layers = read_integer(config, "num_hidden_layers", 22)
+        kinds = _read_kinds(config, n_layers)
+        return (_read_window(config),) * n_layers if set(kinds) == {_LOCAL} else None
 
     def describe(self, config: Mapping[str, Any], tensors: Tensors) -> Encoder:
         """Name every weight of the checkpoint. Raises `NotBuildable`."""
@@ -114,9 +120,7 @@ def _layer(config: Mapping[str, Any], tensors: Tensors, index: int, hidden: int,
         value=value,
         attention_output=tensors.linear(start + "attn.Wo", hidden, hidden, has_bias=attention_bias),
         attention_norm=norm,
-        up=up,
-        gate=gate,
-        down=tensors.linear(start + "mlp.Wo", hidden, inner, has_bias=mlp_bias),
+        block=FeedForward(up, tensors.linear(start + "mlp.Wo", hidden, inner, has_bias=mlp_bias), gate),
         output_norm=tensors.norm(start + "mlp_norm", hidden, has_bias=norm_bias),
         window=_read_window(config) if rotary.name == _LOCAL else None,
         rotary=rotary,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nerve.graph.architectures.encoder import Activation, Linear, Norm
-from nerve.graph.stored import NotBuildable
+from nerve.graph.stored import NotBuildable, StoredWeights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -101,6 +101,18 @@ def read_heads(config: Mapping[str, Any], key: str, default: int, hidden: int) -
     return heads
 
 
+def read_key_heads(config: Mapping[str, Any], heads: int, default: int | None = None) -> int:
+    """Return the number of heads of keys and values (`num_key_value_heads`), which must divide that of queries.
+
+    default: where the key is missing; null and no default mean as many as there are of queries.
+    """
+    found = config.get("num_key_value_heads", default)
+    found = heads if found is None else read_integer(config, "num_key_value_heads", found)
+    if found < 1 or heads % found:
+        raise NotBuildable(f"{found} heads of keys do not serve {heads} heads of queries")
+    return found
+
+
 def read_layers(config: Mapping[str, Any], key: str, default: int, tensors: Tensors, start: str) -> int:
     """Return the number of layers, of which there must be tensors whose names begin with `start` and a number.
 
@@ -142,17 +154,25 @@ class Tensors:
 
     def take(self, name: str, *shape: int | None) -> FloatArray:
         """Return a tensor; None in `shape` stands for any extent."""
+        stored = self._find_or_refuse(name)
+        value = self._weights[stored]
+        _check_shape(name, value, shape)
+        self._left.discard(stored)
+        return value
+
+    def later(self, name: str, *shape: int | None) -> Callable[[], FloatArray]:
+        """Prove that a tensor is there, and return what reads it, each time anew; `shape` as in `take`."""
+        stored, weights = self._find_or_refuse(name), self._weights
+        outline = weights.outline() if isinstance(weights, StoredWeights) else weights
+        _check_shape(name, outline[stored], shape)
+        self._left.discard(stored)
+        return lambda: weights[stored]
+
+    def _find_or_refuse(self, name: str) -> str:
         stored = self.find(name)
         if stored is None:
             raise NotBuildable(f"tensor {name} is missing{self._hint(name)}")
-        value = self._weights[stored]
-        agrees = value.ndim == len(shape) and all(
-            want in (None, have) for want, have in zip(shape, value.shape, strict=True)
-        )
-        if not agrees:
-            raise NotBuildable(f"tensor {name} has shape {value.shape}, expected {shape}")
-        self._left.discard(stored)
-        return value
+        return stored
 
     def find(self, name: str) -> str | None:
         """Return the name under which a tensor is stored; None where it is not."""
@@ -214,6 +234,14 @@ class Tensors:
         if not longer:
             return ""
         return f" (there is {_some(longer)}, under which transformers does not find it either; rename the tensors)"
+
+
+def _check_shape(name: str, value: FloatArray, shape: tuple[int | None, ...]) -> None:
+    agrees = value.ndim == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, value.shape, strict=True)
+    )
+    if not agrees:
+        raise NotBuildable(f"tensor {name} has shape {value.shape}, expected {shape}")
 
 
 def _some(names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nerve.graph.architectures.encoder import Encoder, Layer
+from nerve.graph.architectures.encoder import Encoder, FeedForward, Layer
 from nerve.graph.architectures.reading import (
     is_leftover,
     read_activation,
@@ -124,9 +124,7 @@ class RotaryForm:
             value=value,
             attention_output=tensors.linear(start + self.attention_output, hidden, width, has_bias=attends),
             attention_norm=tensors.norm(start + self.attention_norm, hidden),
-            up=up,
-            gate=gate,
-            down=tensors.linear(start + self.down, hidden, inner, has_bias=narrows),
+            block=FeedForward(up, tensors.linear(start + self.down, hidden, inner, has_bias=narrows), gate),
             output_norm=tensors.norm(start + self.output_norm, hidden),
             rotary=rotary,
         )
