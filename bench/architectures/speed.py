@@ -2,9 +2,10 @@
 
 Base-size models of random weights, in process, one call at a time. The rounds go over all graphs in turn, so that what
 else the machine does weighs on all alike; noted are the median and the smallest of the rounds. Loading is noted, too:
-building the graph without a cache, and opening it.
+building the graph without a cache, and opening it. With --keep graphs are built into a cache that stays, where they are
+found the next time, and loading is not noted; with --rounds 0 they are built only.
 
-usage: python -m bench.architectures.speed [--rounds 9] [--models bert modernbert ...] [--out NAME]
+usage: python -m bench.architectures.speed [--rounds 9] [--keep] [--models bert modernbert ...] [--out NAME]
 needs PyTorch and transformers to make the models (bench/requirements-torch.txt).
 """
 
@@ -25,15 +26,18 @@ LENGTHS = (36, 128, 512)
 THREADS = (1, 2)
 
 
-def open_built(folder: Path, precision: str, threads: int):
-    """Return a session of a built graph, and the seconds to build and to open it."""
+KEPT = models.FOLDER / "graphs"
+
+
+def open_built(folder: Path, precision: str, threads: int, kept: Path | None = None):
+    """Return a session of a built graph, and the seconds to build and to open it; kept: a cache that stays."""
     from nerve.config import Device, Precision  # noqa: PLC0415 - a loaded onnxruntime would weigh on PyTorch
     from nerve.graph import load_graph  # noqa: PLC0415
     from nerve.runtime.sessions import create_session  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
-        graph = load_graph(folder, Precision(precision), Path(cache))
+        graph = load_graph(folder, Precision(precision), kept or Path(cache))
         built = time.perf_counter()
         session = create_session(graph.source, Device.CPU, 0, n_threads=threads)
         return session, {
@@ -66,6 +70,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--keep", action="store_true")
     parser.add_argument("--models", nargs="*", default=list(models.MODELS))
     parser.add_argument("--out", default="architectures")
     arguments = parser.parse_args()
@@ -77,11 +82,15 @@ def main() -> None:
         sessions = {}
         for name, folder in folders.items():
             for precision in ("float32", "int8"):
-                session, loading = open_built(folder, precision, threads)
+                kept = KEPT if arguments.keep else None
+                session, loading = open_built(folder, precision, threads, kept)
                 sessions[name, precision] = session
-                document["loading"].setdefault(f"{name} {precision}", loading)
+                if not arguments.keep:
+                    document["loading"].setdefault(f"{name} {precision}", loading)
             if (file := exported[name]) is not None:
                 sessions[name, "exported"] = open_exported(file, threads)
+        if not arguments.rounds:
+            return
         for length in LENGTHS:
             times = {key: [] for key in sessions}
             for _ in range(arguments.rounds + 1):
