@@ -53,6 +53,20 @@ def open_exported(file: Path, threads: int):
     return create_session(file, Device.CPU, 0, n_threads=threads)
 
 
+def open_all(folders: dict, exported: dict, threads: int, kept: Path | None, document: dict) -> dict:
+    """Return all sessions by name and form; note how long loading took, where nothing is kept."""
+    sessions = {}
+    for name, folder in folders.items():
+        for precision in ("float32", "int8"):
+            session, loading = open_built(folder, precision, threads, kept)
+            sessions[name, precision] = session
+            if kept is None:
+                document["loading"].setdefault(f"{name} {precision}", loading)
+        if (file := exported[name]) is not None:
+            sessions[name, "exported"] = open_exported(file, threads)
+    return sessions
+
+
 def feeds_of(session, ids: np.ndarray) -> dict[str, np.ndarray]:
     wide = ids.astype(np.int64)
     known = {
@@ -79,16 +93,7 @@ def main() -> None:
     document = {**machine.describe(), "rounds": arguments.rounds, "unit": "ms", "loading": {}, "calls": {}}
     random = np.random.default_rng(0)
     for threads in THREADS:
-        sessions = {}
-        for name, folder in folders.items():
-            for precision in ("float32", "int8"):
-                kept = KEPT if arguments.keep else None
-                session, loading = open_built(folder, precision, threads, kept)
-                sessions[name, precision] = session
-                if not arguments.keep:
-                    document["loading"].setdefault(f"{name} {precision}", loading)
-            if (file := exported[name]) is not None:
-                sessions[name, "exported"] = open_exported(file, threads)
+        sessions = open_all(folders, exported, threads, KEPT if arguments.keep else None, document)
         if not arguments.rounds:
             return
         for length in LENGTHS:
