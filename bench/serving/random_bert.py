@@ -25,7 +25,13 @@ class Size:
     heads: int
 
 
-SIZES = {"tiny": Size(2, 128, 2), "base": Size(12, 768, 12), "large": Size(24, 1024, 16)}
+SIZES = {
+    "tiny": Size(2, 128, 2),
+    "small": Size(6, 384, 12),
+    "distil": Size(6, 768, 12),
+    "base": Size(12, 768, 12),
+    "large": Size(24, 1024, 16),
+}
 
 
 def make_folder(tokenizer: Path, out: Path, size: Size, seed: int = 0) -> Path:
