@@ -139,4 +139,16 @@ def calls() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"speed": speed, "sizes": sizes, "calls": calls}
+def isolation() -> str:
+    """Return how long short requests take alone, and beside one large document."""
+    lines = [
+        "| round | alone, p50 / p99 ms | meanwhile, p50 / p99 ms | the document, s |",
+        "|---|---|---|---|",
+    ]
+    for number, one in enumerate(_read("isolation")["rounds"], 1):
+        alone, beside = (f"{one[part]['p50']} / {one[part]['p99']}" for part in ("alone", "meanwhile"))
+        lines.append(f"| {number} | {alone} | {beside} | {one['document']['seconds']} |")
+    return "\n".join(lines)
+
+
+TABLES = {"isolation": isolation, "speed": speed, "sizes": sizes, "calls": calls}
