@@ -51,7 +51,11 @@ def write(folder: Path, text: str) -> Path:
 
 MAPPINGS = ("runtime.rename_labels", "redaction.operators")
 # What the file sets for the model that it names, and what is there without the file.
-FOR_THE_MODEL = {"runtime.patterns": (["email", "url", "ip_address", "credit_card", "us_ssn"], [])}
+FOR_THE_MODEL = {
+    "runtime.patterns": (["email", "url", "ip_address", "credit_card", "us_ssn"], []),
+    "runtime.window_tokens": (128, None),
+    "runtime.window_stride": (32, None),
+}
 
 
 def walk(section: Any, prefix: str = "") -> dict[str, object]:

@@ -107,5 +107,13 @@ def test_batch_policy_defaults(
     batching: BatchingConfig, provider: Provider, budget: int, padding: float, size: int
 ) -> None:
     """Null means one window and little padding on CPU, many windows on CUDA; 0 is a value."""
-    policy = make_policy(batching, provider, 512)
+    policy = make_policy(batching, provider, 512, 512)
     assert (policy.token_budget, policy.max_padding, policy.max_batch_size) == (budget, padding, size)
+
+
+@pytest.mark.parametrize(
+    ("window", "max_length", "budget"), [(64, 512, 512), (64, 8192, 512), (2048, 8192, 2048), (16, 32, 32)]
+)
+def test_short_windows_do_not_shrink_batches(window: int, max_length: int, budget: int) -> None:
+    """Windows shorter than the model allows are for long texts; short ones are batched as before."""
+    assert make_policy(BatchingConfig(), CPU, window, max_length).token_budget == budget

@@ -111,6 +111,10 @@ def _lengths(outlook: Outlook) -> Iterator[tuple[str, str]]:
     if found:
         yield "max length", f"{found['max_length']:,} tokens, from {found['max_length_from']}"
         yield "window", f"{found['window_tokens']:,} tokens, from {found['window_tokens_from']}"
+        yield (
+            "",
+            'longer texts take several; how to choose: docs/explanation/long-texts.md, "Choose a window"',
+        )
 
 
 def _memory(outlook: Outlook) -> Iterator[tuple[str, str]]:

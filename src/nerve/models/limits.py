@@ -113,9 +113,16 @@ def _stated(
     return limits
 
 
-def make_policy(batching: BatchingConfig, provider: Provider, window_tokens: int) -> BatchPolicy:
-    """Fill the defaults of the batching section in; raises `ModelError` when no window would fit."""
-    budget = batching.max_batch_tokens or max(window_tokens, provider.least_batch_tokens)
+def make_policy(
+    batching: BatchingConfig, provider: Provider, window_tokens: int, max_length: int
+) -> BatchPolicy:
+    """Fill the defaults of the batching section in; raises `ModelError` when no window would fit.
+
+    max_length: tokens that the model allows; windows may be shorter, and short texts are batched as well as with long
+    ones.
+    """
+    least = max(provider.least_batch_tokens, min(max_length, ALWAYS_TOKENS))
+    budget = batching.max_batch_tokens or max(window_tokens, least)
     if budget < window_tokens:
         raise ModelError(
             f"batching.max_batch_tokens is {budget}, less than one window of {window_tokens} tokens; "

@@ -101,7 +101,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_pro
     )
     vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
     limit_ids(tokenizer, vocabulary, graph.n_words)
-    policy = make_policy(config.batching, provider, lengths.window_tokens)
+    policy = make_policy(config.batching, provider, lengths.window_tokens, lengths.max_length)
     if graph.mixes_rows is not None:
         log.warning(
             "the graph quantises with one scale for a whole batch (%s): what it gives for a text depends on the texts "

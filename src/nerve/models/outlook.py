@@ -260,7 +260,7 @@ class _Steps:
         calls = self._room.call_bytes(lengths.window_tokens) * self._room.n_calls
         self._outlook.memory |= {"calls": self._room.n_calls, "calls_bytes": calls}
         provider = choose_provider(config.model.device, config.model.device_id)
-        policy = make_policy(config.batching, provider, lengths.window_tokens)
+        policy = make_policy(config.batching, provider, lengths.window_tokens, lengths.max_length)
         self._outlook.limits = {
             "max_batch_tokens": policy.token_budget,
             "max_batch_size": policy.max_batch_size,
