@@ -291,5 +291,9 @@ def test_compose_mounts_what_is_there() -> None:
         sources = [volume.split(":")[0] for volume in service["volumes"]]
         assert all((DOCKER / source).exists() for source in sources if source.startswith("."))
         assert "socket:/run/nerve" in service["volumes"]
-    uds = services["server"]["environment"]["NERVE_SERVER__UDS"]
+    environment = services["server"]["environment"]
+    uds = environment["NERVE_SERVER__UDS"]
     assert f"server unix:{uds} " in (DEPLOY / "nginx.conf").read_text()
+    # Passed on where they are set, absent where not: an empty key would be refused.
+    secrets = ("NERVE_API_KEY", "NERVE_REDACTION_KEY", "HF_TOKEN")
+    assert [environment[name] for name in secrets] == [None] * 3
