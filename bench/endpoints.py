@@ -49,7 +49,11 @@ def make_cases(model: str, text: str = TEXT, n_tokens: int = N_TOKENS) -> list[C
     """Return the cases: `BASE`, `AGAIN`, and one for each format and form of it."""
     entities = {"inputs": text, "aggregation_strategy": "first"}
     message = {"role": "user", "content": text}
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": json.dumps({"text": text})}}
+    call = {
+        "id": "1",
+        "type": "function",
+        "function": {"name": "f", "arguments": '{"to":"Maria Garcia","days":2}'},
+    }
     tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}
     ids = [
         {"name": name, "shape": [1, n_tokens], "datatype": "INT64", "data": [1] * n_tokens}

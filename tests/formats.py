@@ -9,6 +9,7 @@ Body = dict[str, Any]
 
 MODEL = "model"  # the folder's name of the models of `builders`
 INFER = f"/v2/models/{MODEL}/infer"
+PREDICT = f"/v1/models/{MODEL}:predict"
 INFER_VERSION = f"/v2/models/{MODEL}/versions/1/infer"
 
 
@@ -23,7 +24,7 @@ BODIES: dict[str, Callable[[str], Body]] = {
     "/pipeline/token-classification": lambda text: {"inputs": text, "parameters": {}},
     INFER: _tensor,
     INFER_VERSION: _tensor,
-    f"/v1/models/{MODEL}:predict": lambda text: {"instances": [text]},
+    PREDICT: lambda text: {"instances": [text]},
     "/invocations": lambda text: {"inputs": text},
     "/redact": lambda text: {"inputs": text},
     "/analyze": lambda text: {"text": text, "language": "en", "allow_list": [], "score_threshold": 0.1},
@@ -49,6 +50,36 @@ BODIES: dict[str, Callable[[str], Body]] = {
     "/bigquery": lambda text: {"requestId": "1", "calls": [[text]], "userDefinedContext": {"mode": "redact"}},
     "/snowflake": lambda text: {"data": [[0, text]]},
 }
+# Further forms of bodies, with their routes.
+OTHER_BODIES: list[tuple[str, Callable[[str], Body]]] = [
+    ("/request", lambda text: {"model": "m", "messages": _messages(text)}),
+    (
+        "/beta/litellm_basic_guardrail_api",
+        lambda text: {"texts": [], "input_type": "request", "structured_messages": _messages(text)},
+    ),
+    (
+        "/beta/litellm_basic_guardrail_api",
+        lambda text: {"texts": [text, text], "input_type": "response", "tool_calls": [{"text": text}]},
+    ),
+    (PREDICT, lambda text: {"instances": [{"text": text}], "parameters": {}}),
+    (
+        "/analyze",
+        lambda text: {"text": [text], "language": "en", "allow_list": [text], "allow_list_match": "exact"},
+    ),
+    ("/v1/extract", lambda text: {"text": text, "labels": ["PER"]}),
+    ("/bigquery", lambda text: {"calls": [[text], [None]], "userDefinedContext": {"mode": "entities"}}),
+]
+
+
+def _messages(text: str) -> list[Body]:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": f'{{"to":"{text}"}}'}}
+    return [
+        {"role": "user", "content": [{"type": "text", "text": text}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "user", "content": [{"type": "tool_use", "input": {"to": [text]}, "name": "f"}]},
+    ]
+
+
 # These have nothing for the model.
 WITHOUT_MODEL = {"/anonymize"}
 # Status of a body whose values are wrong, where it is not the contract's 422.

@@ -13,11 +13,12 @@ import msgspec
 import pytest
 
 from builders import ServerProcess, start_server, write_config
-from formats import BODIES, INFER, nested
+from formats import BODIES, INFER, OTHER_BODIES, PREDICT, nested
 from otlp import Collector, collecting
 from raw_http import connect, exchange, metric, request_bytes, wait_until
 
 CANARY = "kanarienvogel7"
+VERTEX = "/aip/predict"
 # Every way in which the marker could be written down. Standard error of a crash is UTF-8, too.
 SIGNS = [CANARY.encode(), CANARY.encode("utf-16-le"), CANARY.encode().hex().encode(), CANARY.upper().encode()]
 
@@ -36,9 +37,14 @@ def watched(tmp_path: Path) -> Iterator[Callable[..., tuple[ServerProcess, Colle
             config = write_config(
                 tmp_path / "config.yaml",
                 folder,
-                server={"access_log": True, "log_level": "debug", "workers": 2},
+                server={
+                    "access_log": True,
+                    "log_level": "debug",
+                    "workers": 2,
+                    "vertex_predict_route": VERTEX,
+                },
                 tracing={"endpoint": f"{collector.url}/v1/traces"},
-                limits={"max_inputs": 2, "max_input_tokens": 40, "max_body_bytes": 40_000},
+                limits={"max_inputs": 4, "max_input_tokens": 40, "max_body_bytes": 40_000},
                 model={"cache_dir": str(tmp_path / "cache")},
             )
             environment = {
@@ -100,14 +106,14 @@ def test_canary(watched: Callable[..., tuple[ServerProcess, Collector]], trouble
     bodies: list[object] = [
         {"inputs": CANARY},
         {"inputs": f"{CANARY} y"},  # the model fails
-        {"inputs": [CANARY] * 3},
+        {"inputs": [CANARY] * 5},
         {"inputs": f"{CANARY} " * 50},
         {"inputs": CANARY * 4000},
         # Large ones, which the thread pool works on: answered, failed, refused.
         {"inputs": CANARY + " " * 20_000},
         {"inputs": f"{CANARY} y" + " " * 20_000},
         {"inputs": f"{CANARY} " * 2000},
-        {"inputs": [CANARY + " " * 20_000] * 3},
+        {"inputs": [CANARY + " " * 20_000] * 5},
         {"inputs": "Anna" + " " * 20_000, CANARY: CANARY},
         {"inputs": "Anna" + " " * 20_000, "offset_unit": CANARY},
         {"inputs": [CANARY, [CANARY]]},
@@ -208,7 +214,7 @@ def test_canary_in_other_formats(
     """The marker in every place of a body of every route, in bodies that are no JSON, and in what routes are asked."""
     server, collector = watched(troubled_model)
     answers = []
-    for route, body_of in BODIES.items():
+    for route, body_of in [*BODIES.items(), (VERTEX, BODIES[PREDICT]), *OTHER_BODIES]:
         for text in (CANARY, f"{CANARY} y", f"{CANARY} " * 50, CANARY + " " * 20_000):
             answers.append(server.client.post(route, json=body_of(text)))
         for body in nested(body_of("Anna"), CANARY):

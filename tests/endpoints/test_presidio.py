@@ -46,7 +46,7 @@ def test_filters(ask: Callable[..., Any]) -> None:
     [
         ({"ad_hoc_recognizers": [{"patterns": [{"regex": "(a+)+b"}]}]}, "ad_hoc_recognizers: expressions"),
         ({"allow_list": ["(a+)+b"], "allow_list_match": "regex"}, "allow_list_match: expressions"),
-        ({"entities": ["CREDIT_CARD", "PER"]}, "labels: unknown label; known labels: PER, LOC"),
+        ({"entities": ["CREDIT_CARD", "PER"]}, "entities: unknown label; known labels: PER, LOC"),
         ({"language": None}, "language: expected `str`, got `null`"),
         ({"score_threshold": 2}, "score_threshold: expected"),
         ({"text": []}, "text: no text"),

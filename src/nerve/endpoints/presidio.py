@@ -134,7 +134,12 @@ class AnalyzeCodec:
         is_list = not isinstance(request.text, str)
         texts = request.text if isinstance(request.text, list) else [request.text]
         check_texts(texts, "text", self.limits)
-        query = self.defaults.query(texts, labels=request.entities or None, min_score=request.score_threshold)
+        query = self.defaults.query(
+            texts,
+            labels=request.entities or None,
+            min_score=request.score_threshold,
+            labels_field="entities",
+        )
         return extend(AnalyzeQuery, query, is_list, frozenset(request.allow_list or ()))
 
     def encode(self, query: Query, rows: list[list[Row]]) -> bytes:

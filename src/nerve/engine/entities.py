@@ -81,16 +81,16 @@ class EntityDefaults:
         labels: Sequence[str] | None = None,
         min_score: float | Mapping[str, float] | None = None,
         patterns: Sequence[str] | None = None,
-        asked: Iterable[tuple[str, str]] = (),
+        labels_field: str = "labels",
     ) -> EntityQuery:
         """Return what asks for the entities of texts, defaults filled in.
 
         strategy: an `EntityStrategy`; None and `auto` for the model's. patterns: instead of the configured ones.
-        asked: labels that other fields name, each with the field; the engine refuses those that there are not.
-        Raises `InvalidRequest`.
+        labels_field: what the request calls `labels`. Raises `InvalidRequest`; the engine refuses labels that there are
+        not.
         """
         rules = self._choose_patterns(patterns)
-        return EntityQuery(texts, self._options(strategy, labels, min_score, rules, asked), rules)
+        return EntityQuery(texts, self._options(strategy, labels, min_score, rules, (), labels_field), rules)
 
     def redact_query(
         self,
@@ -121,6 +121,7 @@ class EntityDefaults:
         min_score: float | Mapping[str, float] | None,
         rules: Patterns | None,
         asked: Iterable[tuple[str, str]],
+        labels_field: str = "labels",
     ) -> PredictOptions:
         chosen = EntityStrategy.AUTO
         if strategy is not None:
@@ -129,7 +130,9 @@ class EntityDefaults:
         also_known = () if rules is None else rules.labels
         return PredictOptions(
             aggregation_strategy=own,  # never truncated: what is not read is not found
-            filter=choose_filter(self._runtime, own, labels, min_score, list(asked), also_known),
+            filter=choose_filter(
+                self._runtime, own, labels, min_score, list(asked), also_known, labels_field
+            ),
         )
 
     def _choose_patterns(self, names: Sequence[str] | None) -> Patterns | None:

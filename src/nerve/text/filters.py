@@ -24,11 +24,12 @@ def choose_filter(
     min_score: float | Mapping[str, float] | None,
     also_asked: Sequence[tuple[str, str]] = (),
     also_known: Iterable[str] = (),
+    labels_field: str = "labels",
 ) -> EntityFilter | None:
     """Return which entities a request is answered, the configuration's defaults filled in.
 
     strategy: None for the model's own. also_asked: labels that other fields name. also_known: labels that are not the
-    model's.
+    model's. labels_field: what the request calls `labels`.
     Raises `InvalidRequest` for a choice where there are no entities, and for a value that is none.
     """
     if strategy is AggregationStrategy.NONE:
@@ -42,7 +43,7 @@ def choose_filter(
     return make_filter(
         runtime.labels if labels is None else labels,
         runtime.min_score if min_score is None else min_score,
-        (*names_in(labels, min_score), *also_asked),
+        (*names_in(labels, min_score, labels_field), *also_asked),
         also_known,
     )
 
@@ -83,12 +84,14 @@ def make_filter(
 
 
 def names_in(
-    labels: Sequence[str] | None, min_score: float | Mapping[str, float] | None
+    labels: Sequence[str] | None,
+    min_score: float | Mapping[str, float] | None,
+    labels_field: str = "labels",
 ) -> list[tuple[str, str]]:
     """Return the labels that a request or the configuration names, each with the field."""
     by_label = [] if min_score is None or isinstance(min_score, float | int) else list(min_score)
     return [
-        *(("labels", label) for label in labels or ()),
+        *((labels_field, label) for label in labels or ()),
         *(("min_score", label) for label in by_label if label != OTHERS),
     ]
 
