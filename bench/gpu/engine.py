@@ -95,7 +95,7 @@ def steps(folder: Path, device: Device) -> dict:
         lengths = [len(w.ids) for w in windows]
         bucket = choose_bucket(session.buckets, lengths)
         step = session._steps[bucket]
-        inputs = step.take_inputs()
+        inputs = step.inputs
         rows.append(
             {
                 "tokens": sum(lengths),
@@ -205,7 +205,7 @@ def mapped(folder: Path, device: Device) -> dict:
     """Study 6.4: inputs and results in mapped pinned memory, read over PCIe, against one copy each way."""
     session = open_session(folder, device, StepLimits(64, 8, 128))
     step = session._steps[choose_bucket(session.buckets, [36])]
-    inputs = step.take_inputs()
+    inputs = step.inputs
     inputs.fill([window(36)])
     cudart = open_cudart() if device is Device.CUDA else None
     where = (device.value, 0)
@@ -373,10 +373,10 @@ def fault(folder: Path, device: Device) -> dict:
     """Read where no memory is, in this process alone: what onnxruntime says then, and whether nerve knows it."""
     session = open_session(folder, device, StepLimits(64, 8, 128))
     step = session._steps[choose_bucket(session.buckets, [36])]
-    inputs = step.take_inputs()
+    inputs = step.inputs
     inputs.fill([window(36)])
     inputs.ids[:] = 2**30  # the host refuses such ids in `fill`
-    step.upload(inputs)
+    step.upload()
     said = []
     for work in (step.replay, lambda: session.run([window(36)], needs_logits=False)):
         try:
