@@ -83,8 +83,6 @@ def run_all(run: Run, models: dict[str, Path]) -> None:
         measure(run, "bert-base", models["bert-base"])
         run.step("tests", ("tests",), lambda: run_tests(run))
     if run.options.half != 1:
-        if "default" in models:
-            measure(run, "default", models["default"])
         for title, work in checks(run, models["bert-base"]).items():
             run.step("checks", ("checks", title), work)
         for model, folder in models.items():
@@ -92,6 +90,8 @@ def run_all(run: Run, models: dict[str, Path]) -> None:
         if run.options.provoke_fault:
             arguments = ["fault", models["bert-base"], run.options.device]
             run.step("checks", ("checks", "illegal address"), lambda: engine(run, arguments))
+        if "default" in models:
+            measure(run, "default", models["default"])
 
 
 def measure(run: Run, model: str, folder: Path) -> None:
