@@ -13,9 +13,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from builders import open_engine
-from nerve.text.aggregation import Vocabulary, decode
+from nerve.text.aggregation import decode
 from nerve.text.labels import LabelSet, parse_labels
 from nerve.text.viterbi import Decoder, has_decoder
+from nerve.text.words import Vocabulary
 from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, TokenizedText, TokenScores, Window
 
 from . import corpus, golden

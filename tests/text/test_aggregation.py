@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nerve.endpoints.predict_tokens import encode_rows
-from nerve.text.aggregation import Vocabulary, decode
+from nerve.text.aggregation import decode
 from nerve.text.labels import parse_labels
+from nerve.text.words import Vocabulary
 from nerve.types import (
     AggregationStrategy,
     OffsetUnit,

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nerve.text.aggregation import Vocabulary, decode
+from nerve.text.aggregation import decode
 from nerve.text.labels import parse_labels
 from nerve.text.viterbi import Biases, Decoder, has_decoder
+from nerve.text.words import Vocabulary
 from nerve.types import AggregationStrategy, OffsetUnit, PredictOptions, TokenizedText, TokenScores, Window
 
 if TYPE_CHECKING:

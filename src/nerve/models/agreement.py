@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from nerve.models.comparison import TextComparison
     from nerve.runtime.backend import Backend
-    from nerve.text.aggregation import Vocabulary
     from nerve.text.labels import LabelSet
     from nerve.text.tokenizer import TextTokenizer
+    from nerve.text.words import Vocabulary
     from nerve.types import Row, TokenizedText
 
 log = logging.getLogger(__name__)

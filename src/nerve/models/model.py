@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from nerve.runtime.backend import Backend
     from nerve.scheduling.batching import BatchPolicy
     from nerve.scheduling.threads import EngineThread
-    from nerve.text.aggregation import Vocabulary
     from nerve.text.labels import LabelSet
     from nerve.text.tokenizer import TextTokenizer
     from nerve.text.viterbi import Decoder
+    from nerve.text.words import Vocabulary
     from nerve.types import AggregationStrategy
 
 

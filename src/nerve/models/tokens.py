@@ -11,8 +11,8 @@ from nerve.text.tokenizer import contradictions, follows_its_file, missing_speci
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from nerve.text.aggregation import Vocabulary
     from nerve.text.tokenizer import TextTokenizer
+    from nerve.text.words import Vocabulary
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nerve.text.aggregation import Vocabulary
+from nerve.text.words import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -19,24 +19,26 @@ Arrays here count T tokens of a text (special tokens included), W words, E entit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
+import orjson
 
 from nerve.text.filters import keeps
 from nerve.text.labels import results_type
 from nerve.text.offsets import positions_in, trim
-from nerve.text.scores import logits_of, merge_columns, score_vectors, shortest_floats, softmax
+from nerve.text.scores import logits_of, merge_columns, score_vectors
 from nerve.text.viterbi import path_scores
 from nerve.text.windows import merge_scores
+from nerve.text.words import average_words, word_starts
 from nerve.types import AggregationStrategy, OffsetUnit, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from nerve.text.labels import LabelSet
     from nerve.text.viterbi import Decoder
+    from nerve.text.words import Vocabulary
     from nerve.types import EntityFilter, FloatArray, IntArray, PredictOptions, TokenizedText, TokenScores
 
     # Parallel lists over W words: first token, label id, score (float32 widened).
@@ -55,23 +57,6 @@ class _Found(NamedTuple):
 
 
 _NEED_LOGITS = (AggregationStrategy.AVERAGE, AggregationStrategy.VITERBI)
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """Facts of the tokenizer that the word rules need.
-
-    token_lengths: int64 (V,), code points of each vocabulary entry as written there ("##ing" has 5).
-    is_word_aware: the model marks continued words by a prefix (WordPiece), so that a token whose text
-        differs in length from its source continues a word. Others fall back to looking for a space.
-    unk_id: the unknown token, which always starts a word.
-    special_tokens: text of each special token, by id.
-    """
-
-    token_lengths: IntArray
-    is_word_aware: bool
-    unk_id: int | None
-    special_tokens: Mapping[int, str]
 
 
 def needs_logits(options: PredictOptions) -> bool:
@@ -257,11 +242,11 @@ def _words(
             scores.label_ids[begin:end].tolist(),
             scores.scores[begin:end].tolist(),
         )
-    starts = _word_starts(tokens, vocabulary, begin, end)
+    starts = word_starts(tokens, vocabulary, begin, end)
     if not starts:
         return [], [], []
     if strategy is AggregationStrategy.AVERAGE:
-        return starts, *_average_words(logits_of(scores), starts, end)
+        return starts, *average_words(logits_of(scores), starts, end)
     label_ids: list[int] = scores.label_ids.tolist()
     values: list[float] = scores.scores.tolist()
     if strategy is AggregationStrategy.FIRST:
@@ -273,49 +258,6 @@ def _words(
             for start, stop in zip(starts, [*starts[1:], end], strict=True)
         ]
     return starts, [label_ids[token] for token in best], [values[token] for token in best]
-
-
-def _word_starts(tokens: TokenizedText, vocabulary: Vocabulary, begin: int, end: int) -> list[int]:
-    """Give the indexes of the tokens that start a word; the first real token always does."""
-    if begin == end:
-        return []
-    ids = tokens.ids[begin:end]
-    offsets = tokens.offsets[begin:end]
-    unk_id = vocabulary.unk_id
-    if vocabulary.is_word_aware:
-        lengths: list[int] = vocabulary.token_lengths[ids].tolist()
-        starts = [
-            index
-            for index, token_id, (start, stop), length in zip(
-                range(begin, end), ids, offsets, lengths, strict=True
-            )
-            if length == stop - start or token_id == unk_id
-        ]
-    else:
-        text = tokens.text
-        starts = [
-            index
-            for index, token_id, (start, _) in zip(range(begin, end), ids, offsets, strict=True)
-            if start == 0 or " " in text[start - 1 : start + 1] or token_id == unk_id
-        ]
-    if not starts or starts[0] != begin:
-        starts.insert(0, begin)
-    return starts
-
-
-def _average_words(logits: FloatArray, starts: list[int], end: int) -> tuple[list[int], list[float]]:
-    """Give label and score of each word by the mean of its tokens' score vectors."""
-    vectors = softmax(logits[starts[0] : end])  # (T_real, L)
-    edges = np.array(starts) - starts[0]  # (W,)
-    sums = np.add.reduceat(vectors, edges, axis=0)  # (W, L)
-    counts = np.diff(edges, append=len(vectors))  # (W,)
-    for word in np.flatnonzero(counts > 2).tolist():
-        # reduceat adds the first row last; float32 sums of three and more depend on the order.
-        sums[word] = vectors[edges[word] : edges[word] + counts[word]].sum(axis=0)
-    means = (sums / counts[:, None]).astype(np.float32)  # (W, L)
-    best = means.argmax(axis=1)  # (W,)
-    values: list[float] = means[np.arange(len(best)), best].tolist()
-    return best.tolist(), values
 
 
 def _group(words: Words, labels: LabelSet, end: int) -> list[Entity]:
@@ -392,3 +334,18 @@ def _raw_results(
         make = cast("Callable[..., dict[str, float]]", results_type(names))
         return [make(*values[begin : begin + width]) for begin in begins]
     return [dict(zip(names, values[begin : begin + width], strict=True)) for begin in begins]
+
+
+def shortest_floats(values: FloatArray) -> list[float]:
+    """Give the shortest decimals of a float32 array (N,), contiguous, as Python floats in its order.
+
+    A float32 widened to a Python float prints with 17 digits. What is wanted is the float64 nearest to the shortest
+    decimal that reads back as the same float32, since encoders print it as that: `float(str(numpy.float32(x)))`.
+    orjson prints float32 arrays by their shortest decimals (Ryu, https://doi.org/10.1145/3192366.3192369) and reads
+    decimals back as the nearest float64, both in a small part of the time that the loop takes.
+    """
+    text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"n" in text:  # null, which stands for NaN and infinities
+        return [float(str(value)) for value in values]
+    floats: list[float] = orjson.loads(text)
+    return floats

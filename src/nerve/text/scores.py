@@ -1,4 +1,4 @@
-"""Scores of labels: from logits to what is printed. Pure.
+"""Scores of labels, from the logits. Pure.
 
 Arrays count N tokens or entities, T tokens of a text, L labels.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import orjson
 
 from nerve.types import RawScoresAs
 
@@ -51,18 +50,3 @@ def merge_columns(
     for column, values in zip(columns, vectors.T, strict=True):
         merged[:, column] = add(merged[:, column], values)
     return unique, merged
-
-
-def shortest_floats(values: FloatArray) -> list[float]:
-    """Give the shortest decimals of a float32 array (N,), contiguous, as Python floats in its order.
-
-    A float32 widened to a Python float prints with 17 digits. What is wanted is the float64 nearest to the shortest
-    decimal that reads back as the same float32, since encoders print it as that: `float(str(numpy.float32(x)))`.
-    orjson prints float32 arrays by their shortest decimals (Ryu, https://doi.org/10.1145/3192366.3192369) and reads
-    decimals back as the nearest float64, both in a small part of the time that the loop takes.
-    """
-    text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
-    if b"n" in text:  # null, which stands for NaN and infinities
-        return [float(str(value)) for value in values]
-    floats: list[float] = orjson.loads(text)
-    return floats
