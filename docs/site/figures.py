@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
@@ -86,40 +85,22 @@ def _short(value: float) -> str:
 
 # --- size a machine ----------------------------------------------------------------------------------------------
 
-_SIZES = (
-    ("BERT, 2 layers x 128", "float32", "house/tiny"),
-    ("BERT, 6 layers x 384 (18 million parameters)", "float32", "house/rampart"),
-    ("the same", "int8", "house/rampart-int8"),
-    ("BERT-base, 12 layers x 768 (108 million parameters)", "float32", "house/base"),
-)
-
 
 def sizes() -> str:
     """Return what one server on two cores answers and holds, by model, and so what one core does in a second."""
+    found = _read("sizes")
     lines = [
-        "| model | precision | memory | one request at a time, p50 | 32 clients, requests/s | per core | "
-        "at 70 % of that, p50 and p99 |",
+        "| BERT | parameters | precision | memory | one request at a time, p50 | 32 clients, requests/s | per core |",
         "|---|---|---|---|---|---|---|",
     ]
-    for shape, precision, file in _SIZES:
-        found = _read(file)
-        alone, many = _after(found, "c1"), _after(found, "c32")
-        rate = median(run["rps"] for run in many)
-        memory = max(run["server_rss_mib"] for run in many)
-        latency = median(run["latency_ms"]["p50"] for run in alone)
-        calm = _after(found, "open")
-        p50, p99 = (_short(median(run["latency_ms"][part] for run in calm)) for part in ("p50", "p99"))
-        per_core = rate / found["machine"]["cores"]
+    for case in found["cases"].values():
+        rate = case["c32"]["rps"]
         lines.append(
-            f"| {shape} | {precision} | {memory:,.0f} MiB | {_short(latency)} ms | {rate:,.0f} | {per_core:,.0f} "
-            f"| {p50} and {p99} ms |"
+            f"| {case['layers']} layers x {case['hidden']} | {case['parameters'] / 1e6:.0f} million "
+            f"| {case['precision']} | {case['loaded_mib']:,.0f} MiB | {_short(case['c1']['latency_ms']['p50'])} ms "
+            f"| {_short(rate)} | {_short(rate / found['machine']['cores'])} |"
         )
     return "\n".join(lines)
-
-
-def _after(found: dict[str, Any], load: str) -> list[dict[str, Any]]:
-    """Return the runs of this version of the server (the file compares it with the one before)."""
-    return [one["after"] for one in found["loads"][load]["rounds"] if "after" in one]
 
 
 _CALLS = (("bert", "BERT-base"), ("modernbert", "ModernBERT-base"), ("deberta-v2", "DeBERTa-v3-base"))
