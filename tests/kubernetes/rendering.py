@@ -67,3 +67,10 @@ def server(manifests: list[Manifest]) -> dict[str, Any]:
 def environment(container: dict[str, Any]) -> dict[str, str]:
     """Return a container's variables that have a value."""
     return {each["name"]: each["value"] for each in container["env"] if "value" in each}
+
+
+def config_of(manifests: list[Manifest]) -> dict[str, Any]:
+    """Return the server's configuration as rendered."""
+    maps = [each["data"] for each in of_kind(manifests, "ConfigMap") if "config.yaml" in each["data"]]
+    config: dict[str, Any] = yaml.safe_load(maps[0]["config.yaml"])
+    return config

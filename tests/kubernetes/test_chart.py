@@ -17,6 +17,7 @@ from rendering import (
     DEPLOY,
     REPOSITORY,
     chart,
+    config_of,
     environment,
     findings,
     of_kind,
@@ -101,8 +102,9 @@ def test_texts_arrive_as_they_are() -> None:
         "",
         NASTY,
     ]
-    config = yaml.safe_load(only(render(CASES["config-nasty"]), "ConfigMap")["data"]["config.yaml"])
-    assert config == CASES["config-nasty"]["config"]
+    config = config_of(render(CASES["config-nasty"]))
+    assert config["model"]["name"] == NASTY
+    assert config["redaction"] == CASES["config-nasty"]["config"]["redaction"]
 
 
 def test_safe_by_default() -> None:
@@ -164,6 +166,27 @@ def test_gpu() -> None:
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
 
 
+def test_config_without_a_model() -> None:
+    """Settings alone change nothing about which model is served; a model that is named is served as it is."""
+    shipped = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    default = {"checkpoint_repository": shipped["model"]["checkpoint_repository"]}
+    patterns = {"patterns": shipped["runtime"]["patterns"]}
+    limits = {"max_inputs": 1}
+    assert config_of(render({"config": {"limits": limits}})) == {
+        "model": default,
+        "runtime": patterns,
+        "limits": limits,
+    }
+    off = {"patterns": [], "truncate": False}
+    assert config_of(render({"config": {"runtime": off}}))["runtime"] == off
+    assert config_of(render({"config": {"limits": limits}, "model": "a/b"})) == {"limits": limits}
+    for own in (
+        {"model": {"checkpoint_repository": {"source": "HF", "repo": "a/b"}}},
+        {"trt_llm": {"build": {"checkpoint_repository": {"source": "HF", "repo": "a/b"}}}},
+    ):
+        assert config_of(render({"config": own})) == own
+
+
 def test_new_config_makes_new_pods() -> None:
     """The server reads its configuration at start, so a change of it changes the pods."""
     first, second = (
@@ -177,9 +200,9 @@ def test_new_config_makes_new_pods() -> None:
 def test_one_place_for_each_fact() -> None:
     """Rules, dashboard and Nginx's configuration are the repository's own files; the version is pyproject's."""
     links = {"prometheus-rules.yaml": "monitoring", "grafana-dashboard.json": "monitoring"}
-    links |= {"nginx.conf": "", "nginx-http2.conf": "nginx"}
+    links |= {"nginx.conf": "", "nginx-http2.conf": "nginx", "config.yaml": ".."}
     for name, folder in links.items():
-        assert (CHART / "files" / name).resolve() == DEPLOY / folder / name
+        assert (CHART / "files" / name).resolve() == (DEPLOY / folder / name).resolve()
     assert {path.name for path in (CHART / "files").iterdir()} == set(links)
     manifests = render(EVERYTHING)
     rules = yaml.safe_load((DEPLOY / "monitoring/prometheus-rules.yaml").read_text())

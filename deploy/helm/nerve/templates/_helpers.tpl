@@ -80,6 +80,21 @@ annotations:
 {{- .Values.config.server | default dict | include "nerve.yaml" -}}
 {{- end -}}
 
+{{/* config, and where it names no model, the image's own default model with the rules that belong to it. */}}
+{{- define "nerve.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- $model := $config.model | default dict -}}
+{{- if not (or .Values.model $config.trt_llm $model.checkpoint_repository) -}}
+{{- $shipped := .Files.Get "files/config.yaml" | fromYaml -}}
+{{- $_ := set $model "checkpoint_repository" $shipped.model.checkpoint_repository -}}
+{{- $_ := set $config "model" $model -}}
+{{- $runtime := $config.runtime | default dict -}}
+{{- if not (hasKey $runtime "patterns") }}{{ $_ := set $runtime "patterns" $shipped.runtime.patterns }}{{ end -}}
+{{- $_ := set $config "runtime" $runtime -}}
+{{- end -}}
+{{- include "nerve.yaml" $config -}}
+{{- end -}}
+
 {{/* HTTPS where config.server.tls is set, else HTTP. */}}
 {{- define "nerve.scheme" -}}
 {{- if (include "nerve.server" . | fromYaml).tls }}HTTPS{{ else }}HTTP{{ end -}}

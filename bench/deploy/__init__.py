@@ -1,0 +1,1 @@
+"""Measurements of what stands around the server: several of them, their number, their cost."""

@@ -1,0 +1,136 @@
+"""Measure several servers behind the shipped Nginx: throughput, fairness, and what clients see of a fault.
+
+Two and three servers of the default model (float32), one engine thread each, on this machine's cores:
+
+- throughput: 24 clients with sentences, against one, two and three servers; a third server on two cores can add none.
+- unequal: 8 clients with sentences beside 4 with documents of about 3,000 words: the sentences' p99, and how the work
+  was shared.
+- killed: one server is killed (SIGKILL) under load, and started again after five seconds.
+- slow: one server computes for a tenth of the time only (it is stopped and continued).
+- draining: one server gets SIGTERM under load and goes.
+- rolling: every server in turn gets SIGTERM, is started anew, and the next follows three seconds after readiness.
+
+In the last four no request may fail. Writes bench/results/replicas.json. Needs nginx.
+
+usage: python -m bench.deploy.replicas [--seconds 10]
+"""
+
+import argparse
+import json
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+
+from bench.deploy.fleet import PASSIVE_HEALTH_SECONDS, Clients, Fleet, bodies_of, fleet
+from bench.paths import RESULTS
+from bench.serving import machine
+
+FILE = RESULTS / "replicas.json"
+BODIES = {"sentence": bodies_of(25), "document": bodies_of(3000, 8)}
+SENTENCES = {"sentence": 24}
+# On SIGTERM a server serves for so long with readiness off; Nginx does not ask for readiness, so it costs nothing here.
+DRAIN_MS = "500"
+
+
+def share(before: list[float], servers: list) -> list[float]:
+    """Return the share of the answers that each server gave."""
+    given = [server.answered() - already for server, already in zip(servers, before, strict=True)]
+    return [round(each / max(1.0, sum(given)), 3) for each in given]
+
+
+def load(held: Fleet, seconds: float, counts: dict[str, int]) -> dict:
+    """Load the fleet; return what clients saw, and the servers' shares."""
+    before = [server.answered() for server in held.servers]
+    with Clients(held.port, BODIES, counts) as clients:
+        time.sleep(seconds)
+    return {**clients.outcome.summary(), "shares": share(before, held.servers)}
+
+
+def killed(held: Fleet, seconds: float) -> dict:
+    with Clients(held.port, BODIES, SENTENCES) as clients:
+        time.sleep(seconds / 4)
+        victim = held.servers[0]
+        victim.close()
+        time.sleep(5)
+        victim.start()
+        time.sleep(seconds / 4)
+    return clients.outcome.summary()
+
+
+def slow(held: Fleet, seconds: float) -> dict:
+    done = threading.Event()
+
+    def hold_back() -> None:
+        while not done.is_set():
+            held.servers[0].signal_all(signal.SIGSTOP)
+            done.wait(0.09)
+            held.servers[0].signal_all(signal.SIGCONT)
+            done.wait(0.01)
+
+    before = [server.answered() for server in held.servers]
+    holder = threading.Thread(target=hold_back)
+    holder.start()
+    with Clients(held.port, BODIES, SENTENCES) as clients:
+        time.sleep(seconds)
+    done.set()
+    holder.join()
+    return {**clients.outcome.summary(), "shares": share(before, held.servers)}
+
+
+def draining(held: Fleet, seconds: float) -> dict:
+    with Clients(held.port, BODIES, SENTENCES) as clients:
+        time.sleep(seconds / 4)
+        status = held.servers[0].terminate()
+        time.sleep(seconds / 4)
+    held.servers[0].start()
+    return {**clients.outcome.summary(), "exit_status": status}
+
+
+def rolling(held: Fleet, seconds: float) -> dict:
+    statuses = []
+    with Clients(held.port, BODIES, SENTENCES) as clients:
+        time.sleep(seconds / 4)
+        for server in held.servers:
+            statuses.append(server.terminate())
+            server.start()
+            time.sleep(PASSIVE_HEALTH_SECONDS)
+        time.sleep(seconds / 4)
+    return {**clients.outcome.summary(), "exit_statuses": statuses}
+
+
+def measure(count: int, seconds: float) -> dict:
+    """Run everything against so many servers."""
+    found: dict = {}
+    with fleet(count, NERVE_SERVER__DRAIN_DELAY_MS=DRAIN_MS) as held:
+        load(held, 2, SENTENCES)
+        found["throughput"] = load(held, seconds, SENTENCES)
+        found["unequal"] = load(held, seconds, {"sentence": 8, "document": 4})
+        if count > 1:
+            for fault in (killed, slow, draining, rolling):
+                found[fault.__name__] = fault(held, seconds)
+        for name, seen in found.items():
+            print(count, name, json.dumps(seen), flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--servers", type=int, nargs="+", default=[1, 2, 3])
+    arguments = parser.parse_args()
+    facts = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **machine.describe()}
+    measured = {str(count): measure(count, arguments.seconds) for count in arguments.servers}
+    FILE.write_text(json.dumps({**facts, "seconds": arguments.seconds, "servers": measured}, indent=1) + "\n")
+    lost = {
+        count: sum(sum(part["failed"].values()) for part in parts.values())
+        for count, parts in measured.items()
+    }
+    print("failed requests by number of servers:", lost)
+    assert not any(lost.values())
+
+
+if __name__ == "__main__":
+    main()

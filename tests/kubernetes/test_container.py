@@ -1,0 +1,176 @@
+"""The rendered pod as a container: command, environment, user, read-only root, volumes, probes, SIGTERM, grace period.
+
+NERVE_TEST_IMAGE names the image and NERVE_TEST_ENGINE the docker or podman, as for tests/deploy/test_image.py;
+NERVE_TEST_BAKED_IMAGE one that was built with BAKE=config.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from containers import ENGINE, IMAGE, Pod
+from rendering import REPOSITORY, render
+
+NERVE = os.environ.get("NERVE_PYTHON", str(REPOSITORY / ".venv/bin/python"))
+BAKED = os.environ.get("NERVE_TEST_BAKED_IMAGE")
+needs_image = pytest.mark.skipif(
+    not (ENGINE and IMAGE), reason="NERVE_TEST_IMAGE names no built image, or there is no docker or podman"
+)
+needs_baked = pytest.mark.skipif(
+    not (ENGINE and BAKED),
+    reason="NERVE_TEST_BAKED_IMAGE names no built image, or there is no docker or podman",
+)
+KEY = "s3cret-of-the-pod"
+SECRETS = {"keys": {"api-key": KEY, "hub": "hf_of_nobody", "pseudonyms": "0123456789abcdef"}}
+ASK = {"inputs": "Anna sees Paris", "aggregation_strategy": "simple"}
+LET_IN = {"authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Pod]]:
+    """Start the pod that the chart renders from values; it is removed after the test."""
+    folder = Path(tempfile.mkdtemp(prefix="nerve-pod-"))  # the container's user must get in
+    folder.chmod(0o755)
+    pods: list[Pod] = []
+
+    def start_pod(values: dict[str, Any], image: str | None = IMAGE) -> Pod:
+        assert image
+        pods.append(Pod(render(values), folder, secrets=SECRETS, image=image))
+        return pods[-1]
+
+    yield start_pod
+    for pod in pods:
+        pod.remove()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def model() -> Iterator[Path]:
+    """Write the model of the tests where a container can read it."""
+    folder = Path(tempfile.mkdtemp(prefix="nerve-model-"))
+    program = f"import sys; sys.path.insert(0, {str(REPOSITORY / 'tests')!r}); from pathlib import Path;"
+    program += f"from builders import write_lookup_model; write_lookup_model(Path({str(folder)!r}))"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
+    subprocess.run([NERVE, "-c", program], check=True, env=environment)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def served(model: Path, **more: Any) -> dict[str, Any]:
+    """Return values for the tests' model, from a folder of the node."""
+    return {
+        "config": {"model": {"checkpoint_repository": {"source": "LOCAL", "path": "/model"}}},
+        "extraVolumes": [{"name": "model", "hostPath": {"path": str(model)}}],
+        "extraVolumeMounts": [{"name": "model", "mountPath": "/model", "readOnly": True}],
+        **more,
+    }
+
+
+@needs_image
+def test_serves_with_what_the_chart_sets(start: Callable[..., Pod], model: Path) -> None:
+    """It starts with the rendered settings alone, serves its model, and asks for the key that the secret's file has."""
+    secrets = {
+        "apiKey": {"existingSecret": "keys", "key": "api-key"},
+        "hubToken": {"existingSecret": "keys", "key": "hub"},
+        "redactionKey": {"existingSecret": "keys", "key": "pseudonyms"},
+    }
+    pod = start(served(model, secrets=secrets))
+    pod.wait_until_ready()
+    assert pod.ask(pod.container["livenessProbe"]["httpGet"]["path"])[0] == 200
+    assert pod.ask("/predict_tokens", ASK)[0] == 401
+    status, text = pod.ask("/predict_tokens", ASK, LET_IN)
+    assert status == 200, text
+    assert [row["token"] for row in json.loads(text)[0]] == ["Anna", "Paris"]
+    hashed = {"inputs": "Anna sees Paris", "operators": {"DEFAULT": {"type": "hash"}}}
+    assert pod.ask("/redact", hashed, LET_IN)[0] == 200
+    assert "random key" not in pod.log()
+    # No secret stands where a child process or `kubectl describe` would see it.
+    variables = pod.execute("cat", "/proc/1/environ").stdout
+    assert not any(secret in variables for secret in SECRETS["keys"].values())
+
+
+@needs_image
+def test_rights(start: Callable[..., Pod], model: Path) -> None:
+    """No root, no capability, no new privileges; nothing can be written but the volumes."""
+    pod = start(served(model))
+    pod.wait_until_ready()
+    status = pod.execute("cat", "/proc/1/status").stdout
+    assert re.search(r"^Uid:\s+10001\s+10001\s+10001\s+10001", status, re.MULTILINE)
+    for capabilities in ("CapEff", "CapPrm", "CapBnd"):
+        assert re.search(rf"^{capabilities}:\s+0+$", status, re.MULTILINE)
+    assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+    for path, writable in {
+        "/x": False,
+        "/etc/nerve/x": False,
+        "/run/nerve/x": False,
+        "/opt/nerve/x": False,
+        "/tmp/x": True,  # noqa: S108 - in the container
+        "/var/cache/nerve/x": True,
+    }.items():
+        assert (pod.execute("touch", path, check=False).returncode == 0) is writable, path
+
+
+@needs_image
+def test_stop_loses_nothing(start: Callable[..., Pod], model: Path) -> None:
+    """On SIGTERM the pod is not ready at once, still answers for the delay, and ends with 0 within the grace period."""
+    pod = start(served(model, drain={"delaySeconds": 4, "timeoutSeconds": 10}))
+    pod.wait_until_ready()
+    stopping = threading.Thread(
+        target=lambda: subprocess.run(
+            [str(ENGINE), "kill", "--signal", "TERM", pod.name], check=True, stdout=-3
+        )
+    )
+    stopping.start()
+    stopping.join()
+    began = time.monotonic()
+    answers = []
+    while time.monotonic() - began < 2:
+        answers.append(
+            (
+                pod.ask(pod.container["readinessProbe"]["httpGet"]["path"])[0],
+                pod.ask("/predict_tokens", ASK)[0],
+            )
+        )
+    assert answers[-1] == (503, 200)
+    assert {predicted for _, predicted in answers} == {200}
+    while pod.state()["Running"]:
+        assert time.monotonic() - began < pod.grace_seconds, pod.log()
+        time.sleep(0.2)
+    assert pod.state()["ExitCode"] == 0
+
+
+@needs_baked
+def test_model_in_the_image(start: Callable[..., Pod]) -> None:
+    """Cache kind `image`: no volume, no network, and the default model answers."""
+    pod = start({"cache": {"kind": "image"}}, image=BAKED)
+    pod.wait_until_ready()
+    status, text = pod.ask(
+        "/predict_tokens", {"inputs": "My name is Maria Garcia.", "aggregation_strategy": "simple"}
+    )
+    assert status == 200
+    assert [row["token"] for row in json.loads(text)[0]] == ["Maria", "Garcia"]
+
+
+@needs_image
+def test_start_that_cannot_be_says_why(start: Callable[..., Pod], model: Path) -> None:
+    """A gpu pod on a node without a device ends with status 1 and one line; it never computes on the CPU."""
+    pod = start(served(model, extraEnv=[{"name": "NERVE_MODEL__DEVICE", "value": "cuda"}]))
+    deadline = time.monotonic() + 200
+    while pod.state()["Running"]:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert pod.state()["ExitCode"] == 1
+    assert "cuda" in pod.log().lower()
