@@ -12,7 +12,9 @@ Two and three servers of the default model (float32), one engine thread each, on
 
 In the last four no request may fail. Writes bench/results/replicas.json. Needs nginx.
 
-usage: python -m bench.deploy.replicas [--seconds 10]
+With --docs it renders the result file into docs/benchmarks/replicas.md.
+
+usage: python -m bench.deploy.replicas [--seconds 10] [--docs]
 """
 
 import argparse
@@ -23,10 +25,13 @@ import time
 from datetime import UTC, datetime
 
 from bench.deploy.fleet import PASSIVE_HEALTH_SECONDS, Clients, Fleet, bodies_of, fleet
-from bench.paths import RESULTS
+from bench.paths import REPOSITORY, RESULTS
 from bench.serving import machine
+from bench.serving.render import fill
 
 FILE = RESULTS / "replicas.json"
+PAGE = REPOSITORY / "docs" / "benchmarks" / "replicas.md"
+BEGIN = "<!-- results: made by bench/deploy/replicas.py -->"
 BODIES = {"sentence": bodies_of(25), "document": bodies_of(3000, 8)}
 SENTENCES = {"sentence": 24}
 # On SIGTERM a server serves for so long with readiness off; Nginx does not ask for readiness, so it costs nothing here.
@@ -114,13 +119,43 @@ def measure(count: int, seconds: float) -> dict:
     return found
 
 
+def render(content: dict) -> str:
+    """Return the results as Markdown."""
+    lines = [
+        "| servers | load | sentences/s | p50 ms | p99 ms | longest ms | documents, p50 s | shares | failed |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for count, parts in content["servers"].items():
+        for name, seen in parts.items():
+            one = seen["sentence"]
+            shares = ", ".join(f"{each:.0%}" for each in seen.get("shares", []))
+            cells = [count, name, one["rps"], one["p50_ms"], one["p99_ms"], one["max_ms"]]
+            cells += [f"{seen['document']['p50_ms'] / 1000:.1f}" if "document" in seen else "", shares]
+            lines.append(f"| {' | '.join(map(str, cells))} | {sum(seen['failed'].values())} |")
+    answered = sum(
+        each["sentence"]["answered"] for parts in content["servers"].values() for each in parts.values()
+    )
+    facts = content["machine"]
+    lines += [
+        "",
+        f"{answered} answers. {content['seconds']:g} s of load each (less or more where the fault takes its own time), "
+        f"{content['started'][:10]}, commit {content['commit']}, {facts['cores']} cores of {facts['cpu']}, load "
+        f"before: {facts['load_before']:.1f}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--servers", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--docs", action="store_true", help="measure nothing; render the result file")
     arguments = parser.parse_args()
+    if arguments.docs:
+        fill(PAGE, render(json.loads(FILE.read_text())), BEGIN)
+        return
     facts = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **machine.describe()}
     measured = {str(count): measure(count, arguments.seconds) for count in arguments.servers}
     FILE.write_text(json.dumps({**facts, "seconds": arguments.seconds, "servers": measured}, indent=1) + "\n")
