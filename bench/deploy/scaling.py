@@ -221,10 +221,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--start", type=float, default=40, help="seconds until a new pod serves")
+    parser.add_argument("--draw", action="store_true", help="replay nothing; draw the result file")
     arguments = parser.parse_args()
     scaling = yaml.safe_load(VALUES.read_text())["autoscaling"]
     loads = tomllib.loads((BENCH / "deploy" / "loads.toml").read_text())
     service = measured_service()
+    if arguments.draw:
+        draw(json.loads(FILE.read_text())["loads"], loads, service, PICTURE)
+        return
     found = {}
     for name, load in loads.items():
         found[name] = replay(load, service, scaling, arguments.start)
@@ -239,10 +243,9 @@ def main() -> None:
     }
     for name, each in others.items():
         print(name, {key: value for key, value in each.items() if key != "history"}, flush=True)
-    draw(found, loads, service, PICTURE)
-    # A point a minute is enough for whoever reads the file.
+    # A point a minute, and five minutes of a day, are enough for whoever reads the file.
     for each in found.values():
-        each["history"] = each["history"][:: 4 if len(each["history"]) < 1000 else 40]
+        each["history"] = each["history"][:: 4 if len(each["history"]) < 1000 else 20]
     for each in others.values():
         del each["history"]
     facts = {"commit": machine.describe()["commit"], "machine": machine.describe()["machine"]}
@@ -255,6 +258,7 @@ def main() -> None:
     }
     content = {**facts, "service": model, "rule": scaling, "loads": found, "others": others}
     FILE.write_text(json.dumps(content, indent=1) + "\n")
+    draw(found, loads, service, PICTURE)
 
 
 if __name__ == "__main__":
