@@ -36,6 +36,10 @@ LANGUAGES = {
 # How lines begin that belong into a block for a shell.
 COMMANDS = re.compile(r"\$ |(?:nerve|make|curl|docker|kubectl|helm|pip|python) [a-z./-]")
 
+CHANGES_THE_MACHINE = re.compile(
+    r"\b(?:sudo|systemctl|useradd|apt-get|apt|docker|podman|kubectl|helm)\b|(?<![\w.~-])/(?:etc|opt|usr|var|srv|root)/"
+)
+
 
 def of(*languages: str) -> list[Block]:
     """Return all blocks in these languages."""
@@ -53,6 +57,14 @@ def test_blocks_need_what_is_known() -> None:
     """`# needs WHAT` names one of a short list, so that not everything comes to need something."""
     wrong = {block.where: block.needs for block in BLOCKS if block.needs and block.needs not in NEEDS}
     assert not wrong
+
+
+def test_what_is_run_stays_in_its_folder() -> None:
+    """`make test-docs` runs the rest as whoever calls it, perhaps root: nothing that changes the machine."""
+    wrong = [
+        block.where for block in of(*SHELL) if not block.needs and CHANGES_THE_MACHINE.search(block.text)
+    ]
+    assert not wrong, "say what the block needs, such as `# needs root`"
 
 
 @pytest.mark.parametrize("block", of(*SHELL), ids=lambda block: block.where)
