@@ -113,6 +113,30 @@ def test_legend_turns_labels_off(ready: ServerProcess, open_tab: OpenTab) -> Non
     assert tab.marks()[1] == FOUND
 
 
+@pytest.mark.parametrize("endpoints", [None, ["predict_tokens"]])
+def test_what_rules_find_is_shown_too(
+    serve: Callable[..., ServerProcess], open_tab: OpenTab, endpoints: list[str] | None
+) -> None:
+    """Where the server has patterns on, unless they are switched off here, or there is nothing that has them."""
+    server = serve(runtime={"patterns": ["email"]}, server={"endpoints": endpoints})
+    tab = open_tab(server)
+    tab.type("Anna: zoe@example.com")
+    model, rule = [0, 4, "PER"], [6, 21, "EMAIL"]
+    if endpoints is not None:
+        assert tab.marks()[1] == [model]
+        assert tab.page.is_hidden("#patterns-box")
+        return
+    assert tab.marks()[1] == [model, rule]
+    assert tab.page.inner_text("#patterns-names") == "email"
+    assert "/redact" in tab.page.inner_text("#call")
+    tab.view("list")
+    assert "EMAIL" in tab.page.inner_text("#list-rows")
+    tab.page.uncheck("#with-patterns")
+    tab.view("text")
+    assert tab.marks()[1] == [model]
+    assert "/predict_tokens" in tab.page.inner_text("#call")
+
+
 def test_slider_hides_what_is_less_sure(ready: ServerProcess, open_tab: OpenTab) -> None:
     """Every entity of this model has the score 0.99: just above it nothing is left."""
     tab = open_tab(ready)

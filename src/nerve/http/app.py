@@ -339,6 +339,7 @@ def describe(model: Model, config: Config) -> dict[str, object]:
         "label_scheme": model.labels.scheme.value,
         "entity_labels": model.labels.entity_labels,
         "entity_strategy": model.entity_strategy.value,
+        "patterns": [name.value for name in config.runtime.patterns],
         "max_length": model.lengths.max_length,
         "max_length_from": model.lengths.max_length_from,
         "window_tokens": model.lengths.window_tokens,

@@ -249,6 +249,7 @@ _INFO = {
         "label_scheme": _STRING,
         "entity_labels": {"type": "array", "items": _STRING},
         "entity_strategy": _STRING,
+        "patterns": {"type": "array", "items": _STRING},
         "max_length": _INTEGER,
         "max_length_from": _STRING,
         "window_tokens": _INTEGER,

@@ -42,12 +42,19 @@ function question() {
     return { kind: "tokens", route: "predict_tokens", body, text: text.slice(0, end) };
   }
   const body = { aggregation_strategy: $("strategy").value, offset_unit: "utf16" };
-  if (view !== "redacted") return { kind: "entities", route: "predict_tokens", body, text };
+  if (view !== "redacted" && !withPatterns()) return { kind: "entities", route: "predict_tokens", body, text };
+  if (view !== "redacted") {
+    // /predict_tokens gives the model's own answer; what rules find, too, is in what /redact lists.
+    body.operators = { DEFAULT: { type: "keep" } };
+    return { kind: "entities", route: "redact", body, text };
+  }
   body.operators = operatorsNow();
   if (threshold() > 0) body.min_score = threshold();
   if ($("patterns").value !== "server") body.patterns = $("patterns").value === "all" ? PATTERNS : [];
   return { kind: "redacted", route: "redact", body, text };
 }
+
+const withPatterns = () => Boolean(info?.patterns?.length) && $("with-patterns").checked;
 
 function operatorsNow() {
   const type = $("operator").value;
@@ -81,7 +88,7 @@ async function ask() {
     const last = answers[kind];
     if (!last || last.text !== text || last.key !== key) {
       if (text.trim() === "") {
-        answers[kind] = { text, key, body: [kind === "redacted" ? { text, items: [] } : []], timing: null };
+        answers[kind] = { text, key, body: [route === "redact" ? { text, items: [] } : []], timing: null };
       } else {
         busy(true);
         const answer = await call(route, { inputs: text, ...body }, controller.signal);
@@ -91,7 +98,11 @@ async function ask() {
     $("problem").hidden = true;
     show(kind, answers[kind]);
   } catch (error) {
-    if (!controller.signal.aborted) fail(error);
+    if (error.status === 404 && viewNow() !== "redacted" && withPatterns()) {
+      $("with-patterns").checked = false; // the server has no /redact
+      $("patterns-box").hidden = true;
+      schedule(0);
+    } else if (!controller.signal.aborted) fail(error);
   } finally {
     if (running === controller) busy(false);
   }
@@ -106,6 +117,8 @@ function learn(found) {
   info = found;
   labels.push(...(found.entity_labels || []).filter((label) => !labels.includes(label)));
   $("model").textContent = `${found.model_name || found.model_id} · ${found.dtype} · nerve ${found.version}`;
+  $("patterns-box").hidden = !found.patterns?.length;
+  $("patterns-names").textContent = (found.patterns || []).join(", ");
   if (!strategyWasChosen && STRATEGIES.includes(found.entity_strategy)) $("strategy").value = found.entity_strategy;
 }
 
@@ -249,7 +262,7 @@ function start() {
   });
   $("threshold").addEventListener("input", () => settingChanged(50));
   for (const radio of document.querySelectorAll("input[name=view]")) radio.addEventListener("change", () => settingChanged());
-  for (const id of ["operator", "patterns"]) $(id).addEventListener("change", () => settingChanged());
+  for (const id of ["operator", "patterns", "with-patterns"]) $(id).addEventListener("change", () => settingChanged());
   for (const id of ["new-value", "mask-character"]) $(id).addEventListener("input", () => settingChanged(TYPING_MILLISECONDS));
   $("all-on").addEventListener("click", () => {
     off.clear();

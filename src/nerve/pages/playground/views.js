@@ -16,7 +16,7 @@ function show(kind, answer) {
 
 /** The entities of an answer: {start, end, label, score}. */
 function entitiesOf(answer) {
-  answer.entities ??= answer.body[0].map((row) => {
+  answer.entities ??= answer.body[0].items ?? answer.body[0].map((row) => {
     const [[label, score]] = Object.entries(row.results);
     return { start: row.start, end: row.end, label, score };
   });
