@@ -14,6 +14,7 @@ from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.graph import load_graph
 from nerve.models.export import export_checkpoint
+from nerve.models.exportable import REFUSED
 from nerve.runtime.padded import Session
 from nerve.types import Window
 
@@ -153,13 +154,37 @@ def test_checkpoint_with_a_sentencepiece_model_alone(tmp_path: Path, lookup_mode
     ],
 )
 def test_graph_that_is_not_faithful_is_refused(
-    tmp_path: Path, lookup_model: Path, model_type: str, settings: dict[str, Any], reason: str
+    tmp_path: Path,
+    lookup_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model_type: str,
+    settings: dict[str, Any],
+    reason: str,
 ) -> None:
     """A graph that answers otherwise than PyTorch, or not at every length, is not written."""
+    monkeypatch.delitem(REFUSED, model_type)  # as a type that nobody has tried
     folder = write_checkpoint(tmp_path / "checkpoint", model_type, settings, lookup_model)
     with pytest.raises(ModelError, match=reason):
         export_checkpoint(str(folder), tmp_path / "exported")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("model_type", sorted(REFUSED))
+def test_what_is_known_not_to_work_is_refused_at_once(tmp_path: Path, model_type: str) -> None:
+    """There are no weights yet, and none are looked for."""
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(
+        ModelError, match=f"cannot be exported: a model of the type {model_type} cannot be served"
+    ):
+        export_checkpoint(str(tmp_path / "checkpoint"), tmp_path / "exported")
+
+
+def test_what_transformers_has_no_token_classifier_of_is_refused_at_once(tmp_path: Path) -> None:
+    """Likewise, in one line."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(ModelError, match="no token classifier of the type vit"):
+        export_checkpoint(str(tmp_path), tmp_path / "exported")
 
 
 def test_existing_target_is_refused(tmp_path: Path) -> None:

@@ -100,6 +100,23 @@ CASES |= {
     "bert gelu_fast": ("bert", {"hidden_act": "gelu_fast"}),
     "bert gelu_pytorch_tanh": ("bert", {"hidden_act": "gelu_pytorch_tanh"}),
     "bert relu": ("bert", {"hidden_act": "relu"}),
+    **{
+        f"bert {name}": ("bert", {"hidden_act": name})
+        for name in (
+            *(
+                "gelu_10",
+                "quick_gelu",
+                "mish",
+                "hardswish",
+                "laplace",
+                "leaky_relu",
+                "linear",
+                "relu2",
+                "relu6",
+            ),
+            *("sigmoid", "sqrtsoftplus", "tanh", "swish"),
+        )
+    },
     "distilbert relu": ("distilbert", {"activation": "relu"}),
     "roberta padding id 3": ("roberta", {"pad_token_id": 3}),
     "electra one size": ("electra", {"embedding_size": N_HIDDEN}),

@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tarfile
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import nerve
-from nerve.config import cache_dir_of, choose_config
+from hub_stand_in import HubStandIn, read_folder
 from nerve.errors import StartupError
 from nerve.graph.architectures import FAMILIES
-from nerve.models.outlook import foresee
 from zoo.answers import STRATEGIES, find_difference, flatten
 
 HERE = Path(__file__).parent
@@ -71,17 +75,52 @@ def test_what_is_not_built_is_refused_with_the_remedy(zoo: Path, slug: str) -> N
     assert "\n" not in message
 
 
+@pytest.fixture(scope="session")
+def by_name(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """Serves a repository by its name, from a hub, with nothing here before; once for each."""
+    home = tmp_path_factory.mktemp("home")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NERVE_"))}
+    with (
+        HubStandIn(read_folder(zoo / "models")) as hub,
+        (home / "stderr").open("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "zoo.by_name", str(zoo)],
+            cwd=HERE.parent,
+            env={**kept, "HOME": str(home), "HF_ENDPOINT": hub.url},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as child,
+    ):
+
+        @cache
+        def ask(slug: str) -> dict[str, Any]:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write(slug + "\n")
+            child.stdin.flush()
+            answer = child.stdout.readline()
+            assert answer, (home / "stderr").read_text()[-2000:]
+            found: dict[str, Any] = json.loads(answer)
+            return found
+
+        yield ask
+
+
+@pytest.mark.parametrize("slug", SERVED)
+def test_a_name_is_enough(by_name: Callable[[str], dict[str, Any]], slug: str) -> None:
+    """From the hub, too, answers equal transformers'."""
+    row = by_name(slug)
+    assert (row["refused"], row["differences"]) == (None, [])
+
+
 @pytest.mark.parametrize("slug", sorted(ENTRIES))
-def test_show_says_what_a_start_does(zoo: Path, slug: str) -> None:
-    """`nerve show` refuses what a start refuses, in its words, and names the files that a start reads."""
-    folder = zoo / "models" / slug
-    config = choose_config(str(folder), None)
-    outlook = foresee(config, cache_dir_of(config))
-    refusal = None
-    try:
-        nerve.load(folder, threads=1).close()
-    except StartupError as error:
-        refusal = str(error)
-    assert outlook.refused == refusal
-    if refusal is None:
-        assert outlook.tokenizer["file"] in [file.name for file in outlook.files]
+def test_show_says_what_a_start_does(by_name: Callable[[str], dict[str, Any]], slug: str) -> None:
+    """Before anything is fetched, `nerve show` refuses what a start refuses, and names the files that it reads."""
+    row = by_name(slug)
+    assert (row["foreseen"] is None) == (row["refused"] is None) == (slug in SERVED)
+    if row["refused"] is None:
+        assert row["tokenizer"] in row["files"]
+    else:
+        assert ENTRIES[slug]["model_type"] in row["foreseen"]

@@ -118,7 +118,7 @@ def other_heads(config: Mapping[str, Any]) -> list[str]:
 def label_names(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
     """Return the names of `id2label`, by label id; where there is none, those that transformers makes.
 
-    Two ids may have one name, as in transformers: their tokens are of one kind.
+    Two ids may have one name, as in transformers: their tokens are of one kind. A name may be empty, as there.
     """
     labels = config.get("id2label")
     stated = config.get("num_labels")
@@ -135,7 +135,7 @@ def label_names(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
             f"id2label in {CONFIG} of {origin} must number its labels 0 to {len(labels) - 1}; mend it"
         )
     names = tuple(by_id[index] for index in range(len(labels)))
-    if not all(isinstance(name, str) and name for name in names):
+    if not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"id2label in {CONFIG} of {origin} has a label that is not a name; mend it")
     if stated not in (None, len(names)):
         raise CheckpointError(

@@ -42,7 +42,17 @@ _FLOORS = {
     Activation.GELU: (0.171, 32),  # gelu(x) >= -0.16998, for both forms
     Activation.GELU_TANH: (0.171, 32),
     Activation.SILU: (0.279, 32),  # silu(x) >= -0.27846
-    Activation.RELU: (0.0, 0),
+    Activation.GELU_10: (0.171, 32),
+    Activation.QUICK_GELU: (0.171, 32),  # -0.1636
+    Activation.MISH: (0.309, 32),  # -0.30884
+    Activation.HARD_SWISH: (0.376, 32),  # -0.375
+    **dict.fromkeys(
+        [
+            *(Activation.RELU, Activation.RELU_2, Activation.RELU_6, Activation.LAPLACE),
+            *(Activation.SIGMOID, Activation.SQRT_SOFTPLUS),
+        ],
+        (0.0, 0),
+    ),
 }
 # Zero point of what lies on both sides of zero.
 _ZERO = 128

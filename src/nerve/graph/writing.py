@@ -7,7 +7,9 @@ which each is the quickest there.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -16,8 +18,7 @@ from onnx import TensorProto, helper
 from nerve.graph.architectures.encoder import Activation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any
+    from collections.abc import Iterator
 
     import numpy.typing as npt
 
@@ -185,10 +186,64 @@ def activate(
         shift = [] if bias is None else [graph.constant(f"{name}.bias", bias)]
         return graph.node("FastGelu", [value, *shift], f"{name}.gelu", fused=True)
     total = add_bias(graph, value, bias, name)
-    if activation is Activation.RELU:
-        return graph.node("Relu", [total], f"{name}.relu")
-    if activation is Activation.TANH:
-        return graph.node("Tanh", [total], f"{name}.tanh")
-    if activation is Activation.SILU:
-        return graph.node("QuickGelu", [total], f"{name}.silu", fused=True, alpha=1.0)
-    return graph.node("Gelu", [total], f"{name}.gelu", fused=True)
+    if activation in _ONE_OPERATOR:
+        operator, options = _ONE_OPERATOR[activation]
+        return graph.node(operator, [total], f"{name}.{operator.lower()}", **options)
+    return _SEVERAL_OPERATORS[activation](graph, total, name)
+
+
+_ONE_OPERATOR: dict[Activation, tuple[str, dict[str, Any]]] = {
+    Activation.GELU: ("Gelu", {"fused": True}),
+    Activation.QUICK_GELU: ("QuickGelu", {"fused": True, "alpha": 1.702}),
+    Activation.SILU: ("QuickGelu", {"fused": True, "alpha": 1.0}),
+    Activation.RELU: ("Relu", {}),
+    Activation.TANH: ("Tanh", {}),
+    Activation.HARD_SWISH: ("HardSwish", {}),
+    Activation.LEAKY_RELU: ("LeakyRelu", {"alpha": 0.01}),
+    Activation.SIGMOID: ("Sigmoid", {}),
+}
+
+
+def _number(graph: GraphWriter, value: float) -> str:
+    return graph.constant(f"number_{value}", np.array(value, np.float32))
+
+
+def _gelu_10(graph: GraphWriter, value: str, name: str) -> str:
+    value = graph.node("Gelu", [value], f"{name}.gelu", fused=True)
+    return graph.node("Clip", [value, _number(graph, -10), _number(graph, 10)], f"{name}.clipped")
+
+
+def _mish(graph: GraphWriter, value: str, name: str) -> str:
+    soft = graph.node("Tanh", [graph.node("Softplus", [value], f"{name}.softplus")], f"{name}.tanh")
+    return graph.node("Mul", [value, soft], f"{name}.mish")
+
+
+def _laplace(graph: GraphWriter, value: str, name: str) -> str:
+    value = graph.node("Sub", [value, _number(graph, 0.707107)], f"{name}.centred")
+    value = graph.node("Div", [value, _number(graph, 0.282095 * math.sqrt(2))], f"{name}.scaled")
+    value = graph.node(
+        "Add", [graph.node("Erf", [value], f"{name}.erf"), _number(graph, 1)], f"{name}.raised"
+    )
+    return graph.node("Mul", [value, _number(graph, 0.5)], f"{name}.laplace")
+
+
+def _relu_2(graph: GraphWriter, value: str, name: str) -> str:
+    value = graph.node("Relu", [value], f"{name}.relu")
+    return graph.node("Mul", [value, value], f"{name}.squared")
+
+
+def _sqrt_softplus(graph: GraphWriter, value: str, name: str) -> str:
+    return graph.node("Sqrt", [graph.node("Softplus", [value], f"{name}.softplus")], f"{name}.root")
+
+
+_SEVERAL_OPERATORS: dict[Activation, Callable[[GraphWriter, str, str], str]] = {
+    Activation.LINEAR: lambda graph, value, name: value,
+    Activation.GELU_10: _gelu_10,
+    Activation.MISH: _mish,
+    Activation.LAPLACE: _laplace,
+    Activation.RELU_2: _relu_2,
+    Activation.RELU_6: lambda graph, value, name: graph.node(
+        "Clip", [value, _number(graph, 0), _number(graph, 6)], f"{name}.relu6"
+    ),
+    Activation.SQRT_SOFTPLUS: _sqrt_softplus,
+}

@@ -21,6 +21,8 @@ from nerve.checkpoint.settings import padding_id, stated_positions
 from nerve.checkpoint.storage import draft_beside, place
 from nerve.config import Device
 from nerve.errors import ModelError
+from nerve.models.exportable import REFUSED
+from nerve.models.traced_experts import use_traced_experts
 from nerve.runtime.padded import Session
 from nerve.types import Window
 
@@ -47,8 +49,14 @@ def export_checkpoint(source: str, target: Path, revision: str | None = None) ->
     torch, transformers = _import_export_libraries()
     if target.exists():
         raise ModelError(f"{target} exists already; name a new folder")
-    try:
+    with _loading(source):
+        config = transformers.AutoConfig.from_pretrained(source, revision=revision)
+    _refuse_at_once(source, config, transformers)
+    with _loading(source):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
+    if not tokenizer.is_fast:
+        raise ModelError(f"{source} has no fast tokenizer; convert it to tokenizer.json first")
+    with _loading(source):
         model = transformers.AutoModelForTokenClassification.from_pretrained(
             source,
             revision=revision,
@@ -56,11 +64,6 @@ def export_checkpoint(source: str, target: Path, revision: str | None = None) ->
             attn_implementation="eager",
             trust_remote_code=False,
         ).eval()
-    except (ImportError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())  # in one line
-        raise ModelError(f"transformers cannot load {source}: {reason}") from error
-    if not tokenizer.is_fast:
-        raise ModelError(f"{source} has no fast tokenizer; convert it to tokenizer.json first")
     with draft_beside(target) as folder:
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -79,6 +82,30 @@ def export_checkpoint(source: str, target: Path, revision: str | None = None) ->
     return difference
 
 
+def _refuse_at_once(source: str, config: Any, transformers: Any) -> None:
+    """Raise `ModelError` for what is known to give no graph that can be served, before its weights are fetched."""
+    kind = getattr(config, "model_type", None)
+    if kind in REFUSED:
+        raise ModelError(
+            f"{source} cannot be exported: a model of the type {kind} cannot be served, since {REFUSED[kind]}"
+        )
+    known = transformers.models.auto.modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
+    if kind not in known:
+        raise ModelError(
+            f"{source} cannot be exported: transformers {transformers.__version__} has no token classifier of the type "
+            f"{kind}"
+        )
+
+
+@contextlib.contextmanager
+def _loading(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())  # in one line
+        raise ModelError(f"transformers cannot load {source}: {reason}") from error
+
+
 def _import_export_libraries() -> tuple[Any, Any]:
     try:
         import torch
@@ -92,6 +119,7 @@ def _import_export_libraries() -> tuple[Any, Any]:
 
 def _trace(model: Any, path: Path, torch: Any) -> None:
     """Export with the tracer, which ONNX Runtime optimises best; with torch.export where tracing fails."""
+    use_traced_experts(model, torch)
     names = _input_names(model)
     ids = torch.arange(5, 5 + 16, dtype=torch.int64).reshape(2, 8) % model.config.vocab_size  # (B,T)
     examples = {

@@ -30,6 +30,17 @@ class Activation(enum.Enum):
     RELU = "relu"
     SILU = "silu"  # x * sigmoid(x)
     TANH = "hyperbolic tangent"
+    GELU_10 = "erf, between -10 and 10"
+    QUICK_GELU = "sigmoid"  # x * sigmoid(1.702 x)
+    MISH = "mish"  # x * tanh(log(1 + exp(x)))
+    HARD_SWISH = "hardswish"  # x * min(max(x + 3, 0), 6) / 6
+    LAPLACE = "laplace"  # (1 + erf((x - 0.707107) / (0.282095 sqrt(2)))) / 2
+    LEAKY_RELU = "leaky_relu"  # x, or 0.01 x where x < 0
+    LINEAR = "linear"
+    RELU_2 = "relu2"  # relu(x)^2
+    RELU_6 = "relu6"  # min(relu(x), 6)
+    SIGMOID = "logistic"
+    SQRT_SOFTPLUS = "sqrtsoftplus"  # sqrt(log(1 + exp(x)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NotBuildable", "Tensors", "is_leftover", "read_activation", "read_integer", "read_number"]
 
+# All of transformers' that have no weights of their own (activations.py, ACT2CLS; prelu and xielu have).
 # gelu_fast writes sqrt(2/pi) as 0.7978845608 and groups the factors otherwise; the function is the same.
 _ACTIVATIONS = {
     "gelu": Activation.GELU,
@@ -34,6 +35,17 @@ _ACTIVATIONS = {
     "silu": Activation.SILU,
     "swish": Activation.SILU,
     "tanh": Activation.TANH,
+    "gelu_10": Activation.GELU_10,
+    "quick_gelu": Activation.QUICK_GELU,
+    "mish": Activation.MISH,
+    "hardswish": Activation.HARD_SWISH,
+    "laplace": Activation.LAPLACE,
+    "leaky_relu": Activation.LEAKY_RELU,
+    "linear": Activation.LINEAR,
+    "relu2": Activation.RELU_2,
+    "relu6": Activation.RELU_6,
+    "sigmoid": Activation.SIGMOID,
+    "sqrtsoftplus": Activation.SQRT_SOFTPLUS,
 }
 
 # Left over from pre-training, or buffers: a token classifier computes the same without them.
