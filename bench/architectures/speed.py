@@ -10,6 +10,7 @@ needs PyTorch and transformers to make the models (bench/requirements-torch.txt)
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 import tempfile
@@ -33,11 +34,14 @@ def open_built(folder: Path, precision: str, threads: int, kept: Path | None = N
     """Return a session of a built graph, and the seconds to build and to open it; kept: a cache that stays."""
     from nerve.config import Device, Precision  # noqa: PLC0415 - a loaded onnxruntime would weigh on PyTorch
     from nerve.graph import load_graph  # noqa: PLC0415
+    from nerve.runtime.devices import CPU  # noqa: PLC0415
     from nerve.runtime.sessions import create_session  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
-        graph = load_graph(folder, Precision(precision), kept or Path(cache))
+        # What sessions share takes twice the weights on disk, and computes the same in the same time.
+        provider = dataclasses.replace(CPU, preparation=None)
+        graph = load_graph(folder, Precision(precision), kept or Path(cache), provider=provider)
         built = time.perf_counter()
         session = create_session(graph.source, Device.CPU, 0, n_threads=threads)
         return session, {
