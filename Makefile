@@ -18,6 +18,8 @@ FUZZ := .venv-fuzz
 FUZZ_READY := $(FUZZ)/.ready
 PAGE := .venv-page
 PAGE_READY := $(PAGE)/.ready
+PACKAGE := .venv-package
+PACKAGE_READY := $(PACKAGE)/.ready
 CLIENTS := .venv-clients
 CLIENTS_READY := $(CLIENTS)/.ready
 GATEWAY := .venv-gateway
@@ -31,7 +33,7 @@ PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 TYPES := .venv-types
 
-.PHONY: install serve test test-clients test-deploy test-page test-docs docs reference check format lint types imports bench bench-quick golden parity zoo types-new fuzz \
+.PHONY: install serve test test-clients test-deploy test-page test-package test-docs docs reference check format lint types imports bench bench-quick golden parity zoo types-new fuzz \
 	pictures audit clean
 
 install: $(READY)
@@ -127,6 +129,10 @@ fuzz-quick: $(DEV_READY) $(FUZZ_READY)
 test-page: $(PAGE_READY)
 	$(PAGE)/bin/python -m pytest tests/pages
 
+# The wheel and the sdist: built, looked at, installed with pip, uvx and pipx into new environments, and run there.
+test-package: $(PACKAGE_READY)
+	$(PACKAGE)/bin/python -m pytest -c tests/package/pytest.ini --rootdir=tests/package tests/package
+
 pictures: $(PAGE_READY)
 	$(PAGE)/bin/python tests/pages/take_pictures.py
 
@@ -153,7 +159,7 @@ audit: $(READY)
 		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(GATEWAY) $(DEPLOY) $(PAGE) $(DOCS) $(AUDIT) $(TYPES) site
+	rm -rf $(VENV) $(PACKAGE) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(GATEWAY) $(DEPLOY) $(PAGE) $(DOCS) $(AUDIT) $(TYPES) site
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
@@ -183,6 +189,12 @@ $(PAGE_READY): pyproject.toml constraints.txt
 $(DOCS_READY): docs/site/requirements.txt
 	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/python -m pip install --quiet --requirement docs/site/requirements.txt
+	@touch $@
+
+$(PACKAGE_READY): Makefile
+	test -x $(PACKAGE)/bin/python || $(PYTHON) -m venv $(PACKAGE)
+	$(PACKAGE)/bin/python -m pip install --quiet 'build>=1.3,<2' httpx 'mypy>=1.18' 'pipx>=1.7,<2' pytest pytest-timeout \
+		trove-classifiers 'twine>=6.1,<7' 'uv>=0.9,<1'
 	@touch $@
 
 # NeMo brings fastembed, which wants an old huggingface_hub and which no test uses; the newest is installed over it.

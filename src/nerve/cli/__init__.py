@@ -22,6 +22,7 @@ from nerve.cli import (
     export,
     first_steps,
     init,
+    missing,
     predict,
     pull,
     redact,
@@ -76,6 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nerve: {error}", file=sys.stderr)
         if isinstance(error, NoModelNamed):
             first_steps.print_how_to_name_a_model(options.command, as_option="texts" in options)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "nerve":
+            raise  # a defect
+        print(f"nerve: {missing.why_missing(error.name)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

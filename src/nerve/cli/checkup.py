@@ -16,6 +16,7 @@ import msgspec
 
 import nerve
 from nerve.checkpoint.reach import hub_left_alone, reach_hub
+from nerve.cli.missing import why_missing
 from nerve.cli.sizes import bytes_for_people
 from nerve.config import (
     CheckpointSource,
@@ -76,10 +77,11 @@ def examine(model: str | None, file: str | None) -> Checkup:
     config = _collect(found, lambda: _read_config(model, file))
     if config is None:
         return found
-    if found.runtime:
-        _collect(found, lambda: _choose(found, config))
     reach = reach_hub(_HUB_SECONDS)
     _look_at_storage(found, config, reach)
+    if not found.runtime:
+        return found
+    _collect(found, lambda: _choose(found, config))
     _collect(found, lambda: _look_at_server(config))
     if model is not None or file is not None or has_config_file():
         _look_at_model(found, config, reach)
@@ -153,7 +155,7 @@ def _look_at_runtime(found: Checkup) -> None:
             "int8_is_exact_by_itself": not are_products_clipped(),
         }
     except ModuleNotFoundError as error:
-        found.problems.append(f"{error.name} is not installed; install nerve with the extra cpu, or gpu")
+        found.problems.append(why_missing(error.name))
     except Exception as error:  # noqa: BLE001 - whatever a damaged or foreign library raises
         found.problems.append(
             f"onnxruntime does not work here ({type(error).__name__}: {error}); install it again"

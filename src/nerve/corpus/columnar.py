@@ -29,7 +29,7 @@ def import_pyarrow() -> Any:
         import pyarrow  # noqa: PLC0415 - an extra
         import pyarrow.parquet  # noqa: PLC0415
     except ImportError:
-        raise InputError("Parquet needs pyarrow; pip install 'nerve[parquet]'") from None
+        raise InputError("Parquet needs pyarrow; install nerve[parquet]") from None
     return pyarrow
 
 

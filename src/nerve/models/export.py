@@ -112,7 +112,7 @@ def _import_export_libraries() -> tuple[Any, Any]:
         import transformers
     except ImportError as error:
         raise ModelError(
-            f"`nerve export` needs PyTorch and transformers ({error.name} is missing); pip install 'nerve[export]'"
+            f"`nerve export` needs PyTorch and transformers ({error.name} is missing); install nerve[export]"
         ) from error
     return torch, transformers
 
