@@ -74,9 +74,8 @@ def test_import_contract_holds() -> None:
 def test_only_config_reads_the_environment() -> None:
     """Everything else is told; what a process depends on stands in one place."""
     uses = {name_of(path): len(found) for path in SOURCES if (found := environment_uses(path))}
-    assert all(
-        uses.pop(name) for name in ("config/loading.py", "config/selection.py", "config/redaction_key.py")
-    )
+    of_config = ("loading.py", "redaction_key.py", "selection.py", "terminal.py")
+    assert all(uses.pop(f"config/{name}") for name in of_config)
     assert uses == dict.fromkeys(PASSED_ON, 1)
 
 

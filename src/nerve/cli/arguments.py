@@ -61,6 +61,11 @@ def add_output_arguments(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="put bad rows with their reason into an error part, and go on (default: end at the first)",
     )
+    group.add_argument(
+        "--no-pager",
+        action="store_true",
+        help="on a terminal, show what is longer than the screen without $PAGER (default: less)",
+    )
 
 
 def add_answer_arguments(parser: argparse.ArgumentParser) -> None:

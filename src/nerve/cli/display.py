@@ -6,7 +6,7 @@ order of the model's tags alone, so that a tag looks the same in every text and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
 from rich.style import Style
@@ -18,19 +18,41 @@ if TYPE_CHECKING:
 
     from nerve.types import Row
 
-# Black on these is legible on dark and on light terminals; numbers of the 256-colour palette.
-_PALETTE = (114, 215, 111, 211, 221, 80, 183, 173, 150, 152, 217, 180)
+# Black on these is legible (7:1 and more), and they stand out from dark and from light terminals; numbers of the
+# 256-colour palette.
+_PALETTE = (
+    *(114, 215, 111, 211, 221, 80, 183, 173, 150, 152, 217, 180),
+    *(116, 178, 108, 209, 147, 144, 176, 141, 110, 149, 174, 79),
+)
 _NAME_CELLS = 14
 # Control characters could steer the terminal; each is shown as one visible character, so offsets hold.
 _VISIBLE = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
 _VISIBLE |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
+def has_colours(console: Console) -> bool:
+    """Tell whether a console draws in colours: NO_COLOR, or a terminal without any, forbids it."""
+    return not console.no_color and console.color_system is not None
+
+
 class PlainConsole(Console):
     """Prints to stdout what it is given, and nothing in it is markup."""
 
-    def __init__(self) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False)
+    def __init__(self, file: IO[str] | None = None, like: Console | None = None) -> None:
+        """Write to `file`, or stdout; in the colours and the width of `like`, where it stands for that terminal."""
+        if like is None:
+            super().__init__(file=file, highlight=False, markup=False, emoji=False)
+        else:
+            super().__init__(
+                file=file,
+                highlight=False,
+                markup=False,
+                emoji=False,
+                force_terminal=True,
+                width=like.width,
+                no_color=like.no_color,
+                color_system=like.color_system,  # type: ignore[arg-type]  # its own names
+            )
 
     def on_broken_pipe(self) -> None:
         """Leave it to `main` that the reader left; rich would exit with 1, which means failed here."""
@@ -45,10 +67,10 @@ def choose_colours(tags: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def highlight(text: str, rows: Sequence[Row], colours: dict[str, Style]) -> Text:
+def highlight(text: str, rows: Sequence[Row], colours: dict[str, Style], *, in_colour: bool = True) -> Text:
     """Return `text` with its entities in colour, each followed by its label and score in per cent.
 
-    `rows` are entities with offsets in code points, in order.
+    `rows` are entities with offsets in code points, in order. in_colour: else they stand in brackets.
     """
     shown = make_visible(text)
     drawn = Text()
@@ -59,8 +81,9 @@ def highlight(text: str, rows: Sequence[Row], colours: dict[str, Style]) -> Text
         label, score = best(row)
         style = colours.get(label, Style(reverse=True))
         drawn.append(shown[position : row.start])
-        drawn.append(f" {shown[row.start : row.end]} ", style)
-        drawn.append(f"{label} {score:.0%} ", style + Style(bold=True))
+        before, after = (" ", " ") if in_colour else ("[", "]")
+        drawn.append(f"{before}{shown[row.start : row.end]} ", style)
+        drawn.append(f"{label} {score:.0%}{after}", style + Style(bold=True))
         position = row.end
     drawn.append(shown[position:])
     return drawn

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from nerve.cli.arguments import (
@@ -23,6 +24,8 @@ from nerve.cli.model import add_model_option
 from nerve.types import AggregationStrategy, OffsetUnit, TruncationDirection
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from nerve.cli.rows import Answerer
     from nerve.corpus.answers import Task
     from nerve.corpus.records import Answer, Record
@@ -90,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         layout,
         as_json=options.json,
         task=lambda answerer: _task(options, answerer, choices),
-        draw=(lambda answerer: _Drawer(options, answerer)) if draws else None,
+        draw=(lambda answerer, console: _Drawer(options, answerer, console)) if draws else None,
         settings={**choices, "strategy": options.strategy, "no_text": options.no_text, "json": options.json},
     )
     totals = run_rows(options, config_of(options), wish)
@@ -131,11 +134,16 @@ def _shows_tokens(options: argparse.Namespace) -> bool:
 class _Drawer:
     """Draws texts with their entities, or a table of tokens, on the terminal (a `Writer`)."""
 
-    def __init__(self, options: argparse.Namespace, answerer: Answerer) -> None:
-        from nerve.cli.display import PlainConsole, choose_colours
+    def __init__(self, options: argparse.Namespace, answerer: Answerer, console: Console) -> None:
+        from nerve.cli.display import choose_colours, has_colours
 
-        self._console = PlainConsole()
+        self._console = console
+        self._in_colour = has_colours(console)
+        self._answerer = answerer
+        self._labels = options.labels or answerer.entity_labels
+        self._found: Counter[str] = Counter()
         self._shows_tokens = _shows_tokens(options)
+        self._shows_all = options.raw_scores
         shows_names = self._shows_tokens or options.raw_scores
         self._colours = choose_colours(answerer.label_names if shows_names else answerer.tags)
 
@@ -144,13 +152,22 @@ class _Drawer:
 
     def write(self, record: Record, answer: Answer) -> None:
         """See `Writer`."""
-        from nerve.cli.display import highlight, token_table
+        from nerve.cli.display import best, highlight, token_table
 
         rows: list[Row] = list(answer.found)  # type: ignore[arg-type]
         if self._shows_tokens:
             self._console.print(token_table(rows))
         else:
-            self._console.print(highlight(record.text, rows, self._colours), soft_wrap=True)
+            self._found.update(best(row)[0] for row in rows)
+            drawn = highlight(record.text, rows, self._colours, in_colour=self._in_colour)
+            self._console.print(drawn, soft_wrap=True)
 
     def close(self) -> None:
         """See `Writer`."""
+        from nerve.cli.legend import legend
+
+        if self._shows_tokens or self._shows_all:
+            return
+        self._console.print()
+        for line in legend(self._answerer.model_id, self._labels, self._found, self._colours):
+            self._console.print(line)

@@ -28,6 +28,8 @@ from nerve.types import EntityStrategy, PatternName
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rich.console import Console
+
     from nerve.cli.rows import Answerer
     from nerve.config.operators import Operator
     from nerve.corpus.records import Answer, Record
@@ -160,10 +162,11 @@ def _settings(
 class _Drawer:
     """Draws texts with what would go in colour (a `Writer`)."""
 
-    def __init__(self, answerer: Answerer) -> None:
-        from nerve.cli.display import PlainConsole, choose_colours
+    def __init__(self, answerer: Answerer, console: Console) -> None:
+        from nerve.cli.display import choose_colours, has_colours
 
-        self._console = PlainConsole()
+        self._console = console
+        self._in_colour = has_colours(console)
         classifier = answerer.classifier
         renamed = {} if classifier is None else classifier.config.runtime.rename_labels
         patterns = [renamed.get(name.label, name.label) for name in PatternName]
@@ -179,7 +182,8 @@ class _Drawer:
 
         items: list[Item] = list(answer.found)  # type: ignore[arg-type]
         rows = [Row("", 0, item.start, item.end, {item.label: item.score}) for item in items]
-        self._console.print(highlight(record.text, rows, self._colours), soft_wrap=True)
+        drawn = highlight(record.text, rows, self._colours, in_colour=self._in_colour)
+        self._console.print(drawn, soft_wrap=True)
 
     def close(self) -> None:
         """See `Writer`."""

@@ -17,6 +17,7 @@ import msgspec
 
 import nerve
 from nerve.cli.arguments import goes_to_folder, is_live, kind_of
+from nerve.cli.screen import open_screen
 from nerve.config import ServerConfig, choose_config, load_api_key, model_name
 from nerve.corpus.answers import Task, answer_here
 from nerve.corpus.late import LateOperators, counts
@@ -30,6 +31,8 @@ from nerve.observability.progress import Unit, progress
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from rich.console import Console
 
     from nerve.api import TokenClassifier
     from nerve.config import Config
@@ -55,6 +58,11 @@ class Answerer:
         if self.classifier is not None:
             return self.classifier.model.entity_strategy.value
         return self._info.entity_strategy
+
+    @property
+    def model_id(self) -> str:
+        """The model, as its source calls it."""
+        return self._info.model_id if self.classifier is None else self.classifier.model.model_id
 
     @property
     def label_names(self) -> Sequence[str]:
@@ -93,7 +101,7 @@ class Wish:
     as_json: bool
     task: Callable[[Answerer], Task]
     operators: Mapping[str, Operator] = field(default_factory=dict)
-    draw: Callable[[Answerer], Writer] | None = None
+    draw: Callable[[Answerer, Console], Writer] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     def kind_of(self, source: Source) -> Kind:
@@ -219,7 +227,8 @@ def _open_stream(
     options: argparse.Namespace, wish: Wish, answerer: Answerer, stack: ExitStack
 ) -> StreamOutput:
     if wish.draw is not None:
-        writer = wish.draw(answerer)
+        screen = open_screen(paged=not options.no_pager and not is_live(options))
+        writer = wish.draw(answerer, stack.enter_context(screen))
         stream = sys.stdout.buffer
         stack.callback(sys.stdout.flush)
         return StreamOutput(stream, lambda _, __: writer, partial(_say, wish.command))

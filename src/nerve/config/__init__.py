@@ -43,6 +43,7 @@ from nerve.config.selection import (
     find_config,
     has_config_file,
 )
+from nerve.config.terminal import pager
 
 __all__ = [
     "BatchingConfig",
@@ -81,6 +82,7 @@ __all__ = [
     "load_redaction_key",
     "model_name",
     "overridden_keys",
+    "pager",
     "parse_config",
     "read_secret",
 ]
