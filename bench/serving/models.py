@@ -104,6 +104,11 @@ def make_zero() -> BenchModel:
     return BenchModel("zero", folder, folder / "model.onnx", local(folder))
 
 
+def _also(folder: Path) -> str:
+    """Return the PYTHONPATH of this process with a folder before it."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+
+
 def make_card() -> BenchModel:
     zero = make_zero()
     return BenchModel(
@@ -111,7 +116,7 @@ def make_card() -> BenchModel:
         zero.folder,
         zero.graph,
         {**zero.source, "device": "card"},
-        environment={"BENCH_CARD": str(WORK / "card.lock"), "PYTHONPATH": str(PLUGINS)},
+        environment={"BENCH_CARD": str(WORK / "card.lock"), "PYTHONPATH": _also(PLUGINS)},
         settings={"batching": {"max_batch_size": 128}},  # as for a GPU; the default is a CPU's
     )
 

@@ -57,4 +57,4 @@ class SimulatedCard(Backend):
         return split_results(windows, self._labels[ids], self._scores[ids], logits)
 
 
-PROVIDER = Provider(device="card", open=SimulatedCard)
+PROVIDER = Provider(device="card", open=SimulatedCard, has_one_owner=True)

@@ -1,11 +1,13 @@
-"""Count the CPU time that threads spend in onnxruntime's calls; Python imports this file at start, from PYTHONPATH.
+"""Count the CPU time that threads spend in calls of onnxruntime, or of the simulated card.
 
-Each process writes its own file in the folder BENCH_MODEL_CPU, named by its process id: pairs of float64, a thread's id
-and its CPU seconds inside `run`. stages.py reads them; without the variable nothing is counted.
+Python imports this file at start, from PYTHONPATH. Each process writes its own file in the folder BENCH_MODEL_CPU,
+named by its process id: pairs of float64, a thread's id and its CPU seconds inside `run`. stages.py reads them; without
+the variable nothing is counted.
 """
 
 import mmap
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -37,6 +39,11 @@ def install(folder: Path) -> None:
 
         return counted
 
+    if "BENCH_CARD" in os.environ:
+        sys.path.append(str(Path(__file__).parents[1]))
+        from card import Card  # noqa: PLC0415  as its backend in plugins/ imports it
+
+        Card.compute = count(Card.compute)
     for name in CALLS:
         if hasattr(state.InferenceSession, name):
             setattr(state.InferenceSession, name, count(getattr(state.InferenceSession, name)))

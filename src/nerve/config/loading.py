@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 ENV_PREFIX = "NERVE_"
 ENV_API_KEY = "NERVE_API_KEY"
+# Variables that hold keys.
+SECRETS = (ENV_API_KEY, "NERVE_REDACTION_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _API_KEY_FILE = "server.api_key_file"
 _OTLP_PROTOCOL = "http/protobuf"
 
@@ -147,6 +149,12 @@ def read_secret(path: Path, origin: str) -> str:
 def environment_without_overrides() -> dict[str, str]:
     """Return the environment for a server that takes its settings from its file alone, and needs no API key."""
     own = ("NERVE_CONFIG", ENV_API_KEY, *platforms.KEYS)
+    return {k: v for k, v in os.environ.items() if k not in own and not _is_override(k)}
+
+
+def environment_without_secrets() -> dict[str, str]:
+    """Return the environment for a process that needs no key of any kind, and is told its configuration."""
+    own = ("NERVE_CONFIG", *SECRETS)
     return {k: v for k, v in os.environ.items() if k not in own and not _is_override(k)}
 
 

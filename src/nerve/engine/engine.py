@@ -35,6 +35,7 @@ from nerve.types import AggregationStrategy, Prediction, PredictOptions, Row, Ti
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from nerve.channel.front import FrontLane
     from nerve.models.model import Model
     from nerve.scheduling.lane import Lane
     from nerve.types import Summary, TokenScores
@@ -62,6 +63,7 @@ class Engine:
     max_request_tokens: of all windows of one request. niceness: of the threads that compute, on the CPU.
     on_batch: called after each model call with its windows, tokens, padding, seconds, and threads that it stands for.
     on_failure: called, on some thread, when the device has failed for good; the process must end.
+    on_state: told when the process that runs the model, where that is another one, has ended or is there again.
     """
 
     def __init__(
@@ -73,14 +75,17 @@ class Engine:
         max_queue_seconds: float = math.inf,
         max_request_tokens: int = sys.maxsize,
         niceness: int = NICENESS,
+        on_state: Callable[[bool], None] = lambda is_there: None,
     ) -> None:
         self.model = model
         self.max_request_tokens = max_request_tokens
         self.pool = Pool()
         self._on_failure = on_failure
-        self._answering = None if model.shares_cores else EngineThread("nerve-answers")
+        # The thread on which scores come from another process is such a thread itself.
+        is_apart = not model.shares_cores and model.remote is None
+        self._answering = EngineThread("nerve-answers") if is_apart else None
         self._lane, self._bulk_lane = open_lanes(
-            model, max_queue_tokens, max_queue_seconds, self._deliver, on_batch, niceness
+            model, max_queue_tokens, max_queue_seconds, self._deliver, on_batch, niceness, on_state
         )
         self._lanes = list(dict.fromkeys((self._lane, self._bulk_lane)))
 
@@ -154,7 +159,7 @@ class Engine:
             finally:
                 reasons.clear()  # a traceback holds this frame, which would hold the error
 
-    def lane_of(self, job: Job) -> Lane:
+    def lane_of(self, job: Job) -> Lane | FrontLane:
         """Return the lane of a job."""
         return self._bulk_lane if job.n_tokens > _BULK_TOKENS else self._lane
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nerve.channel.front import FrontLane
 from nerve.scheduling.lane import Lane
 from nerve.scheduling.queue import Queue
 from nerve.scheduling.threads import EngineThread
@@ -28,10 +29,12 @@ def open_lanes(
     deliver: Callable[[list[Job]], None],
     on_batch: Callable[[int, int, int, float, int], None] | None,
     niceness: int,
-) -> tuple[Lane, Lane]:
-    """Return the lane of short requests and that of large ones; on a GPU they are one.
+    on_state: Callable[[bool], None],
+) -> tuple[Lane | FrontLane, Lane | FrontLane]:
+    """Return the lane of short requests and that of large ones; on a GPU, and for one elsewhere, they are one.
 
     max_queue_tokens, max_queue_seconds: of each queue. deliver, on_batch, niceness: as for `Lane`, of the first.
+    on_state: as for `FrontLane`.
     """
 
     def open_lane(
@@ -49,6 +52,9 @@ def open_lanes(
             has_cores,
         )
 
+    if model.remote is not None:
+        front = FrontLane(model.remote, deliver, on_state, max_queue_tokens, max_queue_seconds)
+        return front, front
     if not model.shares_cores:
         lane = open_lane(0, may_spread=model.can_spread, gathers=False)
         return lane, lane

@@ -123,12 +123,14 @@ class App:
             max_queue_seconds=math.inf if limit is None else limit / 1000,
             max_request_tokens=self._limits.most_request_tokens,
             niceness=config.cpu.niceness,
+            on_state=self._tell_health,
         )
         self._info = encode_json(describe(model, config))
         self._facts = ModelFacts(model.labels.entity_labels)
         self._is_draining = is_draining
-        self._metrics.set_engine_threads(model.n_threads)
-        if config.server.canary_interval_ms is not None:
+        # Where another process runs the model, that one counts its thread, and sees whether it computes.
+        self._metrics.set_engine_threads(model.n_threads if model.remote is None else 0)
+        if config.server.canary_interval_ms is not None and model.remote is None:
             self._canary = Canary(
                 engine,
                 config.server.canary_interval_ms / 1000,

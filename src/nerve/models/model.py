@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from nerve.channel.front import Remote
     from nerve.config import Precision
     from nerve.models.limits import Lengths
     from nerve.runtime.backend import Backend
@@ -31,6 +32,7 @@ class Model:
     policy, n_threads, can_spread: as the backend has them.
     shares_cores: calls compute on the cores that the callers run on (CPU).
     thread: the one thread that `backend.run` must be called on, or None for any.
+    remote: the process that runs it; None for this one.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Model:
     shares_cores: bool
     can_spread: bool
     thread: EngineThread | None = None
+    remote: Remote | None = None
 
     @property
     def window_tokens(self) -> int:

@@ -142,6 +142,11 @@ class Metrics(Collector):
             numbers[_CALLS] += seconds
             numbers[_BUSY] += seconds * n_threads
 
+    def set_queue(self, n_tokens: int, n_requests: int) -> None:
+        """Record what waits for the model."""
+        self._numbers[_QUEUED_TOKENS] = n_tokens
+        self._numbers[_QUEUED_REQUESTS] = n_requests
+
     def set_engine_threads(self, n_threads: int) -> None:
         """Record how many engine threads can be at work."""
         self._numbers[_THREADS] = n_threads

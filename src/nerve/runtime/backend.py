@@ -129,6 +129,7 @@ class Provider:
     memory: tells of a device what its calls may use; None where it is not known.
     most_window_tokens: longest window by default, whatever the model and the memory allow.
     preparation: None where sessions share nothing.
+    has_one_owner: one process computes on the device for all workers (`server.workers`); else each does for itself.
     """
 
     device: str
@@ -145,3 +146,4 @@ class Provider:
     memory: Callable[[int], Memory | None] = lambda device_id: None
     most_window_tokens: int = 8192
     preparation: Preparation | None = None
+    has_one_owner: bool = False

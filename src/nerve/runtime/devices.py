@@ -92,6 +92,7 @@ CUDA = Provider(
     precisions=(Precision.FLOAT16, Precision.FLOAT32),
     graph_kind=GraphKind.PACKED,
     owned=frozenset({GraphKind.PACKED}),
+    has_one_owner=True,
     why_not=_why_no_cuda,
     least_batch_tokens=_CUDA_BATCH_TOKENS,
     max_batch_size=_CUDA_BATCH_SIZE,

@@ -27,6 +27,7 @@ class Job:
     After it was delivered, either `error` is set or `results` holds the scores of every window.
     `queue_seconds` is the time until its first window ran, `inference_seconds` the time from there until
     its last one was done. `waiter` belongs to whoever submitted the job; `deliver` finds it there.
+    `number` is what it is called between processes (`nerve.channel`).
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Job:
         "n_running",
         "n_tokens",
         "needs_logits",
+        "number",
         "queue_seconds",
         "results",
         "submitted_at",
@@ -57,6 +59,7 @@ class Job:
         self.waiting = deque(range(len(windows)))  # indexes of windows not yet taken
         self.n_running = 0
         self.waiter: Callable[[], None] | None = None
+        self.number = 0
 
     @property
     def turn_tokens(self) -> int:

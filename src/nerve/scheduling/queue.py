@@ -11,23 +11,21 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from nerve.errors import DeadlineExceeded, DeviceFailed, InferenceFailed, Overloaded, Unavailable
+from nerve.errors import DeadlineExceeded, DeviceFailed, InferenceFailed, Unavailable
 from nerve.scheduling.batching import Batch, fair_order, fills_batch, take
 from nerve.scheduling.measured import Gathering, Rates, Spreading
+from nerve.scheduling.pressure import Pressure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nerve.errors import PredictError
+    from nerve.errors import Overloaded, PredictError
     from nerve.scheduling.batching import BatchPolicy, Job
     from nerve.types import TokenScores
 
 # Windows looked at when a batch is formed, as a multiple of the largest batch: enough to find equal
 # lengths, bounded so that a long queue does not make each step slower.
 _LOOKAHEAD = 4
-# Share of the time until its deadline that a job may need by the measured rate: a rate is no promise.
-_DEADLINE_SHARE = 0.9
-_MAX_RETRY_AFTER_SECONDS = 60.0
 
 
 class Queue:
@@ -96,42 +94,27 @@ class Queue:
     def why_full(
         self, now: float, deadline: float, n_tokens: int = 1, n_windows: int = 1, own_seconds: float = 0.0
     ) -> Overloaded | None:
-        """Return why a job that takes `own_seconds` itself would be refused, or None.
-
-        It is refused when its tokens do not fit, when it would have to wait longer than is allowed, and when it would
-        miss its deadline by the measured rate. When nothing waits, none is.
-        """
+        """Return why a job that takes `own_seconds` itself would be refused, or None; see `Pressure`."""
         if not self._jobs:
             return None
-        if self.tokens + n_tokens > self._max_tokens:
-            return self._overloaded(
-                "queue_tokens", f"the queue is full (batching.max_queue_tokens = {self._max_tokens})"
-            )
-        # Each waiting job is served a window in its turn, so no more of them come before the last window of a job than
-        # it has windows.
-        ahead = self._running_tokens + min(self.tokens, n_windows * self._turn_tokens)
-        wait = self.rates.seconds_for(ahead)
-        if wait > self._max_seconds:
-            return self._overloaded("queue_wait", "the wait would be longer than batching.max_queue_ms")
-        if wait + own_seconds > _DEADLINE_SHARE * (deadline - now):
-            return self._overloaded(
-                "queue_deadline", "the answer would come after the deadline of the request"
-            )
-        return None
+        return self.pressure().why_full(
+            self._max_tokens, self._max_seconds, deadline - now, n_tokens, n_windows, own_seconds
+        )
+
+    def pressure(self) -> Pressure:
+        """Return how full it is."""
+        return Pressure(
+            len(self._jobs),
+            self.tokens,
+            self._turn_tokens,
+            self._running_tokens,
+            self.rates.seconds_for(1),
+        )
 
     def close(self) -> None:
         """Admit nothing more."""
         if self._closed is None:
             self._closed = Unavailable("the server is shutting down; send the request to another one")
-
-    def _overloaded(self, reason: str, why: str) -> Overloaded:
-        seconds = self.rates.seconds_for(self.tokens)
-        return Overloaded(
-            f"{why}: {self.tokens} tokens wait, {seconds:.2f} s of work at the present rate; "
-            "send the request again later",
-            retry_after_seconds=min(seconds, _MAX_RETRY_AFTER_SECONDS) if self.rates.is_measured else 1.0,
-            reason=reason,
-        )
 
     # What runs next.
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,9 +31,11 @@ from nerve.config import Interface, cache_dir_of, has_key_in_environment
 from nerve.endpoints import create_endpoints
 from nerve.errors import StartupError
 from nerve.graph import build_check
+from nerve.http.routing import routes_of
 from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging, logging_settings
 from nerve.server.connections import keep_alive_seconds
+from nerve.server.engine_host import EngineHost, needs_engine_process
 from nerve.server.listening import (
     check_port,
     identify_socket,
@@ -77,6 +80,7 @@ class _DrainingServer(MPServer):
 
     shared: Shared
     drain_delay_seconds: float
+    engine: EngineHost | None = None
     ready_pipe: Connection
     ready_pids: set[int]  # of workers that have been ready
     _n_failures: int = 0  # workers in a row that ended before they were ready
@@ -92,6 +96,12 @@ class _DrainingServer(MPServer):
     @respawn_failed_workers.setter
     def respawn_failed_workers(self, value: bool) -> None:
         """Granian's constructor sets it; the property decides."""
+
+    def give_up(self) -> None:
+        """End the server with a failure; any thread may call this."""
+        self.shared.failed.set()
+        self.interrupt_signal = True
+        self.main_loop_interrupt.set()
 
     def startup(self, spawn_target: Callable[..., None], target_loader: Callable[..., object]) -> None:
         """Listen, and start the workers."""
@@ -121,6 +131,9 @@ class _DrainingServer(MPServer):
 
     def _spawn_workers(self, spawn_target: Callable[..., None], target_loader: Callable[..., object]) -> None:
         """Start the workers; signals that a starting one could not handle yet wait."""
+        if self.engine is not None:
+            with held_back():
+                self.engine.start()
         with held_back():
             super()._spawn_workers(spawn_target, target_loader)  # type: ignore[no-untyped-call]
 
@@ -144,9 +157,7 @@ class _DrainingServer(MPServer):
             is_served = any(one.is_alive() and one.pid in self.ready_pids for one in processes)
             if self._n_failures >= _MOST_FAILURES and not is_served:
                 log.critical("%d workers in a row could not start; the server ends", self._n_failures)
-                shared.failed.set()
-                self.interrupt_signal = True
-                self.main_loop_interrupt.set()
+                self.give_up()
                 return
             pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self._n_failures - 1))
             log.warning("a worker ended before it was ready; the next one is started in %.1f s", pause)
@@ -182,6 +193,8 @@ class _DrainingServer(MPServer):
             time.sleep(_STOP_TICK_SECONDS)
         self.workers_kill_timeout = 1  # second; they had their time
         super()._stop_workers()  # type: ignore[no-untyped-call]
+        if self.engine is not None:
+            self.engine.close()
 
     def _init_shared_socket(self) -> None:
         """Listen. Raises `StartupError`, where Granian raises what its Rust side says."""
@@ -232,6 +245,7 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
         log.info(
             "the operator hash of /redact has a random key until this server ends; see redaction.key_file"
         )
+    is_apart = needs_engine_process(config)
     server = _create_server(config.server, host)
     server.ready_pipe, ready = multiprocessing.Pipe(duplex=False)
     server.ready_pids = set()
@@ -249,10 +263,18 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
                 )
         except OSError as error:  # no shared memory, or a Python that this user may not start again
             raise StartupError(f"cannot start worker processes with {sys.executable}: {error}") from error
-        server.serve(
-            target_loader=partial(create_worker_application, config, api_key, folder, server.shared),
-            wrap_loader=False,
-        )
+        if is_apart and metrics_dir is not None:
+            routes = routes_of(create_endpoints(config))
+            server.engine = EngineHost(config, folder, routes, metrics_dir, server.give_up)
+            server.shared = replace(server.shared, engine=server.engine.path)
+        try:
+            server.serve(
+                target_loader=partial(create_worker_application, config, api_key, folder, server.shared),
+                wrap_loader=False,
+            )
+        finally:
+            if server.engine is not None:
+                server.engine.close()
 
 
 @contextmanager

@@ -17,24 +17,28 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nerve.channel.front import Link, Remote
 from nerve.checkpoint import ModelFolder, fetch_checkpoint
 from nerve.config import cache_dir_of, choose_config, load_api_key
 from nerve.endpoints import create_endpoints
-from nerve.errors import REASONS, StartupError
+from nerve.errors import REASONS
 from nerve.graph import build_check
 from nerve.http.access_log import with_access_log
 from nerve.http.app import App, answer_defects
 from nerve.http.asgi import Application
 from nerve.http.request import multiplexed_ports
 from nerve.http.routing import routes_of
+from nerve.models.front import load_front
 from nerve.models.loader import load_model
 from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging
 from nerve.observability.metrics import Metrics
 from nerve.server.connections import Heads, keep_alive_seconds, watch_connections
+from nerve.server.process import explain, forbid_core_dumps
 from nerve.server.signals import handle_signals
 
 if TYPE_CHECKING:
@@ -52,8 +56,8 @@ log = logging.getLogger(__name__)
 # How long a thread may hold the interpreter lock against the others; Python's default is 5 ms.
 _SWITCH_SECONDS = 0.0005
 
-# Linux takes this as "no core dump", neither into a file nor to a program (fs/coredump.c): memory holds texts.
-_NO_CORE_DUMP_BYTES = 1
+# Before a worker asks again for the process that runs the model, which has ended while it started.
+_PAUSE_SECONDS = 0.1
 
 # After the device has failed: time for the last answers to go out, and for probes to see readiness off.
 _LAST_ANSWERS_SECONDS = 1.0
@@ -70,6 +74,7 @@ class Shared:
     ready: a pipe into which each worker writes its process id when it has become ready; without a lock, which a
         worker that is killed would keep.
     metrics_dir: folder in which the workers keep their metrics; None for one worker.
+    engine: socket of the process that runs the model for all workers; None where each runs its own.
     """
 
     was_ready: Event
@@ -78,6 +83,7 @@ class Shared:
     settled: Event
     ready: Connection
     metrics_dir: Path | None
+    engine: Path | None = None
 
 
 class Worker:
@@ -86,7 +92,7 @@ class Worker:
     def __init__(
         self, config: Config, api_key: str | None, folder: ModelFolder, shared: Shared | None = None
     ) -> None:
-        _forbid_core_dumps()
+        forbid_core_dumps()
         endpoints = create_endpoints(config)
         metrics_dir = shared.metrics_dir if shared is not None else None
         metrics = Metrics(routes_of(endpoints), REASONS, metrics_dir)
@@ -124,6 +130,9 @@ class Worker:
             loop.call_soon_threadsafe(self._become_ready, self._load())
 
     def _load(self) -> Model:
+        engine = self._shared.engine if self._shared is not None else None
+        if engine is not None:
+            return load_front(self._config, self._folder, Remote(_connect(engine), partial(_connect, engine)))
         return load_model(self._config, self._folder, cache_dir_of(self._config))
 
     def _become_ready(self, model: Model) -> None:
@@ -166,6 +175,15 @@ class Worker:
             end()
 
 
+def _connect(engine: Path) -> Link:
+    """Wait until there is a process that runs the model. Raises `OSError` when the server process is gone."""
+    while True:
+        try:
+            return Link(engine)
+        except ConnectionResetError:  # that one has ended while it loaded the model; another one starts
+            time.sleep(_PAUSE_SECONDS)
+
+
 @contextmanager
 def or_give_up(shared: Shared | None) -> Iterator[None]:
     """End the process when the block raises, whatever it is: a worker that cannot start must not stay.
@@ -181,33 +199,10 @@ def or_give_up(shared: Shared | None) -> Iterator[None]:
         if shared is None or not shared.failed.is_set():
             if shared is not None and not shared.was_ready.is_set():
                 shared.failed.set()
-            reason = _explain(error)
+            reason = explain(error)
             log.critical("cannot start: %s", reason or "a defect", exc_info=None if reason else error)
         logging.shutdown()
         os._exit(1)
-
-
-def _explain(error: BaseException) -> str:
-    """Say in one line why a worker cannot start; nothing for a defect."""
-    if isinstance(error, StartupError):
-        return str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"cannot use {error.filename}: {error.strerror}; check that it is there and that this user may use it"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory; give the process more, or choose a smaller model or fewer workers"
-    if isinstance(error, RuntimeError) and "start new thread" in str(error):
-        return "no more threads can be made; raise the limit of processes (ulimit -u, the container's pids limit)"
-    return ""
-
-
-def _forbid_core_dumps() -> None:
-    """Keep a crash of this process from writing its memory, where texts are, to a disk."""
-    if sys.platform != "win32":
-        import resource  # noqa: PLC0415 - Unix only
-
-        _, most = resource.getrlimit(resource.RLIMIT_CORE)
-        if most != 0:
-            resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE_DUMP_BYTES, most))
 
 
 def create_worker_application(
