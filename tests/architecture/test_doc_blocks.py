@@ -109,3 +109,29 @@ def test_programs_have_the_syntax_of_python(block: Block) -> None:
 def test_outputs_are_compared(expected: str, got: str, is_same: bool) -> None:
     """A page may break lines and leave out; its words and numbers are those that came."""
     assert is_the_output(expected, got) is is_same
+
+
+# Options that curl 7.68 (Ubuntu 20.04) has; `--json` came with 7.82.
+CURL = {
+    *("-D", "-G", "-H", "-L", "-N", "-S", "-X", "-d", "-f", "-i", "-k", "-o", "-s", "-u", "-v", "-w"),
+    *(
+        "--cacert",
+        "--cert",
+        "--compressed",
+        "--data-binary",
+        "--http2-prior-knowledge",
+        "--key",
+        "--max-time",
+    ),
+    *("--retry", "--unix-socket"),
+}
+
+
+@pytest.mark.parametrize("block", of(*SHELL), ids=lambda block: block.where)
+def test_curl_may_be_an_old_one(block: Block) -> None:
+    """Whoever copies a command has the curl of an older system."""
+    found = re.findall(r"\bcurl ((?:'[^']*'|\"[^\"]*\"|[^|;&\n'\"])*)", block.text.replace("\\\n", " "))
+    words = [word for call in found for word in re.sub(r"'[^']*'|\"[^\"]*\"", "''", call).split()]
+    options = {word for word in words if word.startswith("--")}
+    options |= {f"-{letter}" for word in words if re.fullmatch("-[A-Za-z]+", word) for letter in word[1:]}
+    assert options <= CURL
