@@ -30,9 +30,10 @@ GATEWAY_KEY = "sk-0123456789abcdef0123456789abcdef"
 ANSWER = "In Paris it rains today. Ask Anna Maria, not bob@example.com, she lives there."
 MASKED_ANSWER = "In <LOCATION> it rains today. Ask <PERSON>, not <EMAIL>, she lives there."
 
-pytestmark = pytest.mark.skipif(
-    GATEWAY is None, reason="NERVE_GATEWAY_PYTHON names no Python with litellm[proxy]"
-)
+pytestmark = [
+    pytest.mark.skipif(GATEWAY is None, reason="NERVE_GATEWAY_PYTHON names no Python with litellm[proxy]"),
+    pytest.mark.timeout(500),  # the gateway imports for long
+]
 
 
 class LanguageModel(ThreadingHTTPServer):
@@ -135,7 +136,7 @@ def gateway(
             process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         url = f"http://127.0.0.1:{port}"
         running[config, nerve] = (process, url)
-        deadline = time.monotonic() + 150  # it imports for long
+        deadline = time.monotonic() + 300  # it imports for long
         while time.monotonic() < deadline:
             assert process.poll() is None, (folder / "log").read_text()
             try:

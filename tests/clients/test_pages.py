@@ -103,7 +103,7 @@ def run_console(text: str, folder: Path, environment: dict[str, str]) -> None:
 def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
     """Run a command, which must succeed, and return what it prints."""
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=150
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=400
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -120,6 +120,7 @@ def test_pages_are_whole() -> None:
             assert programs_of(page), page.name
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "name", sorted({page.stem for page in PAGES.glob("*.md")} - {"index"} - set(ELSEWHERE))
 )
