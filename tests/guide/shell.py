@@ -27,6 +27,8 @@ _PORT = re.compile(r"(?P<before>localhost:|127\.0\.0\.1:|--port[ =]|SERVER__PORT
 _SERVES = re.compile(r"^(?:\w+=\S+ )*(?:\S*/)?(?:nerve serve|make serve)\b", re.MULTILINE)
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r|\x04|\^D\x08*")
 DEFAULT_PORT = "8000"
+# Of a machine that others use, too.
+START_SECONDS = 300
 # Names in a checkout that a page never needs, or writes itself.
 _HIDDEN = {".git", "site", ".cache"}
 
@@ -65,6 +67,7 @@ class Shell:
             "PATH": f"{Path(sys.executable).parent}:{kept.get('PATH', '')}",
             "HOME": str(home),
             "XDG_CACHE_HOME": cache,
+            "PYTHONPATH": str(REPOSITORY / "src"),  # the code beside these pages, whatever is installed
             "HF_HOME": str(home / "huggingface"),
             "HF_ENDPOINT": hub_url,
             "NERVE_SERVER__PORT": self._mapped(DEFAULT_PORT),
@@ -195,7 +198,7 @@ class Shell:
                 stderr=stream,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if server.poll() is not None:
                 del self._servers[port]
@@ -205,7 +208,7 @@ class Shell:
                 return
             time.sleep(0.2)
         self._stop(port)
-        raise Wrong(f"$ {text}\nis not ready after two minutes:\n{log.read_text()}")
+        raise Wrong(f"$ {text}\nis not ready after {START_SECONDS} s:\n{log.read_text()}")
 
     def _stop(self, port: str) -> None:
         server = self._servers.pop(port, None)
