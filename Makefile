@@ -33,7 +33,7 @@ PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 TYPES := .venv-types
 
-.PHONY: install serve test test-clients test-deploy test-page test-package test-docs docs reference check format lint types imports bench bench-quick golden parity zoo types-new fuzz \
+.PHONY: install serve test test-clients test-deploy test-page test-docs docs reference check format lint types imports bench bench-quick golden parity zoo types-new types-try fuzz \
 	pictures audit clean
 
 install: $(READY)
@@ -112,6 +112,10 @@ types-new:
 	test -x $(TYPES)/bin/python || $(PYTHON) -m venv $(TYPES)
 	$(TYPES)/bin/python -m pip install --quiet --upgrade transformers
 	$(TYPES)/bin/python tests/parity/record_types.py
+
+# Tries `nerve export` with a tiny model of each type that tests/parity/types.json calls exported or untried.
+types-try: $(PARITY_READY)
+	$(PARITY)/bin/python tests/parity/try_types.py
 
 # Looks for bodies and headers that end in a 5xx, a crash or a hang, for some minutes: by the OpenAPI document
 # against running servers, then by bytes.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nerve.graph.architectures import FAMILIES, NotBuildable, find_family
+from nerve.models.exportable import REFUSED
 
 REPOSITORY = Path(__file__).parents[2]
 TYPES: dict[str, dict[str, str]] = json.loads((REPOSITORY / "tests/parity/types.json").read_text())["types"]
@@ -21,6 +22,11 @@ def test_what_is_built_is_what_the_table_says() -> None:
     assert {name for name, row in TYPES.items() if row["state"] == "built"} == set(FAMILIES)
     assert {row["state"] for row in TYPES.values()} <= set(STATES)
     assert all(row.get("why") for row in TYPES.values() if row["state"] in ("refused", "untried"))
+
+
+def test_what_is_refused_is_refused_before_weights_are_fetched() -> None:
+    """What export refuses at once is what the table says."""
+    assert {name for name, row in TYPES.items() if row["state"] == "refused"} == set(REFUSED)
 
 
 @pytest.mark.parametrize("state", STATES)
