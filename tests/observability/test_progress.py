@@ -51,8 +51,11 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LINES_AFTER_SECONDS", (0.0,))
 
 
-def test_short_work_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """What is done within a second draws no bar and writes no line, and its timer is gone with it."""
+def test_short_work_shows_nothing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done before its time has come draws no bar and writes no line, and its timer is gone with it."""
+    monkeypatch.setattr(
+        module, "_BAR_AFTER_SECONDS", 60.0
+    )  # as good as a second, but on a machine that stands still
     caplog.set_level(logging.INFO, PROGRESS_LOGGER)
     screen = Screen(80)
     with (
