@@ -20,7 +20,6 @@ import msgspec
 
 from nerve.cli.tune.neighbours import is_disturbed
 from nerve.config import CpuMode, Precision
-from nerve.runtime.devices import CPU, CUDA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -125,6 +124,8 @@ def _divisions(cores: int) -> Iterator[tuple[int, int]]:
 
 def normalize(setting: Setting, cores: int, *, is_cpu: bool) -> Setting:
     """Return a setting that means the same for every setting that behaves the same, to try each once."""
+    from nerve.runtime.devices import CPU, CUDA  # numpy comes with it, which `nerve --help` does without
+
     provider = CPU if is_cpu else CUDA
     threads = setting.threads or max(1, cores // setting.workers)
     return replace(
