@@ -110,11 +110,12 @@ def gateway(
     language_model: LanguageModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str, str], str]]:
     """Start gateways by a configuration of the page and the address of a nerve; they end with the tests."""
-    running: dict[tuple[str, str], tuple[subprocess.Popen[bytes], str]] = {}
+    processes: list[subprocess.Popen[bytes]] = []
+    ready: dict[tuple[str, str], str] = {}
 
     def start(config: str, nerve: str) -> str:
-        if (config, nerve) in running:
-            return running[config, nerve][1]
+        if (config, nerve) in ready:
+            return ready[config, nerve]
         folder = tmp_path_factory.mktemp("gateway")
         assert "http://localhost:8000" in config
         (folder / "litellm.yaml").write_text(config.replace("http://localhost:8000", nerve))
@@ -135,12 +136,13 @@ def gateway(
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         url = f"http://127.0.0.1:{port}"
-        running[config, nerve] = (process, url)
+        processes.append(process)
         deadline = time.monotonic() + 300  # it imports for long
         while time.monotonic() < deadline:
             assert process.poll() is None, (folder / "log").read_text()
             try:
                 if httpx.get(f"{url}/health/liveliness").status_code == 200:
+                    ready[config, nerve] = url
                     return url
             except httpx.TransportError:
                 pass
@@ -148,7 +150,7 @@ def gateway(
         raise AssertionError((folder / "log").read_text())
 
     yield start
-    for process, _ in running.values():
+    for process in processes:
         process.terminate()
         try:
             process.wait(30)
