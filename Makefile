@@ -28,12 +28,14 @@ DOCS := .venv-docs
 DOCS_READY := $(DOCS)/.ready
 DEPLOY := .venv-deploy
 DEPLOY_READY := $(DEPLOY)/.ready
+SCALE := .venv-scale
+SCALE_READY := $(SCALE)/.ready
 AUDIT := .venv-audit
 PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 TYPES := .venv-types
 
-.PHONY: install serve test test-clients test-deploy test-page test-docs docs reference check format lint types imports bench bench-quick golden parity zoo types-new types-try fuzz \
+.PHONY: install serve test test-clients test-deploy test-page test-package test-docs test-scale docs reference check format lint types imports bench bench-quick golden parity zoo types-new types-try fuzz \
 	pictures audit clean
 
 install: $(READY)
@@ -140,6 +142,12 @@ test-package: $(PACKAGE_READY)
 pictures: $(PAGE_READY)
 	$(PAGE)/bin/python tests/pages/take_pictures.py
 
+# Parquet, Ray (a cluster of two nodes on this machine) and Spark (needs a Java runtime). SCALE_ARGS: of pytest. Phone
+# numbers are tested here, too: their library is an extra.
+test-scale: $(SCALE_READY)
+	bash tests/scale/run.sh $(SCALE)/bin/python $(SCALE_ARGS)
+	$(SCALE)/bin/python -m pytest -q tests/text/test_phones.py
+
 # Every command of README, of docs/guide and docs/api, as its reader types it; what the pages print is compared.
 test-docs: $(DEV_READY)
 	$(BIN)/python -m pytest -c tests/guide/pytest.ini --rootdir=tests/guide tests/guide
@@ -163,7 +171,7 @@ audit: $(READY)
 		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PACKAGE) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(GATEWAY) $(DEPLOY) $(PAGE) $(DOCS) $(AUDIT) $(TYPES) site
+	rm -rf $(VENV) $(PACKAGE) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(GATEWAY) $(DEPLOY) $(PAGE) $(DOCS) $(SCALE) $(AUDIT) $(TYPES) site
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
@@ -199,6 +207,13 @@ $(PACKAGE_READY): Makefile
 	test -x $(PACKAGE)/bin/python || $(PYTHON) -m venv $(PACKAGE)
 	$(PACKAGE)/bin/python -m pip install --quiet 'build>=1.3,<2' httpx 'mypy>=1.18' 'pipx>=1.7,<2' pytest pytest-timeout \
 		trove-classifiers 'twine>=6.1,<7' 'uv>=0.9,<1'
+	@touch $@
+
+$(SCALE_READY): pyproject.toml constraints.txt
+	test -x $(SCALE)/bin/python || $(PYTHON) -m venv $(SCALE)
+	$(SCALE)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(SCALE)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,parquet,phone,ray]' --group dev
+	$(SCALE)/bin/python -m pip install --quiet 'ray[serve]' pandas 'pyspark>=3.5'
 	@touch $@
 
 # NeMo brings fastembed, which wants an old huggingface_hub and which no test uses; the newest is installed over it.

@@ -21,7 +21,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHELL = ("console", "sh")
 # What a test on a machine of CI does not have.
 NEEDS = (
-    *("Docker", "a cluster", "a GPU", "another machine", "an account", "root", "systemd", "PyTorch", "Spark"),
+    *(
+        "Docker",
+        "a cluster",
+        "a GPU",
+        "another machine",
+        "an account",
+        "root",
+        "systemd",
+        "PyTorch",
+        "Ray",
+        "Spark",
+    ),
     *("Prometheus", "Nginx", "the hub", "a quiet machine"),
 )
 ON_A_TERMINAL = "# on a terminal"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from nerve.corpus.records import PART_BYTES
 from nerve.corpus.sources import STDIN, Kind
 
+_ADDRESS = re.compile(r"auto|local|ray://.+|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+")
 _FORMATS = ("jsonl", "csv", "parquet")
 
 
@@ -72,10 +74,21 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     """Add who answers."""
     who = parser.add_argument_group("who answers (default: this process)")
     who.add_argument("--url", metavar="URL", help="a running server, such as http://localhost:8000")
+    who.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="a Ray cluster: HOST:PORT, ray://HOST:PORT, auto or local; without ADDRESS the one that this machine "
+        "belongs to, or else one on this machine; needs nerve[ray]",
+    )
 
 
 def why_wrong(options: argparse.Namespace) -> str | None:
     """Say what is wrong with these arguments; where no text was given, they get stdin."""
+    if options.ray and not _ADDRESS.fullmatch(options.ray):  # `--ray INPUT`: argparse takes the first one
+        options.texts = [options.ray, *options.texts]
+        options.ray = ""
     if not options.texts and not options.file:
         if sys.stdin.isatty():
             return "no text; give one, or --file F, or pipe some in"
@@ -84,6 +97,8 @@ def why_wrong(options: argparse.Namespace) -> str | None:
         return "--whole, --jsonl, --csv and --parquet exclude each other"
     if options.resume and not goes_to_folder(options):
         return "--resume goes on with a run in a folder; name it with --output"
+    if options.url is not None and options.ray is not None:
+        return "--url and --ray exclude each other"
     if options.url is not None and options.model is not None:
         return "--url and --model exclude each other; the server has its own model"
     return None

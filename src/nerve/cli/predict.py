@@ -119,11 +119,11 @@ def _task(options: argparse.Namespace, answerer: Answerer, choices: dict[str, An
     from nerve.corpus.answers import Task
 
     chosen = dict(choices)
-    strategy = options.strategy or answerer.entity_strategy
-    classifier = answerer.classifier
-    if classifier is not None and strategy != AggregationStrategy.NONE:  # a server has its own defaults
-        chosen.setdefault("labels", classifier.config.runtime.labels)
-        chosen.setdefault("min_score", classifier.config.runtime.min_score)
+    strategy = options.strategy or answerer.facts.entity_strategy
+    config = answerer.config
+    if config is not None and strategy != AggregationStrategy.NONE:  # a server has its own defaults
+        chosen.setdefault("labels", config.runtime.labels)
+        chosen.setdefault("min_score", config.runtime.min_score)
     return Task(redacts=False, choices={"aggregation_strategy": strategy, **chosen})
 
 
@@ -140,12 +140,12 @@ class _Drawer:
         self._console = console
         self._in_colour = has_colours(console)
         self._answerer = answerer
-        self._labels = options.labels or answerer.entity_labels
+        self._labels = options.labels or answerer.facts.entity_labels
         self._found: Counter[str] = Counter()
         self._shows_tokens = _shows_tokens(options)
         self._shows_all = options.raw_scores
         shows_names = self._shows_tokens or options.raw_scores
-        self._colours = choose_colours(answerer.label_names if shows_names else answerer.tags)
+        self._colours = choose_colours(answerer.facts.label_names if shows_names else answerer.facts.tags)
 
     def start(self, head: object) -> None:
         """See `Writer`."""
@@ -169,5 +169,5 @@ class _Drawer:
         if self._shows_tokens or self._shows_all:
             return
         self._console.print()
-        for line in legend(self._answerer.model_id, self._labels, self._found, self._colours):
+        for line in legend(self._answerer.facts.model_id, self._labels, self._found, self._colours):
             self._console.print(line)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from nerve.cli.rows import Answerer
     from nerve.config.operators import Operator
+    from nerve.corpus.late import LateOperators
     from nerve.corpus.records import Answer, Record
     from nerve.text.redaction import Item
 
@@ -103,13 +104,16 @@ def run(options: argparse.Namespace) -> int:
         column=ITEMS if options.json else None,
         names_file=options.json,
     )
-    choices = _choices(options, operators)
+    late = _late(options, config, operators)
+    choices = _choices(options, operators if late is None else late.split())
     wish = Wish(
         "redact",
         layout,
         as_json=options.json,
-        task=lambda _: Task(redacts=True, choices=choices),
-        operators=operators,
+        task=lambda _: Task(
+            redacts=True, choices=choices, wants_found=options.json or options.dry_run or late is not None
+        ),
+        late=late,
         draw=_Drawer if options.dry_run else None,
         settings=_settings(options, config, operators, choices),
     )
@@ -130,17 +134,26 @@ def _chosen_operators(options: argparse.Namespace, config: Config | None) -> dic
 def _choices(options: argparse.Namespace, operators: Mapping[str, Operator]) -> dict[str, Any]:
     import msgspec
 
-    from nerve.corpus.late import LateOperators, counts
-
     choices: dict[str, Any] = filter_choices(options)
     if options.strategy is not None:
         choices["aggregation_strategy"] = options.strategy
     if options.patterns is not None:
         choices["patterns"] = options.patterns
     if operators:
-        asked = LateOperators(operators, None).split() if counts(operators) else operators
-        choices["operators"] = msgspec.to_builtins(asked)
+        choices["operators"] = msgspec.to_builtins(operators)
     return choices
+
+
+def _late(
+    options: argparse.Namespace, config: Config | None, operators: Mapping[str, Operator]
+) -> LateOperators | None:
+    """Return the operators that are left to this process; the key does not go to the nodes of a cluster."""
+    from nerve.corpus.late import LateOperators, counts, needs_key
+
+    key = None
+    if options.ray is not None and config is not None and needs_key(operators):
+        key = load_redaction_key(config.redaction)
+    return LateOperators(operators, key) if counts(operators) or key is not None else None
 
 
 def _settings(
@@ -167,10 +180,9 @@ class _Drawer:
 
         self._console = console
         self._in_colour = has_colours(console)
-        classifier = answerer.classifier
-        renamed = {} if classifier is None else classifier.config.runtime.rename_labels
+        renamed = {} if answerer.config is None else answerer.config.runtime.rename_labels
         patterns = [renamed.get(name.label, name.label) for name in PatternName]
-        self._colours = choose_colours([*answerer.entity_labels, *patterns])
+        self._colours = choose_colours([*answerer.facts.entity_labels, *patterns])
 
     def start(self, head: object) -> None:
         """See `Writer`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,7 @@ import nerve
 from nerve.cli.arguments import goes_to_folder, is_live, kind_of
 from nerve.cli.screen import open_screen
 from nerve.config import ServerConfig, choose_config, load_api_key, model_name
-from nerve.corpus.answers import Task, answer_here
-from nerve.corpus.late import LateOperators, counts
+from nerve.corpus.answers import answer_here, facts_of
 from nerve.corpus.manifest import Header
 from nerve.corpus.output import FolderOutput, StreamOutput, check_names, make_writer
 from nerve.corpus.records import InputError
@@ -30,61 +29,30 @@ from nerve.observability.progress import Unit, progress
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
 
-    from nerve.api import TokenClassifier
     from nerve.config import Config
-    from nerve.config.operators import Operator
+    from nerve.corpus.answers import Facts, Task
+    from nerve.corpus.late import LateOperators
     from nerve.corpus.output import Output
     from nerve.corpus.records import Answer, Record
     from nerve.corpus.run import Answers
-    from nerve.corpus.server import Info, RemoteClassifier
     from nerve.corpus.sources import Source
     from nerve.corpus.writers import Layout, Writer
 
 
 @dataclass(frozen=True)
 class Answerer:
-    """Who answers: a model in this process, or a server. One of the two is None."""
+    """Who answers: a model in this process, a server, or a cluster.
 
-    classifier: TokenClassifier | None = None
-    server: RemoteClassifier | None = None
+    facts: what the model says of itself. answers: makes what answers texts. config: None where the server has its own.
+    """
 
-    @property
-    def entity_strategy(self) -> str:
-        """The strategy by which entities are grouped where nobody says otherwise."""
-        if self.classifier is not None:
-            return self.classifier.model.entity_strategy.value
-        return self._info.entity_strategy
-
-    @property
-    def model_id(self) -> str:
-        """The model, as its source calls it."""
-        return self._info.model_id if self.classifier is None else self.classifier.model.model_id
-
-    @property
-    def label_names(self) -> Sequence[str]:
-        """Names of labels, with their prefixes."""
-        return [*self._info.id2label.values()] if self.classifier is None else self.classifier.labels
-
-    @property
-    def entity_labels(self) -> Sequence[str]:
-        """Labels of entities, as answers have them."""
-        if self.classifier is not None:
-            return self.classifier.model.labels.entity_labels
-        return self._info.entity_labels
-
-    @property
-    def tags(self) -> Sequence[str]:
-        """The labels without their prefixes, by which colours are given."""
-        return self.entity_labels if self.classifier is None else self.classifier.model.labels.tags
-
-    @property
-    def _info(self) -> Info:
-        assert self.server is not None  # noqa: S101 - one of the two
-        return self.server.info
+    facts: Facts
+    answers: Callable[[Task], Answers]
+    config: Config | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +60,7 @@ class Wish:
     """What a command wants of each row.
 
     command: its name. layout: of what is written; as_json: as JSON lines, whatever the input is.
-    task: what is asked, by whoever answers. operators: of a redaction, where they are known here.
+    task: what is asked, by whoever answers. late: operators that are left to this process.
     draw: makes what draws on the terminal instead of writing. settings: what must be the same for a run to go on.
     """
 
@@ -100,7 +68,7 @@ class Wish:
     layout: Layout
     as_json: bool
     task: Callable[[Answerer], Task]
-    operators: Mapping[str, Operator] = field(default_factory=dict)
+    late: LateOperators | None = None
     draw: Callable[[Answerer, Console], Writer] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -121,8 +89,6 @@ def config_of(options: argparse.Namespace) -> Config | None:
 def run_rows(options: argparse.Namespace, config: Config | None, wish: Wish) -> Totals:
     """Answer all rows. Raises `NerveError`s and `BrokenPipeError`."""
     sources = _sources(options, wish)
-    late = LateOperators(wish.operators, None)
-    finish = late.finish if counts(wish.operators) else None
     size = sum(source.size or 0 for source in sources)
     total = size if all(source.size is not None and not source.texts for source in sources) else None
     with ExitStack() as stack:
@@ -140,12 +106,12 @@ def run_rows(options: argparse.Namespace, config: Config | None, wish: Wish) -> 
             options.field,
             taken=wish.layout.column,
             skip_bad=options.skip_bad,
-            finish=finish,
+            finish=None if wish.late is None else wish.late.finish,
             advance=bar,
         )
         for entry in [] if opened is None else opened.manifest.entries:
             run.totals.add(entry.rows, entry.bad, entry.labels)
-        return run.over(sources, _answers(options, answerer, wish.task(answerer)))
+        return run.over(sources, answerer.answers(wish.task(answerer)))
 
 
 def _sources(options: argparse.Namespace, wish: Wish) -> list[Source]:
@@ -195,7 +161,7 @@ def _open_folder(
     named = kind_of(options)
     settings |= {"format": named and named.value, "field": options.field, "part_bytes": options.part_bytes}
     header = Header(nerve.__version__, wish.command, settings)
-    splits = not counts(wish.operators)
+    splits = wish.late is None or not wish.late.counts
     output = FolderOutput(
         Path(options.output),
         header,
@@ -282,21 +248,25 @@ def _open_answerer(options: argparse.Namespace, config: Config | None) -> Iterat
     if options.url is not None:
         from nerve.corpus.server import RemoteClassifier
 
-        key = load_api_key(ServerConfig() if config is None else config.server)
-        yield Answerer(server=RemoteClassifier(options.url, key))
+        server = RemoteClassifier(
+            options.url, load_api_key(ServerConfig() if config is None else config.server)
+        )
+        yield Answerer(server.facts, lambda task: partial(server.answer, task), None)
+        return
+    assert config is not None  # noqa: S101 - of `config_of`
+    if options.ray is not None:
+        from nerve.corpus.on_ray import Cluster
+
+        with closing(Cluster(options.ray or None, config)) as cluster:
+            yield Answerer(cluster.facts, lambda task: partial(cluster.answer, task), config)
         return
     from nerve.api import load_classifier
 
-    assert config is not None  # noqa: S101 - of `config_of`
+    ahead = not is_live(options)
     with load_classifier(config, show_progress=sys.stderr.isatty()) as classifier:
-        yield Answerer(classifier)
-
-
-def _answers(options: argparse.Namespace, answerer: Answerer, task: Task) -> Answers:
-    if answerer.server is not None:
-        return partial(answerer.server.answer, task)
-    assert answerer.classifier is not None  # noqa: S101 - one of the two
-    return partial(answer_here, answerer.classifier, task, ahead=not is_live(options))
+        yield Answerer(
+            facts_of(classifier), lambda task: partial(answer_here, classifier, task, ahead=ahead), config
+        )
 
 
 def _bar(total: int | None, stack: ExitStack) -> Callable[[float], None]:

@@ -6,7 +6,7 @@ This module answers with a `TokenClassifier`; `server` with a running server, `o
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +14,48 @@ import msgspec
 
 from nerve.corpus.records import Answer, Refused
 from nerve.errors import InvalidRequest
+from nerve.text.redaction import Item
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
     from nerve.api import TokenClassifier
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a model says of itself.
+
+    model_id: as its source calls it.
+    entity_strategy: by which entities are grouped where nobody says otherwise. label_names: of the model, with their
+    prefixes. entity_labels: as answers have them. tags: names without prefixes, by which colours are given.
+    """
+
+    model_id: str
+    entity_strategy: str
+    label_names: list[str]
+    entity_labels: list[str]
+    tags: list[str]
+
+
+def facts_of(classifier: TokenClassifier) -> Facts:
+    """Return what a model in this process says of itself."""
+    model = classifier.model
+    labels = model.labels
+    return Facts(
+        model.model_id, model.entity_strategy.value, [*labels.names], [*labels.entity_labels], [*labels.tags]
+    )
 
 
 class Task(msgspec.Struct, frozen=True):
     """What is asked of each text.
 
     choices: keywords of `TokenClassifier.predict_many`, or of `redact_many`. aggregation_strategy among them.
+    wants_found: what was found is wanted, and not only how often.
     """
 
     redacts: bool
     choices: dict[str, Any]
+    wants_found: bool = True
 
     def ask(
         self, classifier: TokenClassifier, texts: Iterable[str], *, ahead: bool = True
@@ -43,6 +70,17 @@ class Task(msgspec.Struct, frozen=True):
         else:
             for text in texts:
                 yield Answer(None, classifier.predict(text, **self.choices)[0])
+
+
+def labels_of(answer: Answer) -> Mapping[str, int]:
+    """Return how often each label was found; of a row with all scores, the best one counts."""
+    if answer.labels is not None:
+        return answer.labels
+    assert not isinstance(answer.found, msgspec.Raw)  # noqa: S101 - it comes with its counts
+    return Counter(
+        one.label if isinstance(one, Item) else max(one.results, key=one.results.__getitem__)
+        for one in answer.found
+    )
 
 
 def answer_here(

@@ -195,7 +195,7 @@ class ParquetWriter:
         elif layout.drops_text:
             table = table.remove_column(place)
         if layout.column is not None:
-            found = [msgspec.to_builtins(answer.found) for _, answer in rows]
+            found = [_plain(answer.found) for _, answer in rows]
             table = table.append_column(layout.column, arrow.array(found, self._type_of_found()))
         if layout.names_file and FILE not in table.schema.names:
             names = arrow.array([record.file for record, _ in rows], arrow.string())
@@ -210,3 +210,7 @@ class ParquetWriter:
             return arrow.list_(arrow.struct({**fields, "results": arrow.map_(text, number)}.items()))
         places = dict.fromkeys(("start", "end", "redacted_start", "redacted_end"), whole)
         return arrow.list_(arrow.struct({"label": text, "score": number, **places, "operator": text}.items()))
+
+
+def _plain(found: Any) -> Any:
+    return msgspec.json.decode(found) if isinstance(found, msgspec.Raw) else msgspec.to_builtins(found)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from nerve.corpus.sources import Source
 
 
+_decode_items = msgspec.json.Decoder(list[Item]).decode
+
+
 def counts(operators: Mapping[str, Operator]) -> bool:
     """Tell whether an operator counts through its file, which then must be answered from its first row on."""
     return any(isinstance(operator, Number) for operator in operators.values())
@@ -45,6 +48,11 @@ class LateOperators:
         self._source: Source | None = None
         self._numbers = Numbers()
 
+    @property
+    def counts(self) -> bool:
+        """Tell whether a file must be answered from its first row on."""
+        return counts(self._operators)
+
     def split(self) -> dict[str, Operator]:
         """Return what others are asked to do."""
         chosen = {DEFAULT: self._default, **self._operators}
@@ -54,12 +62,13 @@ class LateOperators:
         """Return an answer with the operators that are left; the rows of a source must come in order."""
         if source is not self._source:
             self._source, self._numbers = source, Numbers()
-        if answer.text is None or not answer.found:
+        if answer.text is None:
             return answer
+        found = _decode_items(answer.found) if isinstance(answer.found, msgspec.Raw) else answer.found
         parts: list[str] = []
         items: list[Item] = []
         position = moved = 0  # in the text as others left it; how far what follows has moved since
-        for item in answer.found:
+        for item in found:
             assert isinstance(item, Item)  # noqa: S101 - of a redaction
             operator = self._operators.get(item.label, self._default)
             new = old = answer.text[item.redacted_start : item.redacted_end]
@@ -76,7 +85,7 @@ class LateOperators:
                 )
             )
         parts.append(answer.text[position:])
-        return Answer("".join(parts), items)
+        return Answer("".join(parts), items, answer.labels)
 
     def _is_late(self, operator: Operator) -> bool:
         return isinstance(operator, Number) or (

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import msgspec
 
+from nerve.corpus.answers import labels_of
 from nerve.corpus.columnar import ParquetWriter
 from nerve.corpus.manifest import Entry, Header, Manifest, OutputError
 from nerve.corpus.records import PART_BYTES, InputError, Position
 from nerve.corpus.sources import Kind
 from nerve.corpus.writers import CsvWriter, JsonWriter, LineWriter
-from nerve.text.redaction import Item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from nerve.corpus.records import Answer, BadRow, Record
     from nerve.corpus.sources import Source
     from nerve.corpus.writers import Layout, Writer
-    from nerve.types import Row
 
 # What a Parquet file counts is rows; this many bytes are taken for one.
 _BYTES_OF_A_ROW = 160
@@ -60,13 +59,7 @@ class Part:
         """Add a row."""
         self._writer.write(record, answer)
         self.n_rows += 1
-        self.labels.update(map(_label_of, answer.found))
-
-
-def _label_of(found: Row | Item) -> str:
-    if isinstance(found, Item):
-        return found.label
-    return max(found.results, key=found.results.__getitem__)
+        self.labels.update(labels_of(answer))
 
 
 class Output(Protocol):
@@ -243,11 +236,10 @@ class FolderOutput:
         """See `Output`."""
         if not self._splits or source.kind is Kind.WHOLE or source.texts:
             return None
-        if source.kind is Kind.PARQUET:
-            return max(1, self._part_bytes // _BYTES_OF_A_ROW)
         if source.size is not None and source.size <= self._part_bytes:
             return None
-        return self._part_bytes
+        is_counted = source.kind is Kind.PARQUET
+        return max(1, self._part_bytes // _BYTES_OF_A_ROW) if is_counted else self._part_bytes
 
     def begin(self, source: Source, number: int, start: Position) -> _FilePart:
         """See `Output`."""

@@ -91,11 +91,13 @@ class Answer(msgspec.Struct, frozen=True):
     """What was found in a text.
 
     text: the text without it; None where the text stays.
-    found: rows of `predict`, items of `redact`.
+    found: rows of `predict`, items of `redact`; as JSON where another process has written them.
+    labels: how often each label was found; None to count them in `found`.
     """
 
     text: str | None
-    found: Sequence[Row] | Sequence[Item]
+    found: Sequence[Row] | Sequence[Item] | msgspec.Raw
+    labels: Mapping[str, int] | None = None
 
 
 class Refused(msgspec.Struct, frozen=True):

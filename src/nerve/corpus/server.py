@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from nerve.corpus.answers import Facts
 from nerve.corpus.batches import batches_of, in_order
 from nerve.corpus.records import Answer, Refused
 from nerve.errors import NerveError
@@ -83,6 +84,13 @@ class RemoteClassifier:
         self._timeout = timeout
         self._local = threading.local()
         self.info = self._decode(self._send("/info", None), Info)
+
+    @property
+    def facts(self) -> Facts:
+        """What the model says of itself."""
+        info = self.info
+        labels = info.entity_labels
+        return Facts(info.model_id, info.entity_strategy, [*info.id2label.values()], labels, labels)
 
     def predict_many(self, texts: Sequence[str], aggregation_strategy: str) -> Iterator[list[Row]]:
         """Yield the rows of each text, in order, one request after the other."""

@@ -1,0 +1,247 @@
+"""Rows of a corpus through `nerve predict`: one process, Ray, and nodes that are pinned to cores; memory on the way.
+
+Every case answers the same rows until it is stopped; its rate is that of the manifest from some seconds after its
+first part on, so that starts do not count. Cases of a round follow each other, and ratios are made within each round.
+Needs the environment of `make test-scale`, root (network namespaces), two cores and a quiet machine.
+
+usage: .venv-scale/bin/python -m bench.corpora [--seconds 25] [--rounds 2] [--models tiny rampart]
+       .venv-scale/bin/python -m bench.corpora --end-to-end MB --models tiny
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from tokenizers import Tokenizer
+
+from bench.paths import RESULTS, WORK
+from bench.serving import machine
+from bench.serving.models import BenchModel, find_model
+from bench.serving.workload import make_text
+
+# Input of a part: about a second of work, so that the manifest tells a rate.
+PART_BYTES = {"tiny": 100_000, "rampart": 4_000}
+# What the two ratios of a round are.
+RATIOS = {"ray over one process": ("ray", "here"), "two nodes over two processes": ("nodes", "processes")}
+_DISTINCT = 2_000
+
+
+def main() -> None:
+    """Measure, and write the result file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=25)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--models", nargs="+", default=["tiny", "rampart"], choices=PART_BYTES)
+    parser.add_argument("--end-to-end", type=float, metavar="MB", help="one run to its end, with its memory")
+    parser.add_argument("--out", type=Path, default=RESULTS / "corpora.json")
+    options = parser.parse_args()
+    isolate()
+    result = json.loads(options.out.read_text()) if options.out.exists() else {}
+    result |= {"started": datetime.now(UTC).isoformat(timespec="seconds"), **machine.describe()}
+    for name in options.models:
+        model = find_model(name)
+        WORK.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="corpora-", dir=WORK) as folder:
+            place = Path(folder)
+            if options.end_to_end:
+                key = f"{name}, {options.end_to_end:g} MB to the end"
+                result[key] = run_to_the_end(model, place, options.end_to_end)
+            else:
+                result[name] = compare(model, place, options.seconds, options.rounds)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def isolate() -> None:
+    """Go on in a network with a loopback only (tests/scale/run.sh)."""
+    if "BENCH_ISOLATED" in os.environ:
+        return
+    os.environ |= {
+        "BENCH_ISOLATED": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "120",
+    }
+    command = 'ip link set lo up && exec "$@"'
+    inner = [sys.executable, "-m", "bench.corpora", *sys.argv[1:]]
+    os.execvp("unshare", ["unshare", "--net", "bash", "-c", command, "bash", *inner])  # noqa: S606, S607
+
+
+def compare(model: BenchModel, place: Path, seconds: float, rounds: int) -> dict:
+    """Measure all cases in turn, some rounds."""
+    config = write_config(model, place)
+    for half in ("a", "b"):
+        write_corpus(model, place / f"{half}.jsonl", 40.0 if model.name == "tiny" else 4.0)
+    part = str(PART_BYTES[model.name])
+    seen: dict[str, list[dict]] = {}
+    for number in range(rounds):
+        for case in ("here", "ray", "processes", "nodes"):
+            print(model.name, case, number + 1, file=sys.stderr)
+            with ExitStack() as stack:
+                out = place / "out"
+                commands = commands_of(case, config, out, part, stack)
+                seen.setdefault(case, []).append(measure(commands, place, out, seconds))
+            shutil.rmtree(out)
+    ratios = {
+        name: [one["rows_per_s"] / other["rows_per_s"] for one, other in zip(seen[a], seen[b], strict=True)]
+        for name, (a, b) in RATIOS.items()
+    }
+    return {
+        "seconds": seconds,
+        "cases": seen,
+        "ratios": {name: [round(value, 3) for value in values] for name, values in ratios.items()},
+        "medians": {name: round(statistics.median(values), 3) for name, values in ratios.items()},
+    }
+
+
+def commands_of(case: str, config: Path, out: Path, part: str, stack: ExitStack) -> list[list[str]]:
+    """Return the processes of a case; where it needs a cluster, start one."""
+    base = [sys.executable, "-m", "nerve", "predict", "--config", str(config), "--part-bytes", part]
+    both = [*base, "--file", "a.jsonl", "b.jsonl", "--output", str(out / "0")]
+    if case == "here":
+        return [both]
+    if case == "ray":
+        return [[*both, "--ray", "local"]]
+    if case == "nodes":
+        return [[*both, "--ray", stack.enter_context(pinned_nodes())]]
+    return [
+        ["taskset", "--cpu-list", str(core), *base, "--file", f"{half}.jsonl", "--output", str(out / half)]
+        for core, half in enumerate("ab")
+    ]
+
+
+@contextmanager
+def pinned_nodes():
+    """Start two nodes of one core each, on a core each; gives their address."""
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 - an extra
+
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    (Path(folder) / "ray").mkdir()
+    os.environ["RAY_TMPDIR"] = folder
+    cores = os.sched_getaffinity(0)
+    small = {"num_cpus": 1, "object_store_memory": 200 << 20}
+    try:
+        os.sched_setaffinity(0, {0})
+        cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+        os.sched_setaffinity(0, {1})
+        cluster.add_node(**small)
+        os.sched_setaffinity(0, cores)
+        cluster.wait_for_nodes()
+        yield cluster.address
+        cluster.shutdown()
+    finally:
+        os.sched_setaffinity(0, cores)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def measure(commands: list[list[str]], place: Path, out: Path, seconds: float) -> dict:
+    """Run processes until all of them have answered for some seconds."""
+    with tempfile.TemporaryFile() as said:
+        running = [subprocess.Popen(command, cwd=place, stderr=said) for command in commands]
+        series: list[tuple[float, int]] = []
+        memory: list[int] = []
+        try:
+            end = time.monotonic() + 180
+            while time.monotonic() < end:
+                time.sleep(0.25)
+                rows = [rows_of(folder) for folder in sorted(out.glob("*"))]
+                if any(process.poll() is not None for process in running):
+                    said.seek(0)
+                    raise SystemExit(f"a case ended too early: {said.read().decode()[-2_000:]}")
+                if len(rows) == len(running) and all(rows):
+                    if not series:
+                        end = time.monotonic() + seconds
+                    series.append((time.monotonic(), sum(rows)))
+                    memory.append(sum(map(rss_mb, (process.pid for process in running))))
+        finally:
+            for process in running:
+                process.send_signal(signal.SIGINT)
+            for process in running:
+                process.wait()
+    (begun, before), (ended, after) = series[0], series[-1]
+    return {
+        "rows_per_s": round((after - before) / (ended - begun), 2),
+        "rows": after - before,
+        "rss_mb": {"first": memory[0], "last": memory[-1], "most": max(memory)},
+    }
+
+
+def run_to_the_end(model: BenchModel, place: Path, megabytes: float) -> dict:
+    """Run once over a corpus of a size; memory is looked at every second."""
+    config = write_config(model, place)
+    n_rows = write_corpus(model, place / "a.jsonl", megabytes)
+    command = [sys.executable, "-m", "nerve", "predict", "--config", str(config), "--file", "a.jsonl"]
+    begun = time.monotonic()
+    process = subprocess.Popen([*command, "--output", "out"], cwd=place)
+    memory: list[int] = []
+    while process.poll() is None:
+        memory.append(rss_mb(process.pid))
+        time.sleep(1)
+    seconds = time.monotonic() - begun
+    written = sum(rows_of(folder) for folder in place.glob("out"))
+    assert (process.returncode, written) == (0, n_rows)
+    memory = memory[:-1]
+    tenths = [memory[round(index * (len(memory) - 1) / 10)] for index in range(11)]
+    return {
+        "rows": n_rows,
+        "seconds": round(seconds, 1),
+        "mb_per_s": round(megabytes / seconds, 3),
+        "rss_mb_at_each_tenth": tenths,
+        "rss_mb_most": max(memory),
+    }
+
+
+def rows_of(folder: Path) -> int:
+    """Return the rows in the parts of an output that are whole."""
+    manifest = folder / "_manifest.jsonl"
+    if not manifest.exists():
+        return 0
+    lines = manifest.read_bytes().split(b"\n")[1:-1]
+    return sum(json.loads(line)["rows"] for line in lines)
+
+
+def rss_mb(pid: int) -> int:
+    """Return the memory of a process."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) // 1000 for line in lines if line.startswith("VmRSS")), 0)
+
+
+def write_config(model: BenchModel, place: Path) -> Path:
+    """Write the configuration of our own server for a model."""
+    path = place / "config.yaml"
+    path.write_text(yaml.safe_dump({"model": model.source, **model.settings}))
+    return path
+
+
+def write_corpus(model: BenchModel, path: Path, megabytes: float) -> int:
+    """Write rows of 10 to 60 tokens, from a seed; returns how many."""
+    rng = random.Random(path.stem)
+    tokenizer = Tokenizer.from_file(str(model.folder / "tokenizer.json"))
+    texts = [make_text(rng, tokenizer, rng.randint(10, 60)) for _ in range(_DISTINCT)]
+    n_rows, size = 0, 0
+    with path.open("w") as file:
+        while size < megabytes * 1e6:
+            line = json.dumps({"id": n_rows, "text": rng.choice(texts)}) + "\n"
+            file.write(line)
+            size += len(line)
+            n_rows += 1
+    return n_rows
+
+
+if __name__ == "__main__":
+    main()
