@@ -150,7 +150,7 @@ def find_room(
             n_calls, n_sessions = n_calls + 1, 2
     memory = provider.memory(config.model.device_id)
     if memory is not None:
-        share = config.server.workers
+        share = 1 if provider.has_one_owner else config.server.workers
         memory = Memory(memory.total // share, memory.free // share)
     windows = local_windows(settings)
     most_tokens, reach = provider.most_window_tokens, reach_of(windows)

@@ -40,8 +40,8 @@ _BACKLOG = 128
 
 
 def needs_engine_process(config: Config) -> bool:
-    """Tell whether several workers must share one process that owns their device. Raises `ModelError`."""
-    if config.server.workers == 1:
+    """Tell whether several workers share one process that owns their device; on Linux only. Raises `ModelError`."""
+    if config.server.workers == 1 or sys.platform != "linux":
         return False
     return choose_provider(config.model.device, config.model.device_id).has_one_owner
 
