@@ -19,7 +19,10 @@ REFUSED = {
     **dict.fromkeys(("flaubert", "xlm"), _NO_FAST_TOKENIZER),
     "canine": "it reads characters, not tokens",
     **dict.fromkeys(("convbert", "nystromformer", "yoso"), _PADDING),
-    **dict.fromkeys(("diffllama", "fnet", "glm", "glm4"), "PyTorch can export it in neither of its ways"),
+    **dict.fromkeys(
+        ("diffllama", "fnet", "glm", "glm4", "mistral4", "qwen3_next", "t5gemma2"),
+        "PyTorch can export it in neither of its ways",
+    ),
     "helium": _FAILS,
     "longformer": "the graph is right for the traced length only",
 }
