@@ -27,6 +27,8 @@ GATEWAY_READY := $(GATEWAY)/.ready
 DOCS := .venv-docs
 DOCS_READY := $(DOCS)/.ready
 DEPLOY := .venv-deploy
+OPENVINO := .venv-openvino
+OPENVINO_READY := $(OPENVINO)/.ready
 DEPLOY_READY := $(DEPLOY)/.ready
 SCALE := .venv-scale
 SCALE_READY := $(SCALE)/.ready
@@ -35,7 +37,8 @@ PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 TYPES := .venv-types
 
-.PHONY: install serve test test-clients test-deploy test-page test-package test-docs test-scale docs reference check format lint types imports bench bench-quick golden parity zoo types-new types-try fuzz \
+.PHONY: install serve test test-clients test-deploy test-docs test-openvino test-package test-page test-scale docs reference \
+	check format lint types imports bench bench-quick golden parity zoo types-new types-try fuzz fuzz-quick \
 	pictures audit clean
 
 install: $(READY)
@@ -57,6 +60,10 @@ test-clients: $(DEV_READY) $(CLIENTS_READY) $(GATEWAY_READY)
 test-deploy: $(DEV_READY) $(DEPLOY_READY)
 	NERVE_PYTHON=$(abspath $(BIN)/python) NERVE_NODE_MODULES=$(abspath $(DEPLOY)/node_modules) \
 		$(DEPLOY)/bin/python -m pytest -c tests/kubernetes/pytest.ini --rootdir=tests/kubernetes tests/kubernetes
+
+# bfloat16 on the CPU, with OpenVINO; skipped where the CPU has no instructions for it.
+test-openvino: $(OPENVINO_READY)
+	$(OPENVINO)/bin/python -m pytest tests/runtime/test_openvino.py
 
 check: lint types imports test
 
@@ -171,7 +178,8 @@ audit: $(READY)
 		--requirement $(AUDIT)/installed.txt $(AUDIT_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PACKAGE) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(GATEWAY) $(DEPLOY) $(PAGE) $(DOCS) $(SCALE) $(AUDIT) $(TYPES) site
+	rm -rf $(VENV) $(PACKAGE) $(PARITY) $(BENCH) $(FUZZ) $(CLIENTS) $(GATEWAY) $(DEPLOY) $(PAGE) $(DOCS) $(SCALE) $(AUDIT) $(TYPES) \
+		$(OPENVINO) site
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nerve needs Python 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python" >&2; exit 1; }
@@ -237,6 +245,12 @@ $(DEPLOY_READY): tests/kubernetes/requirements.txt
 	$(DEPLOY)/bin/python -m pip install --quiet 'checkov>=3.3,<4' || true
 	command -v npm >/dev/null && npm install --silent --no-audit --no-fund --prefix $(DEPLOY) \
 		@kubernetes-models/keda@0.4 @kubernetes-models/prometheus-operator@6 @kubernetes-models/gateway-api@0.5 || true
+	@touch $@
+
+$(OPENVINO_READY): pyproject.toml constraints.txt
+	test -x $(OPENVINO)/bin/python || $(PYTHON) -m venv $(OPENVINO)
+	$(OPENVINO)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(OPENVINO)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,openvino]' --group dev
 	@touch $@
 
 $(PARITY_READY): pyproject.toml constraints.txt

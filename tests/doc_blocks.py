@@ -32,6 +32,7 @@ NEEDS = (
         "PyTorch",
         "Ray",
         "Spark",
+        "OpenVINO",
     ),
     *("Prometheus", "Nginx", "the hub", "a quiet machine"),
 )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nerve.checkpoint.settings import read_config
 from nerve.config import Precision
 from nerve.errors import ModelError, StartupError
-from nerve.graph import builder, cache, int8, packed, ready, weights
+from nerve.graph import builder, cache, int8, packed, ready, standard, weights
 from nerve.graph.architectures import NotBuildable, describe, find_family, survey, why_not_packed
 from nerve.graph.prepared import load_or_prepare
 from nerve.runtime.backend import GraphKind
@@ -76,7 +76,9 @@ def build_check(model: ModelConfig) -> BuildCheck:
     """Return what tells whether a checkpoint's weights will be used on the device that `model` names."""
 
     def check(config: Mapping[str, Any], folder: Path | None = None) -> bool:
-        return is_buildable(config, folder, lambda: choose_provider(model.device, model.device_id))
+        return is_buildable(
+            config, folder, lambda: choose_provider(model.device, model.device_id, model.precision)
+        )
 
     return check
 
@@ -130,7 +132,7 @@ def load_graph(
             f"model.precision {precision.value} is not available on {provider.device}; use auto, {others}"
         )
     if graph_file is not None:
-        return _ready_graph(folder / graph_file, precision)
+        return _ready_graph(folder / graph_file, precision, provider)
     computed = known[0] if precision is Precision.AUTO else precision
     try:
         return _built_graph(folder, computed, cache_dir, provider, calibration, show_progress)
@@ -139,7 +141,7 @@ def load_graph(
         if not files:
             raise ModelError(_remedy(folder, reason)) from reason
         log.info("the graph is not built from the weights: %s; using %s", reason, files[0])
-        return _ready_graph(files[0], precision)
+        return _ready_graph(files[0], precision, provider)
 
 
 def _built_graph(
@@ -162,7 +164,8 @@ def _built_graph(
             return packed.build(encoder, half=computed is Precision.FLOAT16)
         if computed is Precision.INT8:
             return int8.build(encoder, calibration, show_progress=show_progress)
-        return builder.build(encoder)
+        graph = builder.build(encoder)
+        return standard.standardize(graph) if kind is GraphKind.STANDARD else graph
 
     used = [list(ids) for ids in calibration] if computed is Precision.INT8 else []
     facts = json.dumps([config, kind.value, used], sort_keys=True).encode()
@@ -240,16 +243,20 @@ def _open_onnx(folder: Path, config: Mapping[str, Any]) -> _Source:
     return _Source(files, read, rows(family.word_table), rows(family.position_table))
 
 
-def _ready_graph(file: Path, precision: Precision) -> Graph:
+def _ready_graph(file: Path, precision: Precision, provider: Provider) -> Graph:
     if not file.is_file():
         raise ModelError(f"model.graph: there is no file {file}")
     found = ready.check_ready(file)
-    if precision not in (Precision.AUTO, found.precision):
+    if provider.graph_kind is GraphKind.STANDARD and found.precision is Precision.FLOAT32:
+        computed = provider.precisions[0]  # its runtime rounds what it computes
+    else:
+        computed = found.precision
+    if precision not in (Precision.AUTO, computed):
         raise ModelError(
             f"model.precision is {precision.value}, but {file} computes in {found.precision.value} and cannot be "
             "rebuilt; use precision auto, or a checkpoint whose weights can be read"
         )
-    return Graph(file, GraphKind.READY, found.precision, n_words=found.n_words, mixes_rows=found.mixes_rows)
+    return Graph(file, GraphKind.READY, computed, n_words=found.n_words, mixes_rows=found.mixes_rows)
 
 
 def _remedy(folder: Path, reason: NotBuildable) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from nerve.config import Precision
     from nerve.models.comparison import TextComparison
     from nerve.runtime.backend import Backend
     from nerve.text.labels import LabelSet
@@ -52,7 +53,7 @@ class Judge:
     def compare(self, served: Backend, reference: Backend, show_progress: bool = False) -> dict[str, float]:
         """Return token agreement, span F1 and numbers of texts and tokens (`nerve.models.comparison` defines them)."""
         texts = sample_texts()
-        with progress("int8 against float32, texts", len(texts), show=show_progress) as task:
+        with progress("agreement with float32, texts", len(texts), show=show_progress) as task:
             compared = []
             for index, text in enumerate(texts):
                 compared.append(self._compare(index, served, reference, text))
@@ -86,6 +87,7 @@ class Judge:
 
 
 def check_agreement(
+    precision: Precision,
     judge: Judge,
     served: Backend,
     open_reference: Callable[[], Backend],
@@ -97,18 +99,19 @@ def check_agreement(
 ) -> None:
     """Log how far `served` agrees with float32; raise `ModelError` when that is below `minimum`.
 
+    precision: what `served` computes in.
     open_reference: opens the float32 graph; called only when there are no figures yet.
     entry: folder that keeps them, or None. tokenizer: the library's description; they hold for this tokenizer only.
     """
     judged_by = "\0".join((*sample_texts(), tokenizer)).encode()
-    of = hashlib.sha256(_ARITHMETIC + judged_by).hexdigest()
+    of = hashlib.sha256(_ARITHMETIC + precision.value.encode() + judged_by).hexdigest()
     found = _load(entry, of)
     if found is None:
         found = judge.compare(served, open_reference(), show_progress)
         _store(entry, of, found)
     message = (
-        f"int8 against float32: {found['token_agreement']:.4%} of {found['tokens']:.0f} tokens have the same "
-        f"label, span F1 {found['span_f1']:.4f}, over the {found['texts']:.0f} texts of `nerve verify`"
+        f"{precision.value} against float32: {found['token_agreement']:.4%} of {found['tokens']:.0f} tokens have the "
+        f"same label, span F1 {found['span_f1']:.4f}, over the {found['texts']:.0f} texts of `nerve verify`"
     )
     if found["token_agreement"] < minimum:
         raise ModelError(

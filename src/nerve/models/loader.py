@@ -35,7 +35,7 @@ from nerve.models.tokens import limit_ids, warn_of_tokenizer
 from nerve.models.vocabulary import read_vocabulary
 from nerve.models.warm_up import prove
 from nerve.runtime.backend import GraphKind, OpenOptions
-from nerve.runtime.devices import choose_provider
+from nerve.runtime.devices import CPU, choose_provider
 from nerve.runtime.memory import give_back_free_memory
 from nerve.scheduling.threads import EngineThread
 from nerve.text.tokenizer import TextTokenizer
@@ -47,9 +47,12 @@ if TYPE_CHECKING:
     from nerve.checkpoint import ModelFolder
     from nerve.config import Config
     from nerve.graph import Graph
-    from nerve.runtime.backend import Backend
+    from nerve.runtime.backend import Backend, Provider
 
 log = logging.getLogger(__name__)
+
+# Precisions whose graphs must agree with float32.
+_ROUNDED = (Precision.INT8, Precision.BFLOAT16)
 
 
 def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_progress: bool = False) -> Model:
@@ -70,7 +73,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_pro
     tokenizer_settings = read_tokenizer_settings(folder.path)
     if not is_made:
         warn_of_tokenizer(raw_tokenizer, tokenizer_settings)
-    provider = choose_provider(config.model.device, config.model.device_id)
+    provider = choose_provider(config.model.device, config.model.device_id, config.model.precision)
     calibration: list[list[int]] = []
     if config.model.precision is Precision.INT8:
         calibration = [found.ids for found in raw_tokenizer.encode_batch(calibration_texts())]
@@ -112,7 +115,7 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_pro
 
     revision = folder.revision or _revision_here(folder)
 
-    def open_backend(graph: Graph) -> Backend:
+    def open_backend(graph: Graph, provider: Provider = provider) -> Backend:
         return provider.open(
             OpenOptions(
                 source=graph.source,
@@ -128,14 +131,16 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_pro
         )
 
     def open_float32() -> Backend:
-        return open_backend(load_graph(folder.path, Precision.FLOAT32, cache_dir, provider=provider))
+        exact = provider if Precision.FLOAT32 in provider.precisions else CPU
+        return open_backend(load_graph(folder.path, Precision.FLOAT32, cache_dir, provider=exact), exact)
 
     def open_model(thread: EngineThread | None) -> Model:
         backend = open_backend(graph)
         if backend.n_labels not in (None, len(labels.names)):
             raise ModelError(_wrong_number_of_labels(settings, len(labels.names), backend.n_labels))
-        if graph.entry is not None and graph.precision is Precision.INT8:
+        if graph.entry is not None and graph.precision in _ROUNDED:
             check_agreement(
+                graph.precision,
                 Judge(tokenizer, labels, vocabulary),
                 backend,
                 open_float32,

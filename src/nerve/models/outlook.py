@@ -177,7 +177,7 @@ class _Steps:
 
     def _foresee_graph(self) -> None:
         model = self._config.model
-        provider = choose_provider(model.device, model.device_id)
+        provider = choose_provider(model.device, model.device_id, model.precision)
         found: dict[str, Any] = {"device": provider.device}
         self._outlook.graph = found
         if model.precision not in (Precision.AUTO, *provider.precisions):
@@ -259,7 +259,7 @@ class _Steps:
         }
         calls = self._room.call_bytes(lengths.window_tokens) * self._room.n_calls
         self._outlook.memory |= {"calls": self._room.n_calls, "calls_bytes": calls}
-        provider = choose_provider(config.model.device, config.model.device_id)
+        provider = choose_provider(config.model.device, config.model.device_id, config.model.precision)
         policy = make_policy(config.batching, provider, lengths.window_tokens, lengths.max_length)
         self._outlook.limits = {
             "max_batch_tokens": policy.token_budget,

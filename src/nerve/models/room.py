@@ -38,7 +38,7 @@ _USUAL_HEADS, _USUAL_HIDDEN = 16, 1024
 # Arrays of a float for each head and pair of tokens that exist at once; of long texts built graphs compute a block of
 # queries after the other. Measured for built graphs; exporters write attention as many operators, and DeBERTa's with
 # indexes of 8 bytes for each.
-_SQUARES = {GraphKind.BUILT: 1, GraphKind.PACKED: 0, GraphKind.READY: 8}
+_SQUARES = {GraphKind.BUILT: 1, GraphKind.STANDARD: 8, GraphKind.PACKED: 0, GraphKind.READY: 8}
 # Built graphs whose scores get a part by distance: MPNet adds a table, DeBERTa shifts two products of twice the size.
 _SQUARES_BY_DISTANCE = {"mpnet": 2, "deberta": 7, "deberta-v2": 7}
 # Chunks of local attention are so much longer than its window, at most.

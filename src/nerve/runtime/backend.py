@@ -30,6 +30,7 @@ class GraphKind(enum.Enum):
     """What a graph takes and gives."""
 
     BUILT = "built"  # input_ids int32 (B, T), lengths int32 (B,) -> label_ids, scores, logits
+    STANDARD = "standard"  # the same in operators of ONNX alone -> logits
     PACKED = "packed"  # the tokens of all sequences in one row: see `graph.packed`
     READY = (
         "ready"  # input_ids, attention_mask[, token_type_ids] (B, T) -> one output, float logits (B, T, L)

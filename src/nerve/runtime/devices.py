@@ -67,6 +67,18 @@ def _open_cuda(options: OpenOptions) -> Backend:
     return Session.open(options, Device.CUDA)
 
 
+def _open_bfloat16(options: OpenOptions) -> Backend:
+    from nerve.runtime.openvino import open_openvino  # noqa: PLC0415 - see above
+
+    return open_openvino(options)
+
+
+def _why_no_bfloat16() -> str | None:
+    from nerve.runtime.openvino import why_no_bfloat16  # noqa: PLC0415 - see above
+
+    return why_no_bfloat16()
+
+
 def _why_no_cuda() -> str | None:
     from nerve.runtime.sessions import has_provider  # noqa: PLC0415 - see above
 
@@ -86,6 +98,19 @@ CPU = Provider(
     most_window_tokens=_CPU_WINDOW_TOKENS,
     preparation=Preparation(_name_cpu, _prepare_for_cpu),
 )
+# The CPU in bfloat16: a provider of its own, since another runtime computes it.
+CPU_BFLOAT16 = Provider(
+    device=Device.CPU.value,
+    open=_open_bfloat16,
+    precisions=(Precision.BFLOAT16,),
+    graph_kind=GraphKind.STANDARD,
+    shares_cores=True,
+    why_not=_why_no_bfloat16,
+    max_padding=_CPU_MAX_PADDING,
+    enough_tokens=_CPU_ENOUGH_TOKENS,
+    memory=lambda device_id: usable_memory(),
+    most_window_tokens=_CPU_WINDOW_TOKENS,
+)
 CUDA = Provider(
     device=Device.CUDA.value,
     open=_open_cuda,
@@ -101,14 +126,22 @@ CUDA = Provider(
 BUILT_IN = {provider.device: provider for provider in (CPU, CUDA)}
 
 
-def choose_provider(device: str, device_id: int = 0) -> Provider:
+def choose_provider(device: str, device_id: int = 0, precision: Precision = Precision.AUTO) -> Provider:
     """Return the provider of a device; `auto` is CUDA where it can be used, else the CPU.
 
-    device_id: the GPU that is meant. Raises `ModelError` when the device is unknown or cannot be used here.
+    device_id: the GPU that is meant. precision: the CPU computes bfloat16 by a provider of its own.
+    Raises `ModelError` when the device is unknown or cannot be used here, or computes no bfloat16.
     """
     if device == Device.AUTO:
-        return _choose_automatically(device_id)
-    provider = BUILT_IN.get(device) or _find_installed(device)
+        provider = _choose_automatically(device_id)
+    else:
+        provider = BUILT_IN.get(device) or _find_installed(device)
+    if provider is CPU and precision is Precision.BFLOAT16:
+        if reason := CPU_BFLOAT16.why_not():
+            raise ModelError(f"model.precision is bfloat16, but {reason}; use auto, float32 or int8")
+        return CPU_BFLOAT16
+    if device == Device.AUTO:
+        return provider
     reason = provider.why_not()
     if reason is not None:
         raise ModelError(f"model.device is {device}, but {reason}, or set device: cpu")
