@@ -19,6 +19,7 @@ import msgspec
 import yaml
 
 from nerve.config import platforms
+from nerve.config.explaining import section_in, what_stands_there
 from nerve.config.schema import CheckpointSource, Config, ServerConfig
 from nerve.config.truss import from_truss
 from nerve.errors import ConfigError
@@ -93,7 +94,7 @@ def parse_config(
     try:
         config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error))) from error
+        raise ConfigError(_explain(str(error)) + what_stands_there(merged, str(error))) from error
     if config.tracing.endpoint is not None and not _has_opentelemetry():
         raise ConfigError("tracing.endpoint needs OpenTelemetry: install nerve[otel], or remove the key")
     if PatternName.PHONE_NUMBER in config.runtime.patterns and not has_phonenumbers():
@@ -366,12 +367,6 @@ def _type_at(path: list[str]) -> Any:  # noqa: ANN401 - types of fields are of m
         fields = msgspec.structs.fields(section) if section else ()
         found = next((field.type for field in fields if field.name == name), Any)
     return found
-
-
-def section_in(declared: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401 - see `_type_at`
-    """Return the section class of a declared type such as `TlsConfig | None`, or None for a plain value."""
-    options = (declared, *getattr(declared, "__args__", ()))
-    return next((o for o in options if isinstance(o, type) and issubclass(o, msgspec.Struct)), None)
 
 
 def _anchor_paths(config: Config, folder: Path) -> Config:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nerve.config.loading import ENV_API_KEY, ENV_PREFIX, section_in
+from nerve.config.explaining import section_in
+from nerve.config.loading import ENV_API_KEY, ENV_PREFIX
 from nerve.config.redaction_key import ENV_REDACTION_KEY
 from nerve.config.schema import Config
 
