@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from builders import write_lookup_model
+from nerve.cli.checkup import _worth_of_bfloat16
 from nerve.config import CpuMode, Precision
 from nerve.errors import ModelError
 from nerve.graph import load_graph
@@ -153,9 +155,16 @@ def test_the_probe_compares_the_same_product() -> None:
     assert 0.01 < ours / theirs < 100
 
 
+@needs_bfloat16
+def test_doctor_says_what_bfloat16_brings() -> None:
+    """With the figure of this machine."""
+    assert re.search(r"computes a product \d+\.\d times as fast|is not faster here", _worth_of_bfloat16())
+
+
 def test_without_openvino_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The start ends with what to install."""
     monkeypatch.setitem(sys.modules, "openvino", None)
+    assert "nerve[openvino]" in _worth_of_bfloat16()
     with pytest.raises(
         ModelError, match=r"bfloat16, but .* pip install 'nerve\[openvino\]'; use auto, float32"
     ):

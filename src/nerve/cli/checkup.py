@@ -45,7 +45,12 @@ T = TypeVar("T")
 
 _HUB_SECONDS = 3.0
 # What can be installed beside the core, and the module that shows it.
-_EXTRAS = {"export": "torch", "otel": "opentelemetry.exporter.otlp.proto.http", "phone": "phonenumbers"}
+_EXTRAS = {
+    "export": "torch",
+    "openvino": "openvino",
+    "otel": "opentelemetry.exporter.otlp.proto.http",
+    "phone": "phonenumbers",
+}
 
 
 class Checkup(msgspec.Struct):
@@ -168,7 +173,7 @@ def _choose(found: Checkup, config: Config) -> None:
     from nerve.runtime.devices import CUDA, choose_provider
 
     asked = config.model.device
-    provider = choose_provider(asked, config.model.device_id)
+    provider = choose_provider(asked, config.model.device_id, config.model.precision)
     because = f"model.device is {asked}"
     if asked == "auto":
         because = "a GPU can be used" if provider is CUDA else _why_no_gpu(found, config)
@@ -204,7 +209,24 @@ def _precision(provider: Provider, asked: Precision, found: Checkup) -> dict[str
             because += (
                 f"; int8 is {gain} as fast, since this processor {why} (model.precision: int8, nerve verify)"
             )
+        if found.processor["instructions"].get("bf16"):
+            because += f"; bfloat16 {_worth_of_bfloat16()}"
     return {"is": provider.precisions[0].value, "because": because}
+
+
+def _worth_of_bfloat16() -> str:
+    """Say what bfloat16 would bring on a processor that has instructions for it: one product tells, if it can."""
+    from nerve.runtime.openvino import compare_products
+
+    try:
+        ours, theirs = compare_products()
+    except ImportError:
+        return "may be faster, nearer to float32 than int8 (nerve[openvino])"
+    if ours < theirs:
+        return (
+            f"computes a product {theirs / ours:.1f} times as fast (model.precision: bfloat16, nerve verify)"
+        )
+    return "is not faster here"
 
 
 def _threads_because(config: Config) -> str:
