@@ -239,7 +239,7 @@ def _mode_because(mode: CpuMode, threads: int) -> str:
     if threads == 1:
         return "with one thread all modes are the same"
     return {
-        CpuMode.AUTO: f"a lone request gets all {threads} threads, several share them; weights are held twice",
+        CpuMode.AUTO: f"a lone request gets all {threads} threads, several share them",
         CpuMode.LATENCY: f"each request gets all {threads} threads, one after the other",
         CpuMode.THROUGHPUT: f"each request gets one of {threads} threads",
     }[mode]
