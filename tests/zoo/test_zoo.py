@@ -19,8 +19,10 @@ import pytest
 
 import nerve
 from hub_stand_in import HubStandIn, read_folder
+from nerve.config import cache_dir_of, choose_config
 from nerve.errors import StartupError
 from nerve.graph.architectures import FAMILIES
+from nerve.models.outlook import foresee
 from zoo.answers import STRATEGIES, find_difference, flatten
 
 HERE = Path(__file__).parent
@@ -124,3 +126,23 @@ def test_show_says_what_a_start_does(by_name: Callable[[str], dict[str, Any]], s
         assert row["tokenizer"] in row["files"]
     else:
         assert ENTRIES[slug]["model_type"] in row["foreseen"]
+
+
+# Those that are refused, and as many of other kinds that are not.
+FOLDERS = sorted({*(set(ENTRIES) - set(SERVED)), *sorted(SERVED)[::12]})
+
+
+@pytest.mark.parametrize("slug", FOLDERS)
+def test_show_says_of_a_folder_what_a_start_does(zoo: Path, slug: str) -> None:
+    """It refuses what a start refuses, in its words, and names the files that a start reads."""
+    folder = zoo / "models" / slug
+    config = choose_config(str(folder), None)
+    outlook = foresee(config, cache_dir_of(config))
+    refusal = None
+    try:
+        nerve.load(folder, threads=1).close()
+    except StartupError as error:
+        refusal = str(error)
+    assert outlook.refused == refusal
+    if refusal is None:
+        assert outlook.tokenizer["file"] in [file.name for file in outlook.files]
