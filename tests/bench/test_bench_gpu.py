@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 
 from bench.gpu.branches import without_branches
 from bench.gpu.bring import cut
-from nerve.config import Precision
+from nerve.config import Device, Precision
 from nerve.graph import load_graph
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
@@ -62,3 +63,29 @@ def test_wheels_are_brought_in_pieces(tmp_path: Path) -> None:
     assert {name: chunks[name] for name in ("b.whl", "c.whl", "d.whl")} == {
         name: contents[name] for name in ("b.whl", "c.whl", "d.whl")
     }
+
+
+@pytest.mark.parametrize(
+    "part", ["steps", "kernels", "placement", "replays", "tails", "mapped", "quick_steps", "memory", "padded"]
+)
+def test_parts_of_the_script_run_without_a_card(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What asks the engine's inside goes with it: on the CPU the numbers mean nothing, but there are some."""
+    from bench.gpu import engine  # noqa: PLC0415 - changes sys.path
+
+    monkeypatch.setattr(engine, "IS_REHEARSAL", True)
+    monkeypatch.setattr(engine, "default_cache_dir", lambda: tmp_path / "cache")
+    folder = write_bert_for_bench(tmp_path / "model")
+    found = engine.NAMES[part](folder, Device.CPU)
+    assert json.loads(json.dumps(found)) or part == "kernels"
+    if part == "replays":
+        assert found["largest"] < 1e-3
+
+
+def write_bert_for_bench(folder: Path) -> Path:
+    """Write the small model of the rehearsal, smaller."""
+    from bench.gpu.models import write_bert  # noqa: PLC0415
+
+    write_bert(folder, layers=1, hidden=32, inner=64, words=1000)
+    return folder
