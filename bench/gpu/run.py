@@ -25,6 +25,8 @@ from bench.paths import REPOSITORY, RESULTS, WORK
 from bench.serving import machine
 
 PARTS = ("engine", "server", "tests", "checks")
+# Front processes before the one that owns the card, beside the one process of the first half.
+FRONTS = (2, 4, 8)
 # Seconds for a half, and for both in one go.
 HALF_SECONDS, WHOLE_SECONDS = 420.0, 780.0
 
@@ -83,6 +85,12 @@ def run_all(run: Run, models: dict[str, Path]) -> None:
         measure(run, "bert-base", models["bert-base"])
         run.step("tests", ("tests",), lambda: run_tests(run))
     if run.options.half != 1:
+        for workers in FRONTS:
+            run.step(
+                "server",
+                ("server", "bert-base", f"nerve, {workers} workers"),
+                lambda w=workers: load_nerve(run, models["bert-base"], w),
+            )
         for title, work in checks(run, models["bert-base"]).items():
             run.step("checks", ("checks", title), work)
         for model, folder in models.items():

@@ -23,9 +23,10 @@ CONNECTIONS = (1, 8, 32, 128)
 SWEEP = (4, 16, 64)  # more points for the throughput at a p99 of 5 ms
 
 
-def load_nerve(run: Run, folder: Path) -> dict:
+def load_nerve(run: Run, folder: Path, workers: int = 1) -> dict:
+    """Load nerve; several workers are front processes of one engine process (docs/decisions/0088)."""
     port = free_port()
-    config = write_config(run, folder, port)
+    config = write_config(run, folder, port, workers)
     command = [sys.executable, "-m", "nerve", "serve", "--config", str(config)]
     started = time.monotonic()
     with serving(run, command, {}, port, "/health/ready"):
@@ -36,14 +37,14 @@ def load_nerve(run: Run, folder: Path) -> dict:
     return {**known, "seconds_to_ready": seconds, **answer}
 
 
-def write_config(run: Run, folder: Path, port: int) -> Path:
+def write_config(run: Run, folder: Path, port: int, workers: int = 1) -> Path:
     config = WORK / "gpu-config.yaml"  # JSON is YAML, too
     document = {
         "model": {
             "checkpoint_repository": {"source": "LOCAL", "path": str(folder)},
             "device": run.options.device,
         },
-        "server": {"host": "127.0.0.1", "port": port, "log_format": "text"},
+        "server": {"host": "127.0.0.1", "port": port, "workers": workers, "log_format": "text"},
     }
     config.write_text(json.dumps(document))
     return config
