@@ -54,6 +54,11 @@ class PromptRequest(msgspec.Struct, frozen=True):
     messages: list[dict[str, Any]] | None = None
     model: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what has neither, as a body that has the wrong fields: what is not JSON at all is refused as that."""
+        if self.body is None and self.messages is None:
+            raise ValueError("body: required, but missing")
+
 
 class AnswerBody(msgspec.Struct, frozen=True):
     """An answer; each choice has a message."""
@@ -121,9 +126,7 @@ class ConversationCodec:
         request = _prompt.decode(body)
         if request.body is not None:
             return request.body.messages, False
-        if request.messages is None:
-            raise InvalidRequest("body: required, but missing")
-        return request.messages, True
+        return request.messages or [], True
 
 
 class AgentGateway:
