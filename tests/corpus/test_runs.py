@@ -35,10 +35,17 @@ def config(lookup_model: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def nerve(config: Path, tmp_path: Path) -> Call:
     """Return what runs a command to its end, in the folder of the test, with pipes for all streams."""
+    # A key that an endpoint of another test made in this process would be every command's.
+    environment = {name: value for name, value in os.environ.items() if name != "NERVE_REDACTION_KEY"}
 
     def call(command: str, *arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            line_of(command, config, *arguments), input=stdin, capture_output=True, check=False, cwd=tmp_path
+            line_of(command, config, *arguments),
+            input=stdin,
+            capture_output=True,
+            check=False,
+            cwd=tmp_path,
+            env=environment,
         )
 
     return call

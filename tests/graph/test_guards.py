@@ -57,7 +57,7 @@ def write_ready(
     [
         ({"model_type": "convbert"}, "model type convbert"),
         ({"model_type": None}, "has no model_type; add it"),
-        ({"hidden_act": "mish"}, "activation mish"),
+        ({"hidden_act": "prelu"}, "activation prelu"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"architectures": ["BertCrfForNer"]}, "BertCrfForNer"),
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
