@@ -123,3 +123,10 @@ def test_index_names_every_page() -> None:
     index = (DOCS / "index.md").read_text()
     pages = [page for part in ("guide", "explanation") for page in sorted((DOCS / part).glob("*.md"))]
     assert [page.name for page in pages if f"({page.relative_to(DOCS).as_posix()})" not in index] == []
+
+
+def test_readme_says_what_raw_scores_are() -> None:
+    """Who comes from BEI expects logits, and finds the key for them."""
+    readme = (DOCS.parent / "README.md").read_text()
+    assert "probabilities" in readme
+    assert "runtime.raw_scores_as: logits" in readme
