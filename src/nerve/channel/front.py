@@ -162,6 +162,10 @@ class FrontLane:
         """Write a message, or what fits of it; the lock is held."""
         link.unsent.append(content)
         self._flush(link)
+        if link.unsent:
+            os.eventfd_write(
+                link.segment.to_front, 1
+            )  # the thread that sends the rest may sleep without a limit
 
     def _flush(self, link: Link) -> None:
         n_before = n_after = 0
