@@ -13,11 +13,9 @@ from nerve.errors import ModelError
 from nerve.models.decoding import read_decoding
 from nerve.models.limits import Lengths
 from nerve.models.model import Model
-from nerve.models.tokens import limit_ids
-from nerve.models.vocabulary import read_vocabulary
+from nerve.models.tokens import fit_tokenizer
 from nerve.runtime.backend import Backend
 from nerve.scheduling.batching import BatchPolicy
-from nerve.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,17 +81,9 @@ def load_front(config: Config, folder: ModelFolder, remote: Remote) -> Model:
     )
     raw_tokenizer, _ = open_tokenizer(folder.path)
     lengths = greeting.lengths
-    tokenizer = TextTokenizer(
-        raw_tokenizer,
-        lengths.window_tokens,
-        config.runtime.window_stride,
-        config.limits.max_input_tokens,
-        lengths.max_length,
+    tokenizer, vocabulary = fit_tokenizer(
+        raw_tokenizer, settings, read_tokenizer_settings(folder.path), config, lengths, greeting.n_words
     )
-    vocabulary = read_vocabulary(
-        raw_tokenizer, read_tokenizer_settings(folder.path), tokenizer.special_tokens
-    )
-    limit_ids(tokenizer, vocabulary, greeting.n_words)
     return Model(
         name=model_name(config.model),
         model_id=folder.model_id,

@@ -24,21 +24,19 @@ from nerve.checkpoint.settings import (
 from nerve.checkpoint.tokenizer import open_tokenizer
 from nerve.config import Precision, model_name
 from nerve.errors import ModelError
-from nerve.graph import load_graph, local_windows
+from nerve.graph import load_graph
 from nerve.models.agreement import Judge, check_agreement
 from nerve.models.decoding import read_decoding
 from nerve.models.limits import find_lengths, make_policy
 from nerve.models.model import Model
-from nerve.models.room import find_room, n_threads_of, reach_of
+from nerve.models.room import find_room, n_threads_of
 from nerve.models.samples import calibration_texts
-from nerve.models.tokens import limit_ids, warn_of_tokenizer
-from nerve.models.vocabulary import read_vocabulary
+from nerve.models.tokens import fit_tokenizer, warn_of_tokenizer
 from nerve.models.warm_up import prove
 from nerve.runtime.backend import GraphKind, OpenOptions
 from nerve.runtime.devices import CPU, choose_provider
 from nerve.runtime.memory import give_back_free_memory
 from nerve.scheduling.threads import EngineThread
-from nerve.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,16 +92,9 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_pro
         graph.n_positions,
         find_room(config, provider, settings, graph.kind, graph.n_bytes, graph.is_shared),
     )
-    tokenizer = TextTokenizer(
-        raw_tokenizer,
-        lengths.window_tokens,
-        config.runtime.window_stride,
-        config.limits.max_input_tokens,
-        lengths.max_length,
-        reach_of(local_windows(settings)),
+    tokenizer, vocabulary = fit_tokenizer(
+        raw_tokenizer, settings, tokenizer_settings, config, lengths, graph.n_words
     )
-    vocabulary = read_vocabulary(raw_tokenizer, tokenizer_settings, tokenizer.special_tokens)
-    limit_ids(tokenizer, vocabulary, graph.n_words)
     policy = make_policy(config.batching, provider, lengths.window_tokens, lengths.max_length)
     if graph.mixes_rows is not None:
         log.warning(

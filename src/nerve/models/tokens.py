@@ -1,4 +1,4 @@
-"""What is said of a tokenizer at start: where transformers may give other tokens, and which ones the model lacks."""
+"""Makes a tokenizer fit its model, and says where transformers may give other tokens and which ones the model lacks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from nerve.errors import ModelError
-from nerve.text.tokenizer import contradictions, follows_its_file, missing_special_tokens
+from nerve.graph import local_windows
+from nerve.models.room import reach_of
+from nerve.models.vocabulary import read_vocabulary
+from nerve.text.tokenizer import TextTokenizer, contradictions, follows_its_file, missing_special_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from nerve.text.tokenizer import TextTokenizer
+    from nerve.config import Config
+    from nerve.models.limits import Lengths
     from nerve.text.words import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,31 @@ def warn_of_tokenizer(tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
             if follows_its_file(settings)
             else f"where transformers' own class adds them: {_WRITE_ANEW}",
         )
+
+
+def fit_tokenizer(
+    raw: Tokenizer,
+    settings: dict[str, Any],
+    tokenizer_settings: dict[str, Any],
+    config: Config,
+    lengths: Lengths,
+    n_words: int | None,
+) -> tuple[TextTokenizer, Vocabulary]:
+    """Return the tokenizer of a model, with its windows, and what grouping tokens into words needs of it.
+
+    settings: config.json. n_words: see `limit_ids`, which may raise `ModelError`.
+    """
+    tokenizer = TextTokenizer(
+        raw,
+        lengths.window_tokens,
+        config.runtime.window_stride,
+        config.limits.max_input_tokens,
+        lengths.max_length,
+        reach_of(local_windows(settings)),
+    )
+    vocabulary = read_vocabulary(raw, tokenizer_settings, tokenizer.special_tokens)
+    limit_ids(tokenizer, vocabulary, n_words)
+    return tokenizer, vocabulary
 
 
 def limit_ids(tokenizer: TextTokenizer, vocabulary: Vocabulary, n_words: int | None) -> None:
