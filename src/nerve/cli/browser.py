@@ -46,7 +46,7 @@ def open_when_ready(address: str) -> None:
 
 
 def _open_when_ready(address: str) -> None:
-    while not _is_ready(address):
+    while not is_ready(address):
         time.sleep(_PAUSE_SECONDS)
     if _can_open() and webbrowser.open(address):
         log.info("%s is open in the browser", address)
@@ -54,8 +54,11 @@ def _open_when_ready(address: str) -> None:
         log.warning("there is no browser on this machine; open %s in yours", address)
 
 
-def _is_ready(address: str) -> bool:
-    """Ask the server. Whose certificate it has, does not matter: it is this very process that is asked."""
+def is_ready(address: str) -> bool:
+    """Ask the server at `SCHEME://HOST:PORT/` whether it is ready.
+
+    Whose certificate it has, does not matter: this very process, or one that it started, is asked.
+    """
     scheme, _, rest = address.partition("://")
     where = rest.rstrip("/")
     if scheme == "https":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import yaml
 
+from nerve.cli.browser import is_ready
 from nerve.cli.tune.load import Load, Sample
 from nerve.cli.tune.neighbours import Neighbours
 from nerve.cli.tune.plan import Measured, RateSearch, apply
@@ -153,22 +153,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, workers: int,
             raise TrialError(f"the server ended with {process.returncode}: {lines[-1] if lines else ''}")
         if time.monotonic() > deadline:
             raise TrialError(f"the server is not ready after {_START_SECONDS:.0f} s")
-        if _is_ready(port):
+        if is_ready(f"http://127.0.0.1:{port}/"):
             in_a_row += 1
         else:
             in_a_row = 0
             time.sleep(0.02)
-
-
-def _is_ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/health/ready")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
