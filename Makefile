@@ -133,7 +133,6 @@ fuzz: $(DEV_READY) $(FUZZ_READY)
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)/bin/schemathesis
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz tests/end_to_end/test_fuzz.py
 
-.PHONY: fuzz-quick
 fuzz-quick: $(DEV_READY) $(FUZZ_READY)
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)/bin/schemathesis --quick --examples 10
 
@@ -238,6 +237,8 @@ $(CLIENTS_READY): tests/clients/requirements.txt pyproject.toml
 $(GATEWAY_READY): Makefile
 	test -x $(GATEWAY)/bin/python || $(PYTHON) -m venv $(GATEWAY)
 	$(GATEWAY)/bin/python -m pip install --quiet 'litellm[proxy]>=1.108'
+	@touch $@
+
 # checkov and npm are optional: without them their tests are skipped, with the reason.
 $(DEPLOY_READY): tests/kubernetes/requirements.txt
 	test -x $(DEPLOY)/bin/python || $(PYTHON) -m venv $(DEPLOY)

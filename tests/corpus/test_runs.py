@@ -384,3 +384,21 @@ def test_memory_does_not_grow_with_the_corpus(nerve: Call, config: Path, tmp_pat
         done = subprocess.run(line, check=True, cwd=tmp_path, capture_output=True)
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] < peaks[0] + 40, peaks
+
+
+def test_csv_on_the_standard_input_has_no_name(nerve: Call) -> None:
+    """The column `file` is there, as for files, and empty."""
+    done = nerve("predict", "--csv", stdin=b"text\nAnna\n")
+    first, second = done.stdout.decode().splitlines()[:2]
+    assert (done.returncode, first, second.startswith(",Anna,")) == (0, "file,text,rows", True)
+
+
+def test_inputs_that_do_not_fit_leave_the_totals_of_others(nerve: Call, tmp_path: Path) -> None:
+    """With --skip-bad a file of other columns is left out, and what comes after it is counted."""
+    for name, head in (("a", "text"), ("b", "text,other"), ("c", "text")):
+        row = "Anna" if head == "text" else "Anna,1"
+        (tmp_path / f"{name}.csv").write_text(f"{head}\n{row}\n")
+    files = [word for name in "abc" for word in ("--file", f"{name}.csv")]
+    done = nerve("predict", "--csv", "--skip-bad", *files)
+    assert len(done.stdout.decode().splitlines()) == 3
+    assert b"b.csv" in done.stderr

@@ -49,7 +49,10 @@ _EXTRAS = {
     "export": "torch",
     "openvino": "openvino",
     "otel": "opentelemetry.exporter.otlp.proto.http",
-    "phone": "phonenumbers",
+    "parquet": "pyarrow",
+    "presidio": "presidio_analyzer",
+    "ray": "ray",
+    "spacy": "spacy",
 }
 
 

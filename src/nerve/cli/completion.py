@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HELP = "print a script that completes commands and options in bash, zsh or fish"
 LOG_LEVEL = logging.WARNING
 _SHELLS = ("bash", "zsh", "fish")
-# Arguments whose values are names of files; those of folders end with them.
+# Metavars of arguments that take a file or a folder.
 _FILES = {"CHECKPOINT", "F", "FILE", "FOLDER", "INPUT", "M", "MODEL", "PATH"}
 
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 # Modules that come with an extra, and what to say of it.
-_EXTRAS = {"onnxruntime": "cpu", "torch": "export", "transformers": "export", "pyarrow": "parquet"}
+_EXTRAS = {
+    "onnxruntime": "cpu",
+    "torch": "export",
+    "transformers": "export",
+    "pyarrow": "parquet",
+    "ray": "ray",
+}
 
 
 def why_missing(module: str | None) -> str:

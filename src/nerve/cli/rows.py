@@ -122,7 +122,8 @@ def _sources(options: argparse.Namespace, wish: Wish) -> list[Source]:
         texts = [text for text in texts if not _is_path(text)]
     sources = find_sources(texts, files, kind_of(options), folder)
     if options.output is None or folder is not None:
-        if folder is None and any(wish.kind_of(source) is Kind.PARQUET for source in sources):
+        is_written = folder is None and wish.draw is None
+        if is_written and any(wish.kind_of(source) is Kind.PARQUET for source in sources):
             raise InputError("Parquet goes to a file or a folder; name it with --output, or ask for --json")
         return sources
     output = Path(options.output)

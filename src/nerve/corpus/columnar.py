@@ -24,12 +24,10 @@ _BATCH_ROWS = 1024
 
 
 def import_pyarrow() -> Any:
-    """Return the module. Raises `InputError` where it is not installed."""
-    try:
-        import pyarrow  # noqa: PLC0415 - an extra
-        import pyarrow.parquet  # noqa: PLC0415
-    except ImportError:
-        raise InputError("Parquet needs pyarrow; install nerve[parquet]") from None
+    """Return the module. Raises `ModuleNotFoundError` where it is not installed."""
+    import pyarrow  # noqa: PLC0415 - an extra
+    import pyarrow.parquet  # noqa: PLC0415
+
     return pyarrow
 
 

@@ -19,7 +19,7 @@ import msgspec
 from nerve.config import Device
 from nerve.corpus.answers import Facts, Task, answer_here, facts_of, labels_of
 from nerve.corpus.batches import batches_of, in_order
-from nerve.corpus.records import Answer, InputError, Refused
+from nerve.corpus.records import Answer, Refused
 from nerve.errors import NerveError
 
 if TYPE_CHECKING:
@@ -47,12 +47,10 @@ _TELL_SECONDS = 60.0
 
 
 def import_ray() -> Any:
-    """Return the module. Raises `InputError` where it is not installed."""
-    try:
-        import ray  # noqa: PLC0415 - an extra
-        import ray.exceptions  # noqa: PLC0415
-    except ImportError:
-        raise InputError("--ray needs Ray; pip install 'nerve[ray]', here and on all nodes") from None
+    """Return the module. Raises `ModuleNotFoundError` where it is not installed; the nodes need it, too."""
+    import ray  # noqa: PLC0415 - an extra
+    import ray.exceptions  # noqa: PLC0415
+
     return ray
 
 

@@ -27,7 +27,7 @@ class InputError(NerveError):
 class Position(msgspec.Struct, frozen=True):
     """A place between two rows of an input.
 
-    offset: what has been read, in the unit of the input's size: bytes, or rows of a Parquet file.
+    offset: what has been read: in bytes; in rows of a Parquet file, or in arguments.
     number: the line, or the row, that was read last.
     """
 

@@ -142,8 +142,8 @@ class Run:
 
     def _begin(self, source: Source, number: int, start: Position, reader: Reader) -> Part:
         part = self._output.begin(source, number, start)
+        part.begin(reader)  # may refuse the input: then there is no part of it to wait for
         self._parts.append(part)
-        part.begin(reader)
         return part
 
     def _end(self, part: Part) -> None:

@@ -49,7 +49,7 @@ class Source:
 
     title: for messages, and for the column `file`. name: its path below the folder of the output, by which a manifest
     knows it. path: None for arguments and stdin. texts: those of the arguments, from number `first` on.
-    size: in bytes, or rows of a Parquet file; None where nobody knows.
+    size: in bytes; of arguments, how many there are; None where nobody knows.
     """
 
     kind: Kind

@@ -132,6 +132,8 @@ class CsvWriter:
     def write(self, record: Record, answer: Answer) -> None:
         """See `Writer`."""
         columns = self._layout.columns(record, answer)
+        if self._layout.names_file:
+            columns.setdefault(FILE, "")  # stdin has no name
         column = self._layout.column
         if column is not None:
             columns[column] = _encode(columns[column]).decode()
