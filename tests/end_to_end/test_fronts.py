@@ -128,7 +128,9 @@ def test_one_process_runs_the_model_for_all(
                     answer = client.post("/predict_tokens", json={"inputs": text, **options})
                 assert (answer.status_code, answer.json()) == (expected.status_code, expected.json())
     assert b"s3cret" not in Path(f"/proc/{engine}/environ").read_bytes()
-    assert fronts.client.get("/info").json()["provider"] == "CPUExecutionProvider"
+    info = fronts.client.get("/info").json()
+    assert info["provider"] == "CPUExecutionProvider"
+    assert info["revision"] == server.client.get("/info").json()["revision"]
     page = fronts.client.get("/metrics").text
     assert "nerve_engine_threads 1.0" in page
     assert "nerve_ready_workers 2.0" in page

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nerve.config import CpuMode, Device, Precision
+from nerve.errors import ModelError
 from nerve.graph import cache, load_graph
 from nerve.graph.prepared import load_or_prepare
 from nerve.runtime.backend import Preparation
@@ -96,13 +97,16 @@ def test_a_graph_that_computes_something_else_is_not_used(
 
 
 @pytest.mark.usefixtures("_small_is_large")
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), ModelError("onnxruntime cannot write: no space left")]
+)
 def test_a_cache_that_cannot_be_written_costs_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    error: Exception, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Sessions then make their own, as before."""
+    """Sessions then make their own, as before; a full disk is met by the runtime, which raises an error of its own."""
 
     def refuse(_graph: Path, _folder: Path) -> bool:
-        raise PermissionError(13, "Permission denied")
+        raise error
 
     graph = tmp_path / "entry" / "model.onnx"
     with caplog.at_level(logging.WARNING):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,6 +50,26 @@ def test_logits_are_those_of_the_fused_operators(case: str, tmp_path: Path) -> N
         expected, found = (session.run(["logits"], feeds)[0] for session in (fused, plain))
         for row, length in enumerate(lengths):
             np.testing.assert_allclose(found[row, :length], expected[row, :length], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [20, 1300])
+def test_a_text_that_the_built_graph_computes_in_blocks(length: int, tmp_path: Path) -> None:
+    """Graphs for long texts have a branch for them; here all are computed whole."""
+    folder = tiny.write_checkpoint(tmp_path / "model", "eurobert")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 2048}))
+    source = load_graph(folder, Precision.FLOAT32, tmp_path / "cache").source
+    assert isinstance(source, bytes)
+    assert b"blocks.are_needed" in source
+    ids = np.random.default_rng(0).integers(5, 90, (2, length)).astype(np.int32)
+    feeds = {"input_ids": ids, "lengths": np.array([length, length - 3], np.int32)}
+    plain = standardize(onnx.load_from_string(source)).SerializeToString()
+    expected, found = (
+        onnxruntime.InferenceSession(graph, providers=CPU).run(["logits"], feeds)[0]
+        for graph in (source, plain)
+    )
+    for row, n in enumerate(feeds["lengths"]):
+        np.testing.assert_allclose(found[row, :n], expected[row, :n], rtol=0, atol=1e-4)
 
 
 def test_an_unknown_operator_is_refused() -> None:

@@ -158,7 +158,12 @@ class EngineLoop:
                     os.eventfd_write(self._event, 1)
 
     def _meet(self, waiting: selectors.BaseSelector) -> None:
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:  # no descriptor is left; the front waits
+            log.warning("a front cannot be greeted now: %s", error.strerror)
+            time.sleep(_PAUSE_SECONDS)
+            return
         try:
             front = _Front(
                 offer_segment(connection, self._greeting, self._status_file, self._event), connection

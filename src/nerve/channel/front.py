@@ -168,16 +168,16 @@ class FrontLane:
             )  # the thread that sends the rest may sleep without a limit
 
     def _flush(self, link: Link) -> None:
-        n_before = n_after = 0
+        n_written = 0
         while link.unsent:
             content = link.unsent[0]
-            n_after = link.segment.jobs.write(content)
-            n_before += n_after
-            if n_after < len(content):
-                link.unsent[0] = content[n_after:]
+            n_now = link.segment.jobs.write(content)
+            n_written += n_now
+            if n_now < len(content):
+                link.unsent[0] = content[n_now:]
                 break
             link.unsent.popleft()
-        if n_before:
+        if n_written:
             os.eventfd_write(link.segment.to_engine, 1)
 
     # Those who wait.

@@ -7,6 +7,7 @@ T = tokens of all windows of a job, L = labels.
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 # windows. Then the lengths of the windows and all token ids, int32.
 _JOB = struct.Struct("=IIQdII")
 # Bytes, kind, number, seconds in the queue and computing, labels (0 without logits), nothing. Then label ids, int64
-# (T,); scores, float32 (T,); logits, float32 (T, L). Or an `_Refusal` as JSON.
+# (T,); scores, float32 (T,); logits, float32 (T, L). Or a `_Refusal` as JSON.
 _SCORES = struct.Struct("=IIQddII")
 _SUBMIT, _CANCEL = 1, 2
 _DONE, _REFUSED = 3, 4
@@ -78,7 +79,7 @@ class Inbox:
             self._parts = []
         view = memoryview(content)
         while len(view) >= _ALIGNMENT:
-            n_bytes = int.from_bytes(view[:4], "little" if _IS_LITTLE else "big")
+            n_bytes = int.from_bytes(view[:4], sys.byteorder)
             if n_bytes < _JOB.size or n_bytes % _ALIGNMENT:
                 raise ValueError("no message begins here")
             if n_bytes > len(view):
@@ -90,9 +91,6 @@ class Inbox:
         if view:
             self._n_missing = _ALIGNMENT - len(view)
             self._parts = [bytes(view)]
-
-
-_IS_LITTLE = struct.pack("=I", 1)[0] == 1
 
 
 def write_job(number: int, job: Job) -> bytes:

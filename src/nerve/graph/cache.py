@@ -152,7 +152,7 @@ def _copy(message: Message, target: Message, without: str) -> None:
     for field, value in message.ListFields():
         if field.name == without:
             continue
-        if field.is_repeated:
+        if hasattr(value, "extend"):  # repeated, in every release of protobuf
             getattr(target, field.name).extend(value)
         elif field.message_type is not None:
             getattr(target, field.name).CopyFrom(value)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nerve.checkpoint.storage import draft_beside
+from nerve.errors import ModelError
 from nerve.graph import cache
 from nerve.runtime.memory import give_back_free_memory
 
@@ -51,6 +52,9 @@ def load_or_prepare(
             if preparation.write(graph, draft):
                 return cache.keep(draft, place), True
             log.warning("the prepared graph computes something else; each session prepares its own")
-    except OSError as error:
-        log.warning("the graph cannot be prepared once for all sessions: %s: %s", place, error.strerror)
+    except (
+        OSError,
+        ModelError,
+    ) as error:  # a full disk is met by the runtime, which has a word of its own for it
+        log.warning("the graph cannot be prepared once for all sessions: %s: %s", place, error)
     return graph, False

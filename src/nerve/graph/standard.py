@@ -2,8 +2,8 @@
 
 What ONNX Runtime has one operator for becomes the few that it stands for, by the definition of the operator
 (ContribOperators.md of ONNX Runtime); a runtime that has a fused kernel finds the pattern. Where a branch only saves
-what padding costs, the one for padding is taken. The graph gives `logits` only: label and score are made of them in
-float32, whatever the runtime computes in.
+what padding costs, or memory, the one for padding is taken, and the one for the whole text. The graph gives `logits`
+only: label and score are made of them in float32, whatever the runtime computes in.
 
 B = sequences, T = longest of them, S = keys, N = heads, D = numbers of a head, K = N x D.
 """
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _MASKED = -1e9
 # The condition that no row has padding (`graph.attention`).
 _IS_FULL = "is_full"
+# The condition that a text is computed in blocks of queries (`graph.blocks`); here it is computed whole.
+_ARE_NEEDED = "blocks.are_needed"
 
 
 def standardize(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -97,7 +99,7 @@ class _Rewriter:
 
     def _branches(self, node: onnx.NodeProto) -> None:
         branches = {attribute.name: attribute.g for attribute in node.attribute}
-        if node.input[0] != _IS_FULL:
+        if node.input[0] not in (_IS_FULL, _ARE_NEEDED):
             # OpenVINO 2026.4 computes the chunks of local attention wrongly, in float32, too.
             raise NotBuildable("attention within windows has no form in standard operators")
         branch = branches["else_branch"]

@@ -45,8 +45,8 @@ _SQUARES_BY_DISTANCE = {"mpnet": 2, "deberta": 7, "deberta-v2": 7}
 _CHUNK_MORE = 15
 # Experts that each token takes, and rows of a float of their inner width for each of them, in units of _INNER_ROWS.
 _CHOSEN, _EXPERT_ROWS = ("num_experts_per_tok",), 5
-# A text that is longer than so many times what an answer can depend on, to each side, is cut: with `stride_of`, a
-# quarter of its tokens at each end of a window have less context than they can use.
+# Longest window by default, in reaches (`reach_of`): neighbouring windows then share 2 of these 4 (`TextTokenizer`), so
+# that half of what is computed is new.
 _REACHES = 4
 # Rows of a float for each token that exist at once, in units of the layers' width and of their inner width.
 _HIDDEN_ROWS, _INNER_ROWS = 8, 2

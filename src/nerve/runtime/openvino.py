@@ -9,6 +9,7 @@ interpreter lock.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -135,6 +136,7 @@ def why_no_bfloat16() -> str | None:
     return None
 
 
+@functools.cache
 def compare_products() -> tuple[float, float]:
     """Return the seconds of one product on one thread, in bfloat16 and in float32, both by OpenVINO.
 

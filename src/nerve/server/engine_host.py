@@ -129,6 +129,7 @@ class EngineHost:
                     str(self._folder.path),
                     self._folder.model_id,
                     self._folder.revision,
+                    self._folder.files,
                     self._listener.fileno(),
                     tell,
                     self._routes,

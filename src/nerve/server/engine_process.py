@@ -56,15 +56,17 @@ _TEXT = "canary"
 class Order(msgspec.Struct, frozen=True):
     """What the server process tells this one.
 
-    config: with what all workers together may use as that of one. folder, model_id, revision: of the checkpoint.
-    listener: descriptor of the socket that fronts connect to. ready: descriptor to write a byte to, once, when the
-    model is there. routes: what requests are counted by. metrics_dir: where all processes keep their numbers.
+    config: with what all workers together may use as that of one. folder, model_id, revision, files: of the
+    checkpoint (`ModelFolder`). listener: descriptor of the socket that fronts connect to. ready: descriptor to write a
+    byte to, once, when the model is there. routes: what requests are counted by. metrics_dir: where all processes keep
+    their numbers.
     """
 
     config: Config
     folder: str
     model_id: str
     revision: str
+    files: tuple[str, ...]
     listener: int
     ready: int
     routes: list[tuple[str, str]]
@@ -84,7 +86,7 @@ def main() -> None:
     log_what_escapes()
     forbid_core_dumps()
     try:
-        folder = ModelFolder(Path(order.folder), order.model_id, order.revision)
+        folder = ModelFolder(Path(order.folder), order.model_id, order.revision, order.files)
         model = load_model(order.config, folder, cache_dir_of(order.config))
         loop = make_loop(order, model)
     except BaseException as error:

@@ -227,7 +227,7 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
     configure_logging(config.server)
     log_what_escapes()
     has_random_key = config.redaction.key_file is None and not has_key_in_environment()
-    create_endpoints(config)  # a wrong name must end the start here, in one line
+    endpoints = create_endpoints(config)  # a wrong name must end the start here, in one line
     folder = fetch_checkpoint(
         config.model,
         cache_dir_of(config),
@@ -264,7 +264,7 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
         except OSError as error:  # no shared memory, or a Python that this user may not start again
             raise StartupError(f"cannot start worker processes with {sys.executable}: {error}") from error
         if is_apart and metrics_dir is not None:
-            routes = routes_of(create_endpoints(config))
+            routes = routes_of(endpoints)
             server.engine = EngineHost(config, folder, routes, metrics_dir, server.give_up)
             server.shared = replace(server.shared, engine=server.engine.path)
         try:
