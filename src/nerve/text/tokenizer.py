@@ -214,7 +214,7 @@ class TextTokenizer:
     def _too_long(self, index: int, n_tokens: str) -> InvalidRequest:
         return InvalidRequest(
             f"inputs[{index}]: {n_tokens} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
-            "send it in parts, or with truncate: true"
+            "send it in parts, or with truncate: true where that is offered"
         )
 
     def _check_ids(self, index: int, ids: list[int]) -> None:
