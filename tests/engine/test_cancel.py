@@ -14,8 +14,7 @@ import pytest
 
 from builders import PATIENCE, Gate
 from exchanges import busy_pool, engine_of, open_app, wait_until
-from nerve.engine.cancel import Cancel
-from nerve.engine.engine import Engine
+from nerve.engine.engine import Cancel, Engine
 from nerve.engine.pool import Pool
 from nerve.types import AggregationStrategy, PredictOptions
 
@@ -80,13 +79,13 @@ def test_dropped_work_of_the_pool_holds_nothing() -> None:
     cancel = Cancel()
     held = Held()
     gone = weakref.ref(held)
-    pool.run(lambda held=held: pytest.fail(str(held)), pytest.fail, pytest.fail, cancel)
+    pool.run(lambda held=held: pytest.fail(str(held)), pytest.fail, pytest.fail, cancel.begin)
     del held
     assert pool._n_waiting == 3
     cancel.set()
     assert gone() is None
     assert pool._n_waiting == 2
-    assert pool.run(pytest.fail, pytest.fail, pytest.fail, cancel) is None  # nothing begins any more
+    assert pool.run(pytest.fail, pytest.fail, pytest.fail, cancel.begin) is None  # nothing begins any more
     release.set()
     pool.close()
     assert pool._n_waiting == 0

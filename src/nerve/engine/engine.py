@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from nerve.engine.cancel import Cancel
 from nerve.engine.lanes import NICENESS, open_lanes
 from nerve.engine.pool import Pool
 from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, stack_of
@@ -171,14 +170,8 @@ class Engine:
         check: Callable[[], None] = lambda: None,
     ) -> list[TokenizedText]:
         """Tokenize the texts of a request; see `TextTokenizer.tokenize`."""
-        return self.model.tokenizer.tokenize(
-            texts,
-            options.truncate,
-            options.truncation_direction,
-            beside_others,
-            self.max_request_tokens,
-            check,
-        )
+        cut = options.truncate, options.truncation_direction
+        return self.model.tokenizer.tokenize(texts, *cut, beside_others, self.max_request_tokens, check)
 
     def make_rows(
         self, tokenized: list[TokenizedText], scores: list[TokenScores], options: PredictOptions
@@ -220,21 +213,41 @@ class Engine:
             report()
 
 
+class Cancel:
+    """Drops one request, whatever step it is at: decoding, tokenizing, in the queue, making its answer.
+
+    `is_set`: nobody waits for the request any more. Threads: any may call anything. `begin` writes first and reads
+    then, `set` reads last: whatever their order is, one of the two sees the other, so that no step is missed.
+    """
+
+    __slots__ = ("_drop", "is_set")
+
+    def __init__(self) -> None:
+        self._drop: Callable[[], object] | None = None
+        self.is_set = False
+
+    def begin(self, drop: Callable[[], object]) -> bool:
+        """Note how the next step is dropped, in place of the one before; False when it must not begin any more."""
+        self._drop = drop
+        if self.is_set:
+            self._drop = None
+            return False
+        return True
+
+    def set(self) -> None:
+        """Drop the request, for good."""
+        self.is_set = True
+        drop, self._drop = self._drop, None
+        if drop is not None:
+            drop()
+
+    def end(self) -> None:
+        """Let go of the last step: it holds what holds this."""
+        self._drop = None
+
+
 class Call:
     """One request on its way through the engine."""
-
-    __slots__ = (
-        "_cancel",
-        "_deadline",
-        "_done",
-        "_engine",
-        "_job",
-        "_options",
-        "_started",
-        "_texts",
-        "_tokenize_seconds",
-        "_tokenized",
-    )
 
     def __init__(
         self,
@@ -270,7 +283,7 @@ class Call:
             else:
                 engine.pool.check()
                 work = partial(engine.tokenize, self._texts, self._options, check=self._check)
-                engine.pool.run(work, self._queue, self._end, self._cancel)
+                engine.pool.run(work, self._queue, self._end, self._cancel.begin)
         except Exception as error:  # noqa: BLE001 - whoever waits must get it
             self._end(error)
 
@@ -323,7 +336,7 @@ class Call:
             started = time.perf_counter()
             if job.n_tokens > INLINE_TOKENS:
                 work = partial(self._make, scores)
-                engine.pool.run(work, partial(self._finish, job, started), self._end, self._cancel)
+                engine.pool.run(work, partial(self._finish, job, started), self._end, self._cancel.begin)
                 return
             made = self._make(scores)
         except Exception as error:  # noqa: BLE001 - whoever waits must get it

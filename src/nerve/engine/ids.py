@@ -8,8 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from nerve.engine.cancel import Cancel
-from nerve.engine.engine import Call, make_prediction
+from nerve.engine.engine import Call, Cancel, make_prediction
 from nerve.errors import InvalidRequest
 from nerve.types import Logits, PredictOptions, RawScoresAs, TokenizedText, Window
 
@@ -39,8 +38,6 @@ def start_ids(
 
 class IdCall(Call):
     """One request with token ids on its way through the engine."""
-
-    __slots__ = ()
 
     def begin_with(self, ids: Sequence[list[int]]) -> None:
         """Check the ids and queue them, here: the checks are a pass over what was read just before."""

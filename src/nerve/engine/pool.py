@@ -13,8 +13,6 @@ from nerve.errors import Overloaded, stack_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nerve.engine.cancel import Cancel
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -52,15 +50,16 @@ class Pool:
         work: Callable[[], T],
         then: Callable[[T], object],
         fail: Callable[[Exception], object],
-        cancel: Cancel | None = None,
+        begin: Callable[[Callable[[], object]], bool] = lambda drop: True,
     ) -> Task[T] | None:
         """Run `work` and give its result to `then`, or its error to `fail`, on the same thread.
 
         Once the pool is closed all that happens here and now: what was admitted is answered. Work that has
-        not begun is dropped by `cancel`, or when the returned task is cancelled.
+        not begun is dropped when the returned task is cancelled. begin: is given what drops the work, and tells
+        whether it may begin (`Cancel.begin`).
         """
         task = Task(self, work, then, fail)
-        if cancel is not None and not cancel.begin(task.cancel):
+        if not begin(task.cancel):
             return None
         with self._lock:
             self._n_waiting += 1

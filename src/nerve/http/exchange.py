@@ -17,9 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from nerve.engine.cancel import Cancel
 from nerve.engine.codec import IdQuery, Query, Reply
-from nerve.engine.engine import INLINE_TOKENS
+from nerve.engine.engine import INLINE_TOKENS, Cancel
 from nerve.engine.ids import start_ids
 from nerve.errors import ClientGone, DeadlineExceeded, PayloadTooLarge
 from nerve.http.gzip import INLINE_BYTES, gunzip, is_gzip
@@ -164,7 +163,7 @@ class Exchange:
                     pool = self._service.engine.pool
                     pool.check()
                     then = partial(self._on_plain_body, on_pool=True)
-                    pool.run(partial(gunzip, body, limit), then, self._fail, self._cancel)
+                    pool.run(partial(gunzip, body, limit), then, self._fail, self._cancel.begin)
                     return
                 body = gunzip(body, limit)
         except Exception as failure:  # noqa: BLE001 - the last line of defence: a defect must be answered, too
@@ -197,7 +196,7 @@ class Exchange:
             return
         pool = self._service.engine.pool
         pool.check()
-        pool.run(reply.write, then, self._fail, self._cancel)
+        pool.run(reply.write, then, self._fail, self._cancel.begin)
 
     def _on_outcome(self, outcome: Outcome | Logits) -> None:
         if isinstance(outcome, Exception):
@@ -207,7 +206,7 @@ class Exchange:
             if outcome.n_tokens > INLINE_TOKENS:
                 work = partial(self._encode, outcome)
                 then = partial(self._on_encoded, outcome)
-                self._service.engine.pool.run(work, then, self._fail, self._cancel)
+                self._service.engine.pool.run(work, then, self._fail, self._cancel.begin)
                 return
             encoded = self._encode(outcome)
         except Exception as error:  # noqa: BLE001 - see `_on_body`
