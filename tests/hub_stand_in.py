@@ -23,6 +23,7 @@ import json
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,6 +62,7 @@ class Troubles:
 
     refusal: status and X-Error-Code of every answer. gate: holds the download of a large file half-way until it is set;
     half_sent tells that one is held. delay_seconds: before each answer. n_cuts: large files that are cut half-way.
+    has_ranges: False sends whole files whatever part is asked for, as some mirrors do.
     """
 
     refusal: tuple[int, str] | None = None
@@ -68,6 +70,7 @@ class Troubles:
     half_sent: threading.Event = field(default_factory=threading.Event)
     delay_seconds: float = 0.0
     n_cuts: int = 0
+    has_ranges: bool = True
 
 
 class HubStandIn:
@@ -75,6 +78,7 @@ class HubStandIn:
 
     prefix: path below which the hub is served, as a mirror's. requests: "METHOD PATH" of each request to the hub.
     tokens: the Authorization of each request, by "hub" and "cdn". downloaded: names of the files that were sent.
+    part_bytes: by name, bytes of the parts that were sent.
     """
 
     def __init__(self, repositories: Mapping[str, Repository], *, port: int = 0, prefix: str = "") -> None:
@@ -84,6 +88,7 @@ class HubStandIn:
         self.troubles = Troubles()
         self.requests: list[str] = []
         self.downloaded: set[str] = set()
+        self.part_bytes: Counter[str] = Counter()
         self.tokens: dict[str, list[str | None]] = {"hub": [], "cdn": []}
         self._prefix = prefix
         self._digests: dict[Path, str] = {}
@@ -202,7 +207,7 @@ class HubStandIn:
         headers = {"ETag": f'"{self._digest(content)}"', "X-Repo-Commit": commit}
         if not file.endswith(LARGE):
             self._note(request, file)
-            return self._send_part(request, content, headers, is_large=False)
+            return self._send_part(request, file, content, headers, is_large=False)
         headers |= {
             "Location": f"{self._cdn_url}/{quote(name, safe='')}/{commit}/{quote(file)}?signature=1",
             "X-Linked-ETag": headers["ETag"],
@@ -217,20 +222,28 @@ class HubStandIn:
         name, commit, file = request.path.partition("?")[0].removeprefix("/").split("/", 2)
         content = self.repositories[unquote(name)].files_at(commit)[unquote(file)]
         self._note(request, unquote(file))
-        return self._send_part(request, content, {"ETag": f'"{self._digest(content)}"'}, is_large=True)
+        headers = {"ETag": f'"{self._digest(content)}"'}
+        return self._send_part(request, unquote(file), content, headers, is_large=True)
 
     def _note(self, request: BaseHTTPRequestHandler, file: str) -> None:
         if request.command == "GET" and "Range" not in request.headers:
             self.downloaded.add(file)
 
     def _send_part(
-        self, request: BaseHTTPRequestHandler, content: Content, headers: dict[str, str], *, is_large: bool
+        self,
+        request: BaseHTTPRequestHandler,
+        file: str,
+        content: Content,
+        headers: dict[str, str],
+        *,
+        is_large: bool,
     ) -> None:
         data = content if isinstance(content, bytes) else content.read_bytes()
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range") or "")
-        if asked is None:
+        if asked is None or not self.troubles.has_ranges:
             return _send(request, 200, headers, data, self._middle(is_large, len(data)))
         begin, end = int(asked[1]), min(len(data), int(asked[2] or len(data)) + 1)
+        self.part_bytes[file] += end - begin
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
         return _send(request, 206, headers, data[begin:end], self._middle(is_large, end - begin))
 

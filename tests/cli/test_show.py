@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.numpy import save
@@ -26,6 +27,7 @@ from nerve.config import choose_config, default_cache_dir
 from nerve.models.outlook import Outlook, foresee
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
+pickles = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "graph" / "torch_pickles.py")))
 REPO = "owner/tiny-ner"
 SMALL = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
@@ -160,6 +162,70 @@ def test_shards_are_counted_together(hub: HubStandIn, tmp_path: Path) -> None:
     assert found["architecture"]["parameters"] == n_parameters()
     assert found["download_bytes"] == sum(len(files[name]) for name in shards)
     assert found["refused"] is None
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["archive", "stream"])
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_pickles_are_counted_from_their_first_and_last_bytes(
+    hub: HubStandIn, tmp_path: Path, is_stream: bool, n_shards: int
+) -> None:
+    """The count is exact though no number of the weights comes: the pickle and the archive's directory are enough."""
+    files = hub.repositories[REPO].files
+    del files["model.safetensors"]
+    tensors = tiny.make_tensors("bert")
+    tensors["classifier.unused"] = np.zeros(1_000_000, np.float32)  # 4 MB that need not come
+    names = ["pytorch_model.bin"] if n_shards == 1 else ["pytorch_model-1.bin", "pytorch_model-2.bin"]
+    parts = [dict(list(tensors.items())[number::n_shards]) for number in range(n_shards)]
+    files |= {
+        name: pickles.checkpoint(part, is_stream=is_stream) for name, part in zip(names, parts, strict=True)
+    }
+    if n_shards > 1:
+        index = {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part}
+        files["pytorch_model.bin.index.json"] = json.dumps({"weight_map": index}).encode()
+    done = show(hub, tmp_path, REPO, "--json")
+    found = json.loads(done.stdout)
+    assert (done.stderr, found["refused"]) == ("", None)
+    assert found["architecture"]["parameters"] == n_parameters() + 1_000_000
+    assert not found["architecture"]["parameters_are_estimated"]
+    assert hub.downloaded.isdisjoint(names)
+    assert 0 < sum(hub.part_bytes[name] for name in names) < 1_000_000
+    assert set(hub.tokens["cdn"]) == {None}
+
+
+def test_pickles_are_estimated_where_no_part_is_sent(hub: HubStandIn, tmp_path: Path) -> None:
+    """A mirror that sends whole files only is not asked for gigabytes."""
+    files = hub.repositories[REPO].files
+    del files["model.safetensors"]
+    files["pytorch_model.bin"] = pickles.checkpoint(tiny.make_tensors("bert"))
+    hub.troubles.has_ranges = False
+    found = json.loads(show(hub, tmp_path, REPO, "--json").stdout)
+    assert (found["refused"], found["architecture"]["parameters_are_estimated"]) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (pickles.archive(b"\x80\x02cos\nsystem\n.", {}), "its pickle asks for os.system"),
+        (pickles.archive(pickles.state_dict({}), {})[:-30], "it is damaged"),
+        (b"PK\x03\x04" + b"x" * 100, "it is damaged"),
+        (b"", "it is damaged"),
+        (pickles.checkpoint({"bert.x": np.zeros(1, np.float32)}), "is missing"),
+    ],
+    ids=["foreign", "cut", "no archive", "empty", "of another model"],
+)
+def test_pickles_that_would_be_refused(hub: HubStandIn, tmp_path: Path, content: bytes, reason: str) -> None:
+    """What a start would say after the download is said before it; a graph beside a foreign pickle is used."""
+    files = hub.repositories[REPO].files
+    del files["model.safetensors"]
+    files["pytorch_model.bin"] = content
+    done = show(hub, tmp_path, REPO)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert reason in done.stdout.splitlines()[-1]
+    assert "pytorch_model.bin" not in hub.downloaded
+    if "damaged" not in reason:
+        files["model.onnx"] = b"graph"
+        found = json.loads(show(hub, tmp_path, REPO, "--json").stdout)
+        assert (found["refused"], found["graph"]["from"]) == (None, "model.onnx")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Compares the tokenizers that nerve makes from vocabularies with those that transformers makes from the same files.
 
-usage: python tests/parity/compare_tokenizers.py [FOLDER...] [--characters N] [--record]
+usage: python tests/parity/compare_tokenizers.py [FOLDER...] [--characters N] [--record] [--out FILE]
 
 Compared are the small checkpoints of tests/vocabulary_cases.py, and FOLDER: a checkpoint, or a folder of them.
 Each that has a vocabulary is compared with its tokenizer.json, if it has one, taken away: ids, offsets and special
 tokens, on the texts of `corpus.py`, on hostile ones, and on N random characters of all scripts of Unicode in pieces.
 --record: write the answers for the small checkpoints to tests/text/vocabularies.json, and the table of characters that
-their models of sentencepiece have to tests/text/charsmap.txt. Needs transformers and sentencepiece, and no PyTorch.
+their models of sentencepiece have to tests/text/charsmap.txt. --out: write what was compared, and what differs, to a
+file; tests/parity/tokenizers.json is of the small checkpoints and the zoo, with a million characters (`make
+tokenizers`). Needs transformers and sentencepiece, and no PyTorch.
 
 Where the model of sentencepiece wins over transformers 5 (`FILE_WINS`), the reference is what transformers'
 `convert_slow_tokenizer` makes of it, as transformers 4 did.
@@ -29,17 +31,20 @@ import types
 import unicodedata
 import warnings
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import sentencepiece
+import tokenizers
 import transformers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
 from nerve.checkpoint.settings import read_config, read_optional
 from nerve.checkpoint.tokenizer import open_tokenizer
+from nerve.errors import StartupError
 from nerve.text.vocabularies.kinds import KINDS, class_name
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -195,20 +200,32 @@ def record(folders: list[Path]) -> None:
     (CASES / "vocabularies.json").write_text(f"{{\n{content}\n}}\n")
 
 
-def compare(folder: Path, texts: list[str]) -> bool:
-    """Compare the two tokenizers of a folder; True where they differ, or one cannot be made."""
+def compare(folder: Path, texts: list[str]) -> dict[str, Any]:
+    """Compare the two tokenizers of a folder; say what they are, and how many texts differ, or why one is not made."""
+    kind = class_name(read_config(folder), read_optional(folder, "tokenizer_config.json"))
+    row = {
+        "checkpoint": folder.name,
+        "class": kind,
+        "vocabulary": KINDS[kind].files[0] if kind in KINDS else None,
+    }
     try:
-        found = difference(open_tokenizer(folder)[0], reference(folder), texts)
-    except Exception as error:  # noqa: BLE001 - whatever either side cannot make
+        ours = open_tokenizer(folder)[0]
+    except StartupError as error:
+        print(f"refused {folder.name}: {error}", flush=True)
+        return {**row, "refused": str(error).replace(str(folder), folder.name)}
+    row["model"] = type(ours.model).__name__
+    try:
+        found = difference(ours, reference(folder), texts)
+    except Exception as error:  # noqa: BLE001 - whatever the reference cannot make
         print(f"FAILED {folder.name}: {type(error).__name__}: {error}", flush=True)
-        return True
+        return {**row, "failed": f"{type(error).__name__}: {error}"}
     print(
         f"{'DIFFERS' if found else 'equal':8}{folder.name}: {len(texts)} texts, {len(found)} differ",
         flush=True,
     )
     for text in found[:5]:
         print(f"    {ascii(text)[:150]}")
-    return bool(found)
+    return {**row, "differ": len(found)}
 
 
 def main() -> int:
@@ -217,6 +234,7 @@ def main() -> int:
     parser.add_argument("folders", type=Path, nargs="*")
     parser.add_argument("--characters", type=int, default=1_000_000)
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     texts = every_text(options.characters)
     given = [
@@ -235,11 +253,27 @@ def main() -> int:
             for folder in given
             if (copy := without_tokenizer(folder, Path(scratch, "given", folder.name)))
         ]
-        different = [folder.name for folder in (*small, *copies) if compare(folder, texts)]
-    print(
-        f"{len(small) + len(copies)} compared, {len(different)} differ; transformers {transformers.__version__}"
-    )
+        rows = [compare(folder, texts) for folder in (*small, *copies)]
+    different = [row for row in rows if row.get("differ", 1)]
+    if options.out is not None:
+        options.out.write_text(written(rows, texts, options.characters))
+    print(f"{len(rows)} compared, {len(different)} differ; transformers {transformers.__version__}")
     return 1 if different else 0
+
+
+def written(rows: list[dict[str, Any]], texts: list[str], n_random: int) -> str:
+    """Return a result file: what was compared with what, then a line for each tokenizer."""
+    facts = {
+        "random_characters": n_random,
+        "texts": len(texts),
+        "characters": sum(map(len, texts)),
+        "scripts_of": f"Unicode {unicodedata.unidata_version}",
+        "versions": {
+            module.__name__: module.__version__ for module in (transformers, tokenizers, sentencepiece)
+        },
+    }
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    return f'{json.dumps(facts)[:-1]}, "tokenizers": [\n{lines}\n]}}\n'
 
 
 if __name__ == "__main__":

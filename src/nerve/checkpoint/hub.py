@@ -31,7 +31,6 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
-    SafetensorsParsingError,
 )
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
@@ -44,8 +43,9 @@ from nerve.checkpoint.choice import (
     choose_weights,
 )
 from nerve.checkpoint.folder import ModelFolder, check_names, companions, is_inside, list_files
+from nerve.checkpoint.headers import read_shapes
 from nerve.checkpoint.hub_errors import UNWRITABLE, explain, first_line
-from nerve.checkpoint.preview import FitCheck, Preview, Shapes
+from nerve.checkpoint.preview import FitCheck, NotOpened, PickleReader, Preview, Shapes
 from nerve.checkpoint.settings import (
     CONFIG,
     SPECIAL_TOKENS,
@@ -153,6 +153,7 @@ def preview(
     *,
     is_buildable: BuildCheck,
     fits: FitCheck,
+    read_pickle: PickleReader,
     endpoint: str | None = None,
 ) -> Preview:
     """Find out what `fetch` would bring, without its weights. Raises `CheckpointError` if the hub does not help."""
@@ -161,18 +162,24 @@ def preview(
         listing = _resolve(asked)
         repository = replace(asked, name=listing.name or asked.name, noted=[])
         shapes: Shapes = {}
+        is_read = False
 
         def check(config: Mapping[str, Any], folder: Path | None = None, /) -> bool:
+            nonlocal is_read
             if folder is None:
                 return is_buildable(config)
-            shapes.update(_read_shapes(repository, listing, folder))
+            is_read = True
+            try:
+                shapes.update(_read_shapes(repository, listing, folder, read_pickle))
+            except NotOpened:
+                return False
             return fits(config, folder, shapes)
 
         refusal = None
         try:
             folder: Path | None = _download_needed(repository, listing, model, check)
-            if folder is not None and not shapes:
-                shapes.update(_read_shapes(repository, listing, folder))
+            if folder is not None and not is_read:
+                shapes.update(_read_shapes(repository, listing, folder, read_pickle))
         except CheckpointError as error:
             refusal = error
             folder = _download(repository, listing, CONFIG).parent if CONFIG in listing.files else None
@@ -183,25 +190,19 @@ def preview(
     return Preview(repository.name, listing.commit, folder, listing.files, sizes, used, here, shapes, refusal)
 
 
-def _read_shapes(repository: _Repository, listing: Listing, folder: Path) -> Shapes:
-    """Return the shapes of the tensors in safetensors that are not here, from their headers; {} where they are here."""
+def _read_shapes(
+    repository: _Repository, listing: Listing, folder: Path, read_pickle: PickleReader
+) -> Shapes:
+    """Return the shapes of the tensors in weights that are not here, as `read_shapes`; {} where they are here."""
     main = choose_weights(listing.files)
-    if main is None or ".safetensors" not in main:
+    if main is None:
         return {}
     files = sorted(read_shards(folder / main)) if main.endswith(".json") else [main]
     if all((folder / name).is_file() for name in files):
         return {}
-    api = HfApi(endpoint=repository.endpoint, token=repository.token)
-    found: Shapes = {}
-    for name in files:
-        try:
-            header = api.parse_safetensors_file_metadata(repository.name, name, revision=listing.commit)
-        except SafetensorsParsingError as error:
-            raise CheckpointError(
-                f"{name} of {repository.name} cannot be read as safetensors ({first_line(error)}); it is damaged"
-            ) from error
-        found |= {tensor: tuple(facts.shape) for tensor, facts in header.tensors.items()}
-    return found
+    return read_shapes(
+        repository.name, files, listing.commit, repository.endpoint, repository.token, read_pickle
+    )
 
 
 def _read_sizes(repository: _Repository, listing: Listing) -> dict[str, int]:

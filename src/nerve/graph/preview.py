@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nerve.checkpoint.preview import NotOpened
 from nerve.config import Precision
+from nerve.errors import CheckpointError
 from nerve.graph import ready, weights
 from nerve.graph.architectures import NotBuildable, describe, find_family
+from nerve.graph.torch_files import read_torch_shapes
+from nerve.graph.torch_names import DamagedPickle, ForeignPickle, readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from nerve.checkpoint.preview import SeekableBytes
 
 _ZERO = np.zeros((), np.float32)
 _FLOAT_BYTES, _HALF_BYTES = 4, 2
@@ -37,6 +43,21 @@ def stored_shapes(folder: Path) -> Shapes:
     except NotBuildable:
         return {}
     return {name: stored.shape_of(name) or () for name in stored}
+
+
+def pickled_shapes(stream: SeekableBytes, name: str) -> Shapes:
+    """Return the shapes of the tensors in a file that `torch.save` wrote. Raises as `PickleReader` does."""
+    try:
+        return read_torch_shapes(stream)
+    except ForeignPickle as error:
+        raise NotOpened(
+            f"{name} is not opened: {error}; save its tensors alone, with transformers "
+            "(`model.save_pretrained(FOLDER)`)"
+        ) from error
+    except DamagedPickle as error:
+        raise CheckpointError(
+            f"{name} cannot be read as weights of PyTorch ({readable(error)}); it is damaged"
+        ) from error
 
 
 def why_not_built(config: Mapping[str, Any], shapes: Shapes) -> str | None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from nerve.checkpoint.preview import SeekableBytes
+
     Array = npt.NDArray[Any]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -85,6 +87,31 @@ def read_torch_file(file: Path) -> dict[str, StoredTensor]:
         ) from error
 
 
+def read_torch_shapes(stream: SeekableBytes) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor by name, from the pickle alone: numbers need not be there.
+
+    Raises `DamagedPickle` and `ForeignPickle`.
+    """
+    start = stream.read(len(_ZIP_START))
+    stream.seek(0)
+    if start == _ZIP_START:
+        archive, entries, root = _open_archive(stream)
+        pickle = entries[root + "data.pkl"]
+        if pickle.file_size > _LARGEST_PIECE:
+            raise DamagedPickle(f"its pickle is larger than {_LARGEST_PIECE >> 20} MiB")
+        try:
+            with archive.open(pickle) as opened:
+                state = read_pickle(opened.read(pickle.file_size))[0]
+        except (zlib.error, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            raise DamagedPickle("its pickle is damaged") from error
+    else:
+        _read_facts(stream)
+        state = _next_value(stream)
+    if type(state) is not dict:
+        raise ForeignPickle("it holds no state dict, that is, no tensors by name")
+    return {name: tensor.shape for name, tensor in state.items() if type(tensor) is PickledTensor}
+
+
 def _damaged(file: Path, error: Exception) -> ModelError:
     return ModelError(
         f"{file} cannot be read as weights of PyTorch ({readable(error)}); fetch the checkpoint again"
@@ -132,12 +159,16 @@ class _Mapped:
         return found
 
 
-def _read_archive(data: _Mapped) -> tuple[object, dict[str, _Storage], str]:
-    """Return the value of the pickle, the storages by key, and the order of bytes."""
+def _open_archive(
+    data: _Mapped | SeekableBytes,
+) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo], str]:
+    """Return the archive, its entries by name, and what their names begin with."""
     try:
         archive = zipfile.ZipFile(data)  # read, seek, tell and seekable are all that it uses
     except DamagedPickle:
         raise
+    except zipfile.BadZipFile as error:
+        raise DamagedPickle(str(error)) from error
     except (ValueError, NotImplementedError, LookupError, OverflowError, struct.error) as error:
         raise DamagedPickle("the directory of the archive is damaged") from error
     entries = {entry.filename: entry for entry in archive.infolist()}
@@ -153,6 +184,12 @@ def _read_archive(data: _Mapped) -> tuple[object, dict[str, _Storage], str]:
     (root,) = roots
     if root + "constants.pkl" in entries:
         raise ForeignPickle("it is a program (TorchScript), not weights")
+    return archive, entries, root
+
+
+def _read_archive(data: _Mapped) -> tuple[object, dict[str, _Storage], str]:
+    """Return the value of the pickle, the storages by key, and the order of bytes."""
+    archive, entries, root = _open_archive(data)
     if sum(entry.file_size for entry in entries.values()) > _MOST_EXPANSION * data.size + _ROOM:
         raise DamagedPickle("the archive says that it holds far more than it can")
     stated = entries.get(root + "byteorder")
@@ -204,11 +241,7 @@ def _read_entry(data: _Mapped, archive: zipfile.ZipFile, entry: zipfile.ZipInfo)
 
 def _read_stream(data: _Mapped) -> tuple[object, dict[str, _Storage]]:
     """Return the state dict and the storages by key."""
-    if not data.starts_with(b"\x80") or _next_value(data) != _MAGIC:
-        raise DamagedPickle("it is neither a zip archive nor a stream that torch.save wrote")
-    if _next_value(data) != _STREAM_VERSION:
-        raise DamagedPickle("its version is not known")
-    _next_value(data)  # facts of the machine that wrote it
+    _read_facts(data)
     state, described = read_pickle(data)  # type: ignore[arg-type]
     keys = _next_value(data)
     if type(keys) is not list:
@@ -229,7 +262,18 @@ def _read_stream(data: _Mapped) -> tuple[object, dict[str, _Storage]]:
     return state, storages
 
 
-def _next_value(data: _Mapped) -> object:
+def _read_facts(data: _Mapped | SeekableBytes) -> None:
+    """Read the three pickles before the state dict: a magic number, the version, facts of the machine."""
+    begin = data.read(1)
+    data.seek(0)
+    if begin != b"\x80" or _next_value(data) != _MAGIC:
+        raise DamagedPickle("it is neither a zip archive nor a stream that torch.save wrote")
+    if _next_value(data) != _STREAM_VERSION:
+        raise DamagedPickle("its version is not known")
+    _next_value(data)
+
+
+def _next_value(data: _Mapped | SeekableBytes) -> object:
     return read_pickle(data)[0]  # type: ignore[arg-type]  # read, readline and tell are all that is used
 
 

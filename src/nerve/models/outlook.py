@@ -28,6 +28,7 @@ from nerve.graph.preview import (
     count_parameters,
     estimate_bytes,
     estimate_parameters,
+    pickled_shapes,
     rows_of_tables,
     shapes_read_back,
     stored_shapes,
@@ -97,7 +98,11 @@ def foresee(config: Config, cache_dir: Path) -> Outlook:
     }
     try:
         preview = preview_checkpoint(
-            config.model, cache_dir, is_buildable=build_check(config.model), fits=partial(_fits, config.model)
+            config.model,
+            cache_dir,
+            is_buildable=build_check(config.model),
+            fits=partial(_fits, config.model),
+            read_pickle=pickled_shapes,
         )
     except StartupError as error:
         outlook.refused = str(error)
