@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from nerve.errors import CheckpointError
 from nerve.text.vocabularies import make_tokenizer
@@ -37,10 +37,18 @@ def make(
     settings: dict[str, Any] | None = None,
     special_tokens_map: dict[str, Any] | None = None,
     added_tokens: dict[str, Any] | None = None,
+    *,
+    is_trial: bool = False,
 ) -> Tokenizer:
     """Make the tokenizer of a folder with these JSON files."""
     return make_tokenizer(
-        folder, "owner/name", config, settings or {}, special_tokens_map or {}, added_tokens or {}
+        folder,
+        "owner/name",
+        config,
+        settings or {},
+        special_tokens_map or {},
+        added_tokens or {},
+        is_trial=is_trial,
     )
 
 
@@ -61,6 +69,21 @@ def test_ids_and_offsets_are_those_of_transformers(tmp_path: Path, name: str) ->
         encoding = tokenizer.encode(text)
         assert encoding.ids == ids, ascii(text)
         assert [place for pair in encoding.offsets for place in pair] == offsets, ascii(text)
+
+
+@pytest.mark.parametrize("name", sorted(cases()))
+def test_trial_finds_what_can_be_made(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It says nothing of its own, and no tree of pieces is made: that of 250,000 stays in a process for good."""
+    case = cases()[name]
+    folder = write_case(tmp_path / "model", name)
+    tried = make(
+        folder, case.config, case.settings, case.special_tokens_map, case.added_tokens, is_trial=True
+    )
+    assert caplog.text == ""
+    if isinstance(tried.model, models.Unigram):
+        made = make(folder, case.config, case.settings, case.special_tokens_map, case.added_tokens)
+        sizes = [found.get_vocab_size(with_added_tokens=False) for found in (tried, made)]
+        assert sizes[0] < 16 < sizes[1]
 
 
 def test_answers_are_those_of_the_cases() -> None:
@@ -195,6 +218,9 @@ def test_what_cannot_be_made_is_refused_with_the_remedy(
     with pytest.raises(CheckpointError, match=message) as caught:
         make(write(tmp_path, vocabulary), config, settings)
     text = str(caught.value)
+    with pytest.raises(CheckpointError) as tried:
+        make(tmp_path, config, settings, is_trial=True)
+    assert str(tried.value) == text
     assert "owner/name" in text
     assert "\n" not in text
     assert "choose a checkpoint" in text or "tokenizer.json with transformers" in text

@@ -51,16 +51,19 @@ def make_tokenizer(
     settings: Mapping[str, Any],
     special_tokens_map: Mapping[str, Any],
     added_tokens: Mapping[str, Any],
+    *,
+    is_trial: bool = False,
 ) -> Tokenizer:
     """Make a tokenizer from the files in `folder`. Raises `CheckpointError`, which says what to do, and `OSError`.
 
     origin: whose files these are, in messages. The others are the decoded config.json, tokenizer_config.json,
-    special_tokens_map.json and added_tokens.json; empty where there is no such file.
+    special_tokens_map.json and added_tokens.json; empty where there is no such file. is_trial: only whether one can be
+    made is asked; what is returned is no tokenizer of the checkpoint.
     """
     kind = find_kind(folder, origin, config, settings)
     try:
         tokens = read_special_tokens(settings, special_tokens_map, added_tokens, kind.usual)
-        files = VocabularyFiles(folder, settings, tokens)
+        files = VocabularyFiles(folder, settings, tokens, is_trial)
         tokenizer, symbols = kind.make(files)
         add_tokens(tokenizer, tokens, symbols)
         kind.finish(tokenizer, files)
@@ -72,7 +75,7 @@ def make_tokenizer(
             f"no tokenizer can be made from {' and '.join(kind.files)} of {origin} and its settings: {_reason(error)}; "
             f"fetch them again, or {_WRITE_ONE}"
         ) from error
-    if moved := moved_tokens(tokenizer, tokens):
+    if not is_trial and (moved := moved_tokens(tokenizer, tokens)):
         text, (stated, number) = next(iter(moved.items()))
         log.warning(
             "%d added tokens have other ids than the files of the tokenizer say, as in transformers' fast tokenizers: "

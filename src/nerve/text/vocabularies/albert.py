@@ -89,7 +89,7 @@ def _assemble(
     files: VocabularyFiles, name: str, rules: list[normalizers.Normalizer]
 ) -> tuple[Tokenizer, list[AddedToken]]:
     source = read_model(files.folder / name)
-    tokenizer = Tokenizer(make_model(source, source.pieces, source.unknown))
+    tokenizer = Tokenizer(make_model(files, source, source.pieces, source.unknown))
     if rules := [*rules, *charsmap(source)]:
         tokenizer.normalizer = normalizers.Sequence(rules)
     tokenizer.pre_tokenizer = words(files)

@@ -33,7 +33,7 @@ USUAL = {
 def make(files: VocabularyFiles) -> tuple[Tokenizer, list[AddedToken]]:
     """Return the tokenizer and its symbols."""
     source = read_model(files.folder / FILE)
-    tokenizer = Tokenizer(make_model(source, source.pieces, source.unknown))
+    tokenizer = Tokenizer(make_model(files, source, source.pieces, source.unknown))
     tokenizer.normalizer = normalizers.Sequence(
         [
             *([normalizers.Lowercase()] if files.flag("do_lower_case", False) else []),

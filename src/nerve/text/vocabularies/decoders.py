@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
 from nerve.text.vocabularies.ends import surround
-from nerve.text.vocabularies.sentencepiece import SPACE, charsmap, make_model, make_pairs, symbols_of, words
+from nerve.text.vocabularies.sentencepiece import (
+    SPACE,
+    charsmap,
+    make_model,
+    make_pairs,
+    make_unigram,
+    symbols_of,
+    words,
+)
 from nerve.text.vocabularies.sentencepiece_model import Algorithm, read_model
 
 if TYPE_CHECKING:
@@ -40,7 +48,7 @@ def make(files: VocabularyFiles) -> tuple[Tokenizer, list[AddedToken]]:
         )
     else:
         tokenizer = Tokenizer(
-            models.Unigram(source.pieces, unk_id=source.unknown, byte_fallback=source.byte_fallback)
+            make_unigram(files, source.pieces, source.unknown, byte_fallback=source.byte_fallback)
         )
     tokenizer.normalizer = normalizers.Sequence([*charsmap(source), normalizers.Replace(" ", SPACE)])
     return tokenizer, symbols_of(source)
@@ -73,7 +81,9 @@ def make_t5(files: VocabularyFiles) -> tuple[Tokenizer, list[AddedToken]]:
     stated = files.settings.get("extra_ids")
     n_extra = _T5_EXTRA if stated is None else int(stated)
     extra = [f"<extra_id_{number}>" for number in reversed(range(n_extra))]
-    tokenizer = Tokenizer(make_model(source, source.pieces + [(text, 0.0) for text in extra], source.unknown))
+    tokenizer = Tokenizer(
+        make_model(files, source, source.pieces + [(text, 0.0) for text in extra], source.unknown)
+    )
     if table := charsmap(source):
         tokenizer.normalizer = normalizers.Sequence(table)
     tokenizer.pre_tokenizer = words(files)

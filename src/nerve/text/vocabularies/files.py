@@ -17,11 +17,13 @@ class VocabularyFiles:
     """The files of a tokenizer, those in JSON decoded.
 
     folder: where the vocabulary lies. settings: tokenizer_config.json. tokens: what the JSON files say of tokens.
+    is_trial: whether a tokenizer can be made is asked, not what it would answer; see `sentencepiece.make_unigram`.
     """
 
     folder: Path
     settings: Mapping[str, Any]
     tokens: SpecialTokens
+    is_trial: bool = False
 
     def flag(self, key: str, usual: bool) -> bool:
         """Return a setting that is true or false; `usual` where the files are silent."""

@@ -63,7 +63,7 @@ def _assemble(
     files: VocabularyFiles, source: SentencePieceModel, vocabulary: list[tuple[str, float]]
 ) -> tuple[Tokenizer, list[AddedToken]]:
     vocabulary.append((files.tokens.text("mask_token"), 0.0))
-    tokenizer = Tokenizer(make_model(source, vocabulary, _UNKNOWN))
+    tokenizer = Tokenizer(make_model(files, source, vocabulary, _UNKNOWN))
     if table := charsmap(source):
         tokenizer.normalizer = normalizers.Sequence(table)
     tokenizer.pre_tokenizer = words(files)
