@@ -16,14 +16,15 @@ FREE_TOKENS = 250
 SECONDS_PER_TOKEN = 2.9e-6
 
 
-def step_seconds(n_tokens: int) -> float:
-    return LEAST_SECONDS + SECONDS_PER_TOKEN * max(0, n_tokens - FREE_TOKENS)
+def step_seconds(n_tokens: int, least: float = LEAST_SECONDS) -> float:
+    return least + SECONDS_PER_TOKEN * max(0, n_tokens - FREE_TOKENS)
 
 
 class Card:
-    """The card as one process sees it; `file` is locked while it computes."""
+    """The card as one process sees it; `file` is locked while it computes. least: seconds of its shortest step."""
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, least: float = LEAST_SECONDS):
+        self.least = least
         self.file = file.open("ab")
         self.lock = threading.Lock()
 
@@ -32,11 +33,13 @@ class Card:
         with self.lock:
             fcntl.flock(self.file, fcntl.LOCK_EX)
             try:
-                time.sleep(step_seconds(n_tokens))
+                time.sleep(step_seconds(n_tokens, self.least))
             finally:
                 fcntl.flock(self.file, fcntl.LOCK_UN)
 
 
 def find_card() -> Card | None:
-    """Return the card that BENCH_CARD names, or None without it."""
-    return Card(Path(os.environ["BENCH_CARD"])) if "BENCH_CARD" in os.environ else None
+    """Return the card that BENCH_CARD names, or None without it. BENCH_CARD_SECONDS: of its shortest step."""
+    if "BENCH_CARD" not in os.environ:
+        return None
+    return Card(Path(os.environ["BENCH_CARD"]), float(os.environ.get("BENCH_CARD_SECONDS", LEAST_SECONDS)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from nerve.engine.engine import Engine, Outcome
 from nerve.errors import Overloaded
 from nerve.scheduling.batching import BatchPolicy, Job
 from nerve.scheduling.queue import Queue
-from nerve.types import PredictOptions, Window
+from nerve.types import PredictOptions, TokenizedText, Window
 
 OPTIONS = PredictOptions()
 
@@ -51,6 +51,33 @@ def test_full_queue_names_its_limit(held: Engine) -> None:
     assert "3 tokens wait" in str(error)
     assert "batching.max_queue_tokens = 4" in str(error)
     assert str(error).endswith("send the request again later")
+
+
+def test_what_was_refused_spares_the_work_on_its_like(held: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body of as many bytes is refused before it is read, as long as the queue has no room for such a one."""
+    tokenized: list[Sequence[str]] = []
+    tokenize = held.tokenize
+
+    def note(texts: Sequence[str], *rest: object, **named: object) -> list[TokenizedText]:
+        tokenized.append(texts)
+        return tokenize(texts, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(held, "tokenize", note)
+    outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+    held.check_room(40, math.inf)  # a token would fit
+    held.start(["anna sees bob"], OPTIONS, math.inf, outcomes.put, n_bytes=40)
+    assert isinstance(outcomes.get(timeout=PATIENCE), Overloaded)
+    assert len(tokenized) == 1
+    for size in (40, 100_000):
+        with pytest.raises(Overloaded, match=r"batching.max_queue_tokens = 4") as caught:
+            held.check_room(size, math.inf)
+        assert caught.value.reason == "queue_tokens"
+    held.check_room(39, math.inf)  # it may have fewer tokens
+    held.start(["anna sees bob" + " " * 40], OPTIONS, math.inf, outcomes.put, n_bytes=80)
+    assert isinstance(outcomes.get(timeout=PATIENCE), Overloaded)
+    assert len(tokenized) == 1
+    held.lane_of(Job([Window([1] * 3, 0)], needs_logits=False)).fail("there is nothing to wait for")
+    held.check_room(40, math.inf)
 
 
 def test_busy_pool_says_so(held: Engine) -> None:

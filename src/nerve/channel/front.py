@@ -114,13 +114,13 @@ class FrontLane:
         """Tell whether nothing is under way from here."""
         return not self._pending
 
-    def why_full(self, deadline: float) -> Overloaded | None:
-        """Return why any job with this deadline would be refused now, as far as the engine has told; or None."""
+    def why_full(self, deadline: float, n_tokens: int = 1) -> Overloaded | None:
+        """Return why any job with this deadline and `n_tokens` would be refused, as the engine told last; or None."""
         link = self._link
         if link is None or not link.segment.status[1]:
             return None
         pressure = Pressure(*link.segment.status[1:6])
-        return pressure.why_full(self._max_tokens, self._max_seconds, deadline - time.monotonic())
+        return pressure.why_full(self._max_tokens, self._max_seconds, deadline - time.monotonic(), n_tokens)
 
     def submit(self, job: Job) -> None:
         """Send a job to the engine; raises `Unavailable`. The engine may refuse it later, as it delivers."""

@@ -15,6 +15,7 @@ import logging
 import math
 import sys
 import time
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from msgspec import structs
 
 from nerve.engine.lanes import NICENESS, open_lanes
 from nerve.engine.pool import Pool
-from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, stack_of
+from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequest, Overloaded, stack_of
 from nerve.models.decoding import why_no_viterbi
 from nerve.scheduling.batching import Job
 from nerve.scheduling.threads import EngineThread
@@ -87,6 +88,7 @@ class Engine:
             model, max_queue_tokens, max_queue_seconds, self._deliver, on_batch, niceness, on_state
         )
         self._lanes = list(dict.fromkeys((self._lane, self._bulk_lane)))
+        self.refused: tuple[Lane | FrontLane, int, int] | None = None  # the last one: by whom, bytes, tokens
 
     @property
     def queued_tokens(self) -> int:
@@ -126,6 +128,7 @@ class Engine:
         done: Callable[[Outcome], None],
         cancel: Cancel | None = None,
         on_pool: bool = False,
+        n_bytes: int = 0,
     ) -> Call:
         """Begin to answer one request.
 
@@ -135,8 +138,9 @@ class Engine:
             thread has it, which may be this one before `start` returns. It must not raise, nor take long.
         cancel: drops the request; None for one of its own, see `Call.cancel`.
         on_pool: this is a thread of the pool, which has taken the request: a large one need not wait for it again.
+        n_bytes: of its body, see `check_room`; 0 when it has none.
         """
-        call = Call(self, texts, options, deadline, done, cancel or Cancel())
+        call = Call(self, texts, options, deadline, done, cancel or Cancel(), n_bytes)
         call.begin(on_pool=on_pool)
         return call
 
@@ -146,10 +150,15 @@ class Engine:
         self.lane_of(job).cancel(job)
 
     def check_room(self, n_characters: int, deadline: float) -> None:
-        """Raise `Overloaded` when a request would be refused for certain; spares all work on it.
+        """Raise `Overloaded` when a request would be refused; spares all work on it.
 
-        n_characters: at least as many as it will have tokens. A large request may turn out to take either lane.
+        n_characters: at least as many as it will have tokens. A large request may turn out to take either lane. One
+        of as many bytes as that which a lane refused last is taken to have as many tokens, too.
         """
+        if self.refused is not None and n_characters >= self.refused[1]:
+            lane, _, n_tokens = self.refused
+            if (reason := lane.why_full(deadline, n_tokens)) is not None:
+                raise reason
         possible = self._lanes[:1] if n_characters <= _BULK_TOKENS else self._lanes
         reasons = [lane.why_full(deadline) for lane in possible]
         if all(reasons):
@@ -246,28 +255,21 @@ class Cancel:
         self._drop = None
 
 
+@dataclass(slots=True, eq=False)
 class Call:
     """One request on its way through the engine."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        texts: Sequence[str],
-        options: PredictOptions,
-        deadline: float,
-        done: Callable[[Any], None],
-        cancel: Cancel,
-    ) -> None:
-        self._engine = engine
-        self._texts = texts
-        self._options = options
-        self._deadline = deadline
-        self._done = done
-        self._started = time.perf_counter()
-        self._cancel = cancel
-        self._job: Job | None = None
-        self._tokenized: list[TokenizedText] = []
-        self._tokenize_seconds = 0.0
+    _engine: Engine
+    _texts: Sequence[str]
+    _options: PredictOptions
+    _deadline: float
+    _done: Callable[[Any], None]
+    _cancel: Cancel
+    _n_bytes: int = 0
+    _job: Job | None = None
+    _tokenized: list[TokenizedText] = field(default_factory=list)
+    _tokenize_seconds: float = 0.0
+    _started: float = field(default_factory=time.perf_counter)
 
     def begin(self, *, on_pool: bool) -> None:
         """Tokenize, here or on the pool; on_pool: they are the same."""
@@ -318,8 +320,8 @@ class Call:
             if self._cancel.is_set:  # since; what is not in the queue yet cannot be taken out
                 self._drop_job()
         except Exception as error:  # noqa: BLE001 - whoever waits must get it
-            self._job = None  # it holds this call
-            self._end(error)
+            refused, self._job = self._job, None  # it holds this call
+            self._end(error, refused)
 
     def _answer(self) -> None:
         """Make the rows of a delivered job, here or on the pool."""
@@ -328,7 +330,7 @@ class Call:
             return
         job.waiter = None
         if job.error is not None:  # not raised: its traceback would hold the job, which holds it
-            self._end(job.error)
+            self._end(job.error, job)
             return
         engine = self._engine
         try:
@@ -351,7 +353,9 @@ class Call:
         seconds = time.perf_counter() - started
         self._end(make_prediction(self._tokenized, made, job, self._tokenize_seconds, seconds))
 
-    def _end(self, outcome: Summary | Exception) -> None:
+    def _end(self, outcome: Summary | Exception, job: Job | None = None) -> None:
+        if isinstance(outcome, Overloaded) and job is not None and self._n_bytes:
+            self._engine.refused = self._engine.lane_of(job), self._n_bytes, job.n_tokens
         self._cancel.end()
         done, self._done = self._done, _nobody  # lets go of whoever waited, who holds this call
         done(outcome)

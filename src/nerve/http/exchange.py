@@ -184,7 +184,8 @@ class Exchange:
                 return
             if len(body) > UNCOUNTED_BYTES:
                 self._count(query.texts)
-            engine.start(query.texts, query.options, self.deadline, self._on_outcome, self._cancel, on_pool)
+            told = self._on_outcome, self._cancel, on_pool, len(body)
+            engine.start(query.texts, query.options, self.deadline, *told)
         except Exception as failure:  # noqa: BLE001 - see `_on_body`
             self._fail(failure)
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Refusals a second, and how many may be sent at once after a pause.
 _RATE = 500.0
 _BURST = 50.0
+# Those that are kept back are sent so many at a time: a wake-up for each would cost as much as the rest of it.
+_AT_ONCE = 5
+_PAUSE_SECONDS = _AT_ONCE / _RATE
 
 
 class Refusals:
@@ -68,11 +71,20 @@ class Refusals:
     def _run(self) -> None:
         while True:
             respond = self._kept.get()
+            n_sent = 0
             if not self._is_closed:
-                time.sleep(1 / _RATE)
-            survive(respond, "in an answer that refuses")
-            del respond  # what it holds is not kept until the next one comes
+                time.sleep(_PAUSE_SECONDS)
+            while True:
+                survive(respond, "in an answer that refuses")
+                del respond  # what it holds is not kept until the next one comes
+                n_sent += 1
+                if n_sent >= _AT_ONCE:
+                    break
+                try:
+                    respond = self._kept.get_nowait()
+                except queue.Empty:
+                    break
             with self._lock:
-                self._n_kept -= 1
+                self._n_kept -= n_sent
                 self._refill()
                 self._allowance = 0.0

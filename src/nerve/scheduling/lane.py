@@ -97,12 +97,12 @@ class Lane:
         """Batches that have succeeded so far."""
         return self._queue.n_calls
 
-    def why_full(self, deadline: float) -> Overloaded | None:
-        """Return why any job with this deadline (`time.monotonic()`) would be refused now, or None."""
+    def why_full(self, deadline: float, n_tokens: int = 1) -> Overloaded | None:
+        """Return why any job with this deadline (`time.monotonic()`) and `n_tokens` would be refused now, or None."""
         if not len(self._queue):
             return None
         with self._lock:
-            return self._queue.why_full(time.monotonic(), deadline)
+            return self._queue.why_full(time.monotonic(), deadline, n_tokens)
 
     def submit(self, job: Job) -> None:
         """Admit a job whole, or raise `Overloaded`, `Unavailable` or `DeviceFailed`."""
