@@ -5,7 +5,6 @@ first part on, so that starts do not count. Cases of a round follow each other, 
 Needs the environment of `make test-scale`, root (network namespaces), two cores and a quiet machine.
 
 usage: .venv-scale/bin/python -m bench.corpora [--seconds 25] [--rounds 2] [--models tiny rampart]
-       .venv-scale/bin/python -m bench.corpora --end-to-end MB --models tiny
 """
 
 import argparse
@@ -46,27 +45,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=25)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--models", nargs="+", default=["tiny", "rampart"], choices=PART_BYTES)
-    parser.add_argument("--end-to-end", type=float, metavar="MB", help="one run to its end, with its memory")
     parser.add_argument("--out", type=Path, default=RESULTS / "corpora.json")
     options = parser.parse_args()
-    isolate()
+    isolate("bench.corpora")
     result = json.loads(options.out.read_text()) if options.out.exists() else {}
     result |= {"started": datetime.now(UTC).isoformat(timespec="seconds"), **machine.describe()}
     for name in options.models:
         model = find_model(name)
         WORK.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="corpora-", dir=WORK) as folder:
-            place = Path(folder)
-            if options.end_to_end:
-                key = f"{name}, {options.end_to_end:g} MB to the end"
-                result[key] = run_to_the_end(model, place, options.end_to_end)
-            else:
-                result[name] = compare(model, place, options.seconds, options.rounds)
+            result[name] = compare(model, Path(folder), options.seconds, options.rounds)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def isolate() -> None:
-    """Go on in a network with a loopback only (tests/scale/run.sh)."""
+def isolate(module: str) -> None:
+    """Start a module of the bench again in a network with a loopback only (tests/scale/run.sh)."""
     if "BENCH_ISOLATED" in os.environ:
         return
     os.environ |= {
@@ -75,7 +68,7 @@ def isolate() -> None:
         "RAY_raylet_start_wait_time_s": "120",
     }
     command = 'ip link set lo up && exec "$@"'
-    inner = [sys.executable, "-m", "bench.corpora", *sys.argv[1:]]
+    inner = [sys.executable, "-m", module, *sys.argv[1:]]
     os.execvp("unshare", ["unshare", "--net", "bash", "-c", command, "bash", *inner])  # noqa: S606, S607
 
 
@@ -175,31 +168,6 @@ def measure(commands: list[list[str]], place: Path, out: Path, seconds: float) -
         "rows_per_s": round((after - before) / (ended - begun), 2),
         "rows": after - before,
         "rss_mb": {"first": memory[0], "last": memory[-1], "most": max(memory)},
-    }
-
-
-def run_to_the_end(model: BenchModel, place: Path, megabytes: float) -> dict:
-    """Run once over a corpus of a size; memory is looked at every second."""
-    config = write_config(model, place)
-    n_rows = write_corpus(model, place / "a.jsonl", megabytes)
-    command = [sys.executable, "-m", "nerve", "predict", "--config", str(config), "--file", "a.jsonl"]
-    begun = time.monotonic()
-    process = subprocess.Popen([*command, "--output", "out"], cwd=place)
-    memory: list[int] = []
-    while process.poll() is None:
-        memory.append(rss_mb(process.pid))
-        time.sleep(1)
-    seconds = time.monotonic() - begun
-    written = sum(rows_of(folder) for folder in place.glob("out"))
-    assert (process.returncode, written) == (0, n_rows)
-    memory = memory[:-1]
-    tenths = [memory[round(index * (len(memory) - 1) / 10)] for index in range(11)]
-    return {
-        "rows": n_rows,
-        "seconds": round(seconds, 1),
-        "mb_per_s": round(megabytes / seconds, 3),
-        "rss_mb_at_each_tenth": tenths,
-        "rss_mb_most": max(memory),
     }
 
 
