@@ -15,6 +15,8 @@ from rendering import Manifest, of_kind, pod_spec
 
 ENGINE = os.environ.get("NERVE_TEST_ENGINE") or shutil.which("podman") or shutil.which("docker")
 IMAGE = os.environ.get("NERVE_TEST_IMAGE")
+# Nginx 1.25.1 or later that stops on SIGQUIT, as the official image does.
+NGINX_IMAGE = os.environ.get("NERVE_TEST_NGINX_IMAGE")
 
 
 def engine(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -31,10 +33,19 @@ def engine(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[s
 
 
 class Pod:
-    """The first container of a rendered pod. Without a network: what asks it runs inside."""
+    """The containers of a rendered pod: the server, and its side-car in the same network and without any other.
+
+    What asks them runs inside the server's.
+    """
 
     def __init__(
-        self, manifests: list[Manifest], folder: Path, *, secrets: dict[str, dict[str, str]], image: str
+        self,
+        manifests: list[Manifest],
+        folder: Path,
+        *,
+        secrets: dict[str, dict[str, str]],
+        image: str,
+        nginx_image: str | None = None,
     ) -> None:
         """Start it. folder: where volumes lie; secrets: contents by name and key."""
         self.spec = pod_spec(manifests)
@@ -42,11 +53,21 @@ class Pod:
         self.name = f"nerve-pod-{os.getpid()}-{time.monotonic_ns()}"
         self._maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
         self._folder, self._secrets = folder, secrets
-        engine("run", "--detach", "--name", self.name, *self._options(), image, *self.container["args"])
+        self._start(self.name, self.container, image, "none")
+        self.side_cars = {each["name"]: f"{self.name}-{each['name']}" for each in self.spec["containers"][1:]}
+        for each in self.spec["containers"][1:]:
+            assert nginx_image is not None
+            self._start(self.side_cars[each["name"]], each, nginx_image, f"container:{self.name}")
 
-    def _options(self) -> list[str]:
-        context = self.spec["securityContext"] | self.container["securityContext"]
-        options = ["--network", "none", f"--user={context['runAsUser']}:{context['runAsGroup']}"]
+    def _start(self, name: str, container: dict[str, Any], image: str, network: str) -> None:
+        command = container.get("command", [])
+        options = ["--network", network, *self._options(container)]
+        options += [f"--entrypoint={json.dumps(command)}"] if command else []
+        engine("run", "--detach", "--name", name, *options, image, *container.get("args", []))
+
+    def _options(self, container: dict[str, Any]) -> list[str]:
+        context = self.spec["securityContext"] | container["securityContext"]
+        options = [f"--user={context['runAsUser']}:{context['runAsGroup']}"]
         options += [f"--group-add={context['fsGroup']}", "--stop-timeout", str(self.grace_seconds)]
         if context["readOnlyRootFilesystem"]:
             # podman would add memory at /run, /tmp and /var/tmp, which a kubelet does not.
@@ -54,12 +75,15 @@ class Pod:
         options += [f"--cap-drop={each}" for each in context["capabilities"]["drop"]]
         if not context["allowPrivilegeEscalation"]:
             options.append("--security-opt=no-new-privileges")
-        limits = self.container["resources"]["limits"]
-        options += [f"--cpus={limits['cpu']}", f"--memory={limits['memory'].removesuffix('i').lower()}"]
-        for each in self.container["env"]:
+        limits = container["resources"].get("limits", {})
+        if "cpu" in limits:
+            options.append(f"--cpus={limits['cpu']}")
+        if "memory" in limits:
+            options.append(f"--memory={limits['memory'].removesuffix('i').lower()}")
+        for each in container.get("env", []):
             options += ["--env", f"{each['name']}={each['value']}"]
         volumes = {each["name"]: each for each in self.spec["volumes"]}
-        for mount in self.container["volumeMounts"]:
+        for mount in container["volumeMounts"]:
             options += self._mount(volumes[mount["name"]], mount, context["fsGroup"])
         return options
 
@@ -103,14 +127,16 @@ class Pod:
         """Run a command inside."""
         return engine("exec", self.name, *command, check=check)
 
-    def ask(self, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, str]:
-        """Return status and answer of a request, 0 where nobody listens."""
+    def ask(
+        self, path: str, body: Any = None, headers: dict[str, str] | None = None, *, port: int = 8000
+    ) -> tuple[int, str]:
+        """Return status and answer of a request, 0 where nobody listens. port: 8080 is the side-car's."""
         program = (
             "import sys, json, urllib.request, urllib.error\n"
-            "path, body, headers = json.loads(sys.argv[1])\n"
+            "port, path, body, headers = json.loads(sys.argv[1])\n"
             "data = None if body is None else json.dumps(body).encode()\n"
             "headers = {'content-type': 'application/json', **headers}\n"
-            "request = urllib.request.Request('http://127.0.0.1:8000' + path, data, headers)\n"
+            "request = urllib.request.Request(f'http://127.0.0.1:{port}' + path, data, headers)\n"
             "try:\n"
             "    answer = urllib.request.urlopen(request, timeout=20)\n"
             "except urllib.error.HTTPError as error:\n"
@@ -119,22 +145,22 @@ class Pod:
             "    print(0); sys.exit()\n"
             "print(answer.status); print(answer.read().decode())\n"
         )
-        said = self.execute("python", "-c", program, json.dumps([path, body, headers or {}])).stdout
+        said = self.execute("python", "-c", program, json.dumps([port, path, body, headers or {}])).stdout
         status, _, text = said.partition("\n")
         return int(status), text
 
-    def wait_until_ready(self, seconds: float = 120) -> float:
+    def wait_until_ready(self, seconds: float = 120, *, port: int = 8000) -> float:
         """Probe as the start-up probe does; return the seconds until it passes."""
         started = time.monotonic()
         path = self.container["startupProbe"]["httpGet"]["path"]
-        while self.ask(path)[0] != 200:
+        while self.ask(path, port=port)[0] != 200:
             assert time.monotonic() - started < seconds, self.log()
             time.sleep(0.2)
         return time.monotonic() - started
 
-    def state(self) -> dict[str, Any]:
-        """Return what the engine knows of the container."""
-        (found,) = json.loads(engine("inspect", self.name).stdout)
+    def state(self, name: str | None = None) -> dict[str, Any]:
+        """Return what the engine knows of a container, the server's unless it is named."""
+        (found,) = json.loads(engine("inspect", name or self.name).stdout)
         state: dict[str, Any] = found["State"]
         return state
 
@@ -144,5 +170,6 @@ class Pod:
 
     def remove(self) -> None:
         """Take it away, running or not."""
-        engine("kill", self.name, check=False)
-        engine("rm", "--force", self.name, check=False)
+        for name in (*self.side_cars.values(), self.name):
+            engine("kill", name, check=False)
+            engine("rm", "--force", name, check=False)

@@ -1,7 +1,8 @@
 """The rendered pod as a container: command, environment, user, read-only root, volumes, probes, SIGTERM, grace period.
 
 NERVE_TEST_IMAGE names the image and NERVE_TEST_ENGINE the docker or podman, as for tests/deploy/test_image.py;
-NERVE_TEST_BAKED_IMAGE one that was built with BAKE=config.yaml.
+NERVE_TEST_BAKED_IMAGE one that was built with BAKE=config.yaml, NERVE_TEST_NGINX_IMAGE one for the side-car
+(tests/kubernetes/build_nginx.sh makes one).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from containers import ENGINE, IMAGE, Pod, engine
+from containers import ENGINE, IMAGE, NGINX_IMAGE, Pod, engine
 from rendering import REPOSITORY, render
 
 NERVE = os.environ.get("NERVE_PYTHON", str(REPOSITORY / ".venv/bin/python"))
@@ -29,6 +31,10 @@ needs_image = pytest.mark.skipif(
 needs_baked = pytest.mark.skipif(
     not (ENGINE and BAKED),
     reason="NERVE_TEST_BAKED_IMAGE names no built image, or there is no docker or podman",
+)
+needs_side_car = pytest.mark.skipif(
+    not (ENGINE and IMAGE and NGINX_IMAGE),
+    reason="NERVE_TEST_IMAGE or NERVE_TEST_NGINX_IMAGE names no built image, or there is no docker or podman",
 )
 KEY = "s3cret-of-the-pod"
 SECRETS = {"keys": {"api-key": KEY, "hub": "hf_of_nobody", "pseudonyms": "0123456789abcdef"}}
@@ -45,7 +51,7 @@ def start() -> Iterator[Callable[..., Pod]]:
 
     def start_pod(values: dict[str, Any], image: str | None = IMAGE) -> Pod:
         assert image
-        pods.append(Pod(render(values), folder, secrets=SECRETS, image=image))
+        pods.append(Pod(render(values), folder, secrets=SECRETS, image=image, nginx_image=NGINX_IMAGE))
         return pods[-1]
 
     yield start_pod
@@ -160,3 +166,53 @@ def test_start_that_cannot_be_says_why(start: Callable[..., Pod], model: Path) -
         time.sleep(1)
     assert pod.state()["ExitCode"] == 1
     assert "cuda" in pod.log().lower()
+
+
+@needs_side_car
+def test_side_car_answers_and_stops_after_the_server(start: Callable[..., Pod], model: Path) -> None:
+    """Both containers with the rendered settings: asked through Nginx, and each request answered while both stop."""
+    drain = {"delaySeconds": 6, "timeoutSeconds": 10}
+    values = served(model, nginx={"enabled": True}, drain=drain)
+    values["config"]["limits"] = {"max_body_bytes": 50_000}
+    pod = start(values)
+    pod.wait_until_ready(port=8080)
+    status, text = pod.ask("/predict_tokens", ASK, port=8080)
+    assert status == 200, text
+    assert [row["token"] for row in json.loads(text)[0]] == ["Anna", "Paris"]
+    assert pod.ask("/predict_tokens", {"inputs": "a" * 60_000}, port=8080)[0] == 413
+    assert speaks_http2(pod)
+    side_car = pod.side_cars["nginx"]
+    for path, writable in {"/x": False, "/etc/nginx/nerve/x": False, "/dev/shm/x": True}.items():  # noqa: S108
+        assert (engine("exec", side_car, "touch", path, check=False).returncode == 0) is writable, path
+
+    # As a kubelet does: SIGTERM to the server, and to Nginx, once its hook has ended, its image's stop signal.
+    (hook,) = (each["lifecycle"]["preStop"] for each in pod.spec["containers"] if each["name"] == "nginx")
+    began = time.monotonic()
+    engine("kill", "--signal", "TERM", pod.name)
+    with ThreadPoolExecutor(1) as pool:
+        hooked = pool.submit(engine, "exec", side_car, *hook["exec"]["command"])
+        n_answered = 0
+        while not hooked.done():
+            answer = pod.ask("/predict_tokens", ASK, port=8080)
+            if hooked.done():  # the hook is over: the endpoints have forgotten this pod
+                break
+            assert answer[0] == 200, answer
+            n_answered += 1
+    assert n_answered > 0
+    engine("kill", "--signal", "QUIT", side_car)
+    for name in (pod.name, side_car):
+        while pod.state(name)["Running"]:
+            assert time.monotonic() - began < pod.grace_seconds, pod.log()
+            time.sleep(0.2)
+        assert pod.state(name)["ExitCode"] == 0, name
+
+
+def speaks_http2(pod: Pod) -> bool:
+    """Tell whether HTTP/2 with prior knowledge is answered, by a frame of settings (RFC 9113, 3.4), on Nginx's port."""
+    program = (
+        "import socket\n"
+        "c = socket.create_connection(('127.0.0.1', 8080), 20)\n"
+        "c.sendall(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))\n"
+        "print(c.recv(4)[3])\n"
+    )
+    return pod.execute("python", "-c", program).stdout.strip() == "4"
