@@ -101,6 +101,9 @@ def run_rows(options: argparse.Namespace, config: Config | None, wish: Wish) -> 
         output: Output = opened or _open_stream(options, wish, answerer, stack)
         # Nobody needs a bar where the answers themselves go by.
         bar = None if options.output is None and sys.stdout.isatty() else _bar(total, stack)
+        done = [] if opened is None else opened.manifest.entries
+        if bar is not None:
+            bar(0.0, sum(entry.rows + entry.bad for entry in done))
         run = Run(
             output,
             options.field,
@@ -109,7 +112,7 @@ def run_rows(options: argparse.Namespace, config: Config | None, wish: Wish) -> 
             finish=None if wish.late is None else wish.late.finish,
             advance=bar,
         )
-        for entry in [] if opened is None else opened.manifest.entries:
+        for entry in done:
             run.totals.add(entry.rows, entry.bad, entry.labels)
         return run.over(sources, answerer.answers(wish.task(answerer)))
 
@@ -270,10 +273,11 @@ def _open_answerer(options: argparse.Namespace, config: Config | None) -> Iterat
         )
 
 
-def _bar(total: int | None, stack: ExitStack) -> Callable[[float], None]:
+def _bar(total: int | None, stack: ExitStack) -> Callable[[float, int], None]:
     """Show on stderr how much of the input is done, or how many texts where nobody knows how much there is."""
     show = sys.stderr.isatty()
     if total is not None:
-        return stack.enter_context(progress("read", total, Unit.BYTES, show=show)).advance
+        read = stack.enter_context(progress("read", total, Unit.BYTES, show=show))
+        return lambda n_bytes, _: read.advance(n_bytes)
     task = stack.enter_context(progress("texts", show=show))
-    return lambda _: task.advance()
+    return lambda _, n_rows: task.advance(n_rows)

@@ -56,7 +56,8 @@ class Run:
 
     column: name of the one with the text. taken: a column that the output adds, which no row may have already.
     skip_bad: False to end at the first bad row. finish: what is done to an answer before it is written.
-    advance: is called with the bytes of the input that are done with, as they are.
+    advance: is called with the bytes of the input, and the rows, that are done with, as they are; with the bytes alone
+    of what an earlier try has done, and of what holds no row. In the end the bytes are those of all files.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Run:
         taken: str | None = None,
         skip_bad: bool = False,
         finish: Finish | None = None,
-        advance: Callable[[float], None] | None = None,
+        advance: Callable[[float, int], None] | None = None,
     ) -> None:
         self.totals = Totals()
         self._output = output
@@ -108,20 +109,26 @@ class Run:
             place = self._output.resume_at(source)
             if place is not None:
                 yield from self._texts_of(source, *place)
+            else:
+                self._skip(source, 0.0)
 
     def _texts_of(self, source: Source, start: Position, number: int) -> Iterator[str]:
         part: Part | None = None
+        n_done = 0.0  # bytes that are said, or will be when their rows are written
         try:
             with source.open(self._column, start) as reader:
                 self._check_stream(source, reader, start)
                 part = self._begin(source, number, start, reader)
                 most = self._output.most_of_part(source)
                 is_full = False
+                n_done = start.offset * reader.unit_bytes
+                self._say(n_done, 0)
                 for row in reader:
                     if is_full:
                         self._end(part)
                         part = self._begin(source, part.number + 1, part.end, reader)
                     n_bytes = (reader.position.offset - part.end.offset) * reader.unit_bytes
+                    n_done += n_bytes
                     part.end = reader.position
                     if is_full := most is not None and part.end.offset - part.start.offset >= most:
                         part.digest = reader.digest()
@@ -139,6 +146,7 @@ class Run:
             if not self._skip_bad:
                 raise
             self._end_unread(source, part, number, start, error)
+        self._skip(source, n_done)
 
     def _begin(self, source: Source, number: int, start: Position, reader: Reader) -> Part:
         part = self._output.begin(source, number, start)
@@ -172,9 +180,14 @@ class Run:
             raise InputError(f"{bad.origin}: {bad.reason}" if bad.number else bad.reason)
         self._output.reject(part, bad)
 
-    def _say(self, n_bytes: float) -> None:
+    def _say(self, n_bytes: float, n_rows: int = 1) -> None:
         if self._advance is not None:
-            self._advance(n_bytes)
+            self._advance(n_bytes, n_rows)
+
+    def _skip(self, source: Source, n_done: float) -> None:
+        """Say that the rest of a file holds no row, or was written by an earlier try."""
+        if source.size is not None and not source.texts:
+            self._say(source.size - n_done, 0)
 
     def _commit_whole(self) -> None:
         """Hand over the parts that are whole, in order."""
