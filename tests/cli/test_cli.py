@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -17,11 +16,10 @@ import pytest
 
 from builders import write_config
 from nerve import cli
+from terminal import command, environment, on_terminal, without_styles
 
 TEXT = "Anna Maria lives in New York."
 ROWS = [("Anna Maria", 0, 10, ["PER"]), ("New York", 20, 28, ["LOC"])]
-# Colours must not depend on the machine the tests run on.
-TERMINAL = {"TERM": "xterm-256color", "COLUMNS": "120"}
 
 
 @pytest.fixture
@@ -30,58 +28,11 @@ def config(lookup_model: Path, tmp_path: Path) -> Path:
     return write_config(tmp_path / "config.yaml", lookup_model)
 
 
-def command(*arguments: str | Path) -> list[str]:
-    """Return the command line of `nerve`."""
-    return [sys.executable, "-m", "nerve", *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    """Return the environment without what would change colours."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLORTERM")}
-    return {**kept, **TERMINAL}
-
-
 def nerve(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end with pipes for all streams."""
     return subprocess.run(
-        command(*arguments), input=stdin, capture_output=True, check=False, env=environment()
+        command(*arguments), input=stdin, capture_output=True, check=False, env=environment(COLUMNS="120")
     )
-
-
-def on_terminal(*arguments: str | Path, streams: str, typed: bytes = b"") -> tuple[str, str, int]:
-    """Run a command with some of its streams ("in", "out", "err") on a pseudo-terminal.
-
-    Returns what the terminal got, what piped stdout got, and the exit status.
-    """
-    main, terminal = pty.openpty()
-    os.write(main, typed)
-    process = subprocess.Popen(
-        command(*arguments),
-        stdin=terminal if "in" in streams else subprocess.DEVNULL,
-        stdout=terminal if "out" in streams else subprocess.PIPE,
-        stderr=terminal if "err" in streams else subprocess.DEVNULL,
-        env=environment(),
-    )
-    os.close(terminal)
-    piped = process.stdout.read() if process.stdout is not None else b""
-    shown = b""
-    while True:
-        try:
-            block = os.read(main, 65536)
-        except OSError:  # Linux: the last process has closed the terminal
-            break
-        if not block:
-            break
-        shown += block
-    os.close(main)
-    if process.stdout is not None:
-        process.stdout.close()
-    return shown.decode(), piped.decode(), process.wait()
-
-
-def without_colours(shown: str) -> str:
-    """Remove the escape sequences of styles."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r\n", "\n")
 
 
 def lines(output: bytes) -> list[dict[str, Any]]:
@@ -243,14 +194,14 @@ def test_terminal_shows_entities_in_colour(config: Path) -> None:
     shown, _, status = on_terminal("predict", "--config", config, TEXT, streams="out")
     assert status == 0
     assert re.search(r"\x1b\[[0-9;]*48;5;\d+m Anna Maria \x1b", shown)
-    text, empty, *_ = without_colours(shown).split("\n")
+    text, empty, *_ = without_styles(shown).split("\n")
     assert (text, empty) == (" Anna Maria PER 99%  lives in  New York LOC 99% .", "")
 
 
 def test_terminal_shows_tokens_as_a_table(config: Path) -> None:
     """With strategy none a terminal gets a line per token."""
     shown, _, _ = on_terminal("predict", "--config", config, "--strategy", "none", "Anna", streams="out")
-    cells = [line.split() for line in without_colours(shown).splitlines()]
+    cells = [line.split() for line in without_styles(shown).splitlines()]
     assert cells[0] == ["token", "id", "start", "end", "label", "score"]
     assert cells[2] == ["Anna", "4", "0", "4", "B-PER", "0.9902"]
 
@@ -266,7 +217,7 @@ def test_typed_lines_are_answered(config: Path) -> None:
     shown, _, status = on_terminal(
         "predict", "--config", config, "-", streams="in out", typed=b"Anna\nx\n\x04"
     )
-    assert " Anna PER 99% \nx\n" in without_colours(shown)
+    assert " Anna PER 99% \nx\n" in without_styles(shown)
     assert status == 0
 
 
@@ -293,7 +244,7 @@ def test_progress_of_what_takes_long(config: Path, tmp_path: Path) -> None:
     writer.start()
     shown, piped, _ = on_terminal("predict", "--config", config, "--live", "--file", slow, streams="err")
     writer.join()
-    assert re.search(r"texts.* 30 0:00:0\d", without_colours(shown))
+    assert re.search(r"texts.* 30 0:00:0\d", without_styles(shown))
     assert len(lines(piped.encode())) == 31
 
 

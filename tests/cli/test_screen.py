@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from rich.style import Style
 from builders import write_config
 from nerve.cli.display import _PALETTE, choose_colours
 from nerve.cli.legend import legend
+from terminal import on_terminal, without_styles
 
 TEXT = "Anna Maria lives in New York."
 
@@ -30,36 +28,10 @@ def config(lookup_model: Path, tmp_path: Path) -> Path:
 
 
 def shown(*arguments: str | Path, rows: int = 24, columns: int = 80, **more: str) -> str:
-    """Run `nerve` on a terminal of that size, to its end; return what the terminal got."""
-    main, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    dropped = ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS", "LINES", "PAGER", "LESS")
-    kept = {k: v for k, v in os.environ.items() if k not in dropped}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nerve", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=terminal,
-        stderr=subprocess.DEVNULL,
-        env={**kept, "TERM": "xterm-256color", **more},
-    )
-    os.close(terminal)
-    got = b""
-    while True:
-        try:
-            block = os.read(main, 65536)
-        except OSError:  # Linux: the last process has closed the terminal
-            break
-        if not block:
-            break
-        got += block
-    os.close(main)
-    assert process.wait() == 0
-    return got.decode().replace("\r\n", "\n")
-
-
-def without_styles(text: str) -> str:
-    """Remove the escape sequences of styles."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+    """Return what a terminal of that size gets of a command that ends well."""
+    seen = on_terminal(*arguments, rows=rows, columns=columns, **more)
+    assert seen.status == 0
+    return seen.terminal.replace("\r\n", "\n")
 
 
 def test_without_colours_entities_stand_in_brackets(config: Path) -> None:

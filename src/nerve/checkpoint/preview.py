@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nerve.checkpoint import local, wheel
-from nerve.checkpoint.calibration import CALIBRATION
-from nerve.checkpoint.choice import choose_main_file, choose_tokenizer
-from nerve.checkpoint.folder import check_folder, companions, explain_unreadable, list_files
-from nerve.checkpoint.settings import CONFIG, SPECIAL_TOKENS, TOKENIZER_CONFIG, read_config
+from nerve.checkpoint.folder import check_folder, explain_unreadable, list_files
 from nerve.config import CheckpointSource
 from nerve.errors import CheckpointError
 
@@ -97,17 +94,15 @@ def preview_checkpoint(
     found = fetch(model, cache_dir, is_buildable=is_buildable)
     refusal = None
     files: list[str] = []
-    used: list[str] = []
+    used: tuple[str, ...] = ()
     try:
         files = sorted(list_files(found.path))
-        settings = (CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, CALIBRATION)
-        used = [name for name in (*settings, *choose_tokenizer(files)) if name in files]
-        check_folder(found.path, model, is_buildable)
-        main = choose_main_file(files, read_config(found.path), model, is_buildable, str(found.path))
-        used += [main, *companions(found.path, main, files, str(found.path))]
+        used = check_folder(found.path, model, is_buildable)
     except CheckpointError as error:
         refusal = error
     except OSError as error:
         refusal = explain_unreadable(error)
     sizes = {name: (found.path / name).stat().st_size for name in files}
-    return Preview(found.model_id, found.revision, found.path, files, sizes, used, set(used), {}, refusal)
+    return Preview(
+        found.model_id, found.revision, found.path, files, sizes, list(used), set(used), {}, refusal
+    )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nerve.config import Device
+from nerve.runtime.cgroups import read_text
 from nerve.runtime.memory import give_back_free_memory
 from nerve.runtime.sessions import create_session
 
@@ -43,12 +44,8 @@ def name_cpu(cpuinfo: Path = _CPUINFO) -> str | None:
     """Return a name for this kind of CPU; None where nothing tells which it is."""
     if sys.platform != "linux":
         return None
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
     # Cores of one machine may differ.
-    facts = {line for line in lines if line.partition(":")[0].strip() in _KIND_KEYS}
+    facts = {line for line in read_text(cpuinfo).splitlines() if line.partition(":")[0].strip() in _KIND_KEYS}
     if not facts:
         return None
     return hashlib.sha256("\n".join([platform.machine(), *sorted(facts)]).encode()).hexdigest()[:12]
