@@ -37,7 +37,7 @@ PARITY := .venv-parity
 PARITY_READY := $(PARITY)/.ready
 TYPES := .venv-types
 
-.PHONY: install serve test test-clients test-deploy test-docs test-openvino test-package test-page test-scale docs reference \
+.PHONY: install serve test test-clients test-deploy test-docs test-image test-openvino test-package test-page test-scale docs reference \
 	check format lint types imports bench bench-quick golden parity zoo types-new types-try fuzz fuzz-quick \
 	pictures audit clean
 
@@ -60,6 +60,16 @@ test-clients: $(DEV_READY) $(CLIENTS_READY) $(GATEWAY_READY)
 test-deploy: $(DEV_READY) $(DEPLOY_READY)
 	NERVE_PYTHON=$(abspath $(BIN)/python) NERVE_NODE_MODULES=$(abspath $(DEPLOY)/node_modules) \
 		$(DEPLOY)/bin/python -m pytest -c tests/kubernetes/pytest.ini --rootdir=tests/kubernetes tests/kubernetes
+
+# The image, built by docker or podman and started: hardened, as SageMaker does, and as the chart's pod. Where none can be
+# built (no engine, no registry of base images) the tests say so and are skipped. NERVE_TEST_IMAGE: one that is there.
+test-image: $(DEV_READY) $(DEPLOY_READY)
+	image="$(NERVE_TEST_IMAGE)"; \
+	test -n "$$image" || { RUN=0 BAKE=config.yaml ENGINE="$(NERVE_TEST_ENGINE)" deploy/docker/build-and-run.sh && image=nerve:cpu; } \
+		|| echo "no image could be built, see above; what needs one is skipped"; \
+	export NERVE_TEST_IMAGE="$$image" NERVE_TEST_BAKED_IMAGE="$(or $(NERVE_TEST_BAKED_IMAGE),$$image)"; \
+	$(BIN)/python -m pytest tests/deploy/test_image.py && NERVE_PYTHON=$(abspath $(BIN)/python) \
+		$(DEPLOY)/bin/python -m pytest -c tests/kubernetes/pytest.ini --rootdir=tests/kubernetes tests/kubernetes/test_container.py
 
 # bfloat16 on the CPU, with OpenVINO; skipped where the CPU has no instructions for it.
 test-openvino: $(OPENVINO_READY)

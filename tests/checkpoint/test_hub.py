@@ -1,6 +1,7 @@
 """Source HF with the real huggingface_hub, against a hub on loopback that speaks its HTTP interface."""
 
 import json
+import logging
 import os
 import re
 import runpy
@@ -9,7 +10,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +22,6 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from safetensors.numpy import save
 
 from hub_stand_in import HubStandIn, Repository
@@ -29,6 +31,7 @@ from nerve.checkpoint.choice import BuildCheck
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig, Precision
 from nerve.errors import CheckpointError
 from nerve.graph import GraphKind, is_buildable, load_graph
+from nerve.observability import PROGRESS_LOGGER, progress
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 pickles = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "graph" / "torch_pickles.py")))
@@ -323,34 +326,43 @@ def test_external_data_is_fetched_with_its_graph(hub: Hub, tmp_path: Path, locat
     assert "onnx/other.bin" not in hub.downloaded
 
 
-def test_progress_bars_are_drawn_only_when_wanted(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_how_far_a_download_is(
+    hub: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A fetch without show_progress prints nothing and leaves the library's setting as it was."""
-    monkeypatch.setenv("TQDM_POSITION", "-1")  # draws bars even where there is no terminal
-    fetch(hub, tmp_path / "silent")
+    """A bar where one is wanted; else a line for what takes long; the library draws nothing of its own."""
+    caplog.set_level(logging.INFO, PROGRESS_LOGGER)
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # the library would draw even where there is no terminal
+    monkeypatch.setattr(progress, "_BAR_AFTER_SECONDS", 0.0)
+    hub.files["model.safetensors"] = os.urandom(24_000_000)  # the library reads 10 MiB at a time
+
+    def fetch_slowly(folder: str, *, show: bool) -> None:
+        hub.troubles.gate = threading.Event()
+        hub.troubles.half_sent.clear()
+        model, cache = model_of(cache_dir=str(tmp_path / folder)), tmp_path / folder
+        fetch_it = partial(hub_source.fetch, model, cache, is_buildable=is_buildable, endpoint=hub.url)
+        slow = threading.Thread(target=fetch_it, kwargs={"show_progress": show})
+        slow.start()
+        assert hub.troubles.half_sent.wait(20)
+        time.sleep(0.3)  # some drawings
+        hub.troubles.gate.set()
+        slow.join(20)
+        assert not slow.is_alive()
+
+    fetch_slowly("quick", show=False)
+    assert (capfd.readouterr().err, caplog.messages) == ("", [])
+    monkeypatch.setattr(progress, "_LINES_AFTER_SECONDS", (0.0, 0.0))
+    fetch_slowly("lines", show=False)
+    wanted = rf"model\.safetensors of {REPO}: 10\.5 MB of 24\.0 MB, 44%, \d:\d\d:\d\d left"
+    assert any(re.fullmatch(wanted, line) for line in caplog.messages), caplog.messages
     assert capfd.readouterr().err == ""
-    loud = model_of(cache_dir=str(tmp_path / "loud"))
-    hub_source.fetch(loud, tmp_path / "loud", is_buildable=is_buildable, show_progress=True, endpoint=hub.url)
+    fetch_slowly("bar", show=True)
     assert "model.safetensors" in capfd.readouterr().err
-
-
-def test_fetches_side_by_side_leave_the_setting_of_the_bars(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The library's switch is one for all threads: a fetch that ends turns on no bar of one that goes on."""
-    monkeypatch.setenv("TQDM_POSITION", "-1")
-    hub.troubles.gate = threading.Event()
-    slow = threading.Thread(target=fetch, args=(hub, tmp_path / "slow"))
-    slow.start()
-    assert hub.troubles.half_sent.wait(20)
-    assert are_progress_bars_disabled()
-    with pytest.raises(CheckpointError):
-        fetch(hub, tmp_path / "refused", model_of("v9"))
-    assert are_progress_bars_disabled()
-    hub.troubles.gate.set()
-    slow.join(20)
-    assert not are_progress_bars_disabled()
+    monkeypatch.setattr("nerve.checkpoint.hub_progress.are_progress_bars_disabled", lambda: True)
+    fetch_slowly("forbidden", show=True)
     assert capfd.readouterr().err == ""
 
 
@@ -627,9 +639,7 @@ def test_environment_rules_apply(hub: Hub, tmp_path: Path) -> None:
     _, errors = refused.communicate(timeout=60)
     assert re.search("refused: .* HF_HUB_OFFLINE is set; unset it, or run `nerve pull`", errors), errors
     assert hub.requests == []
-    # TQDM_POSITION=-1 draws the library's progress bars even where there is no terminal.
-    online, errors = start(hub, tmp_path, TQDM_POSITION="-1").communicate(timeout=60)
-    assert "model.safetensors" in errors
+    online, _ = start(hub, tmp_path).communicate(timeout=60)
     hub.requests.clear()
     offline, errors = start(hub, tmp_path, HF_HUB_OFFLINE="1").communicate(timeout=60)
     assert (offline, hub.requests) == (online, []), errors

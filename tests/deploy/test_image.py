@@ -1,7 +1,5 @@
-"""The container image, run for real.
+"""The container image, run for real: `make test-image`, or see tests/containers.py.
 
-Building it takes minutes and a registry, so that is not done here: build it with `deploy/docker/build-and-run.sh`
-(`RUN=0`) and name it, NERVE_TEST_IMAGE=nerve:cpu. NERVE_TEST_ENGINE is the docker or podman to use.
 NERVE_TEST_COMPOSE="docker compose" (or docker-compose) starts deploy/docker/compose.yaml as well, on port 8000.
 """
 
@@ -15,136 +13,151 @@ import subprocess
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
 from builders import write_config, write_lookup_model
+from containers import ENGINE, IMAGE, NO_IMAGE, Container, engine
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DEPLOY = REPOSITORY / "deploy"
 DOCKER = DEPLOY / "docker"
-ENGINE = os.environ.get("NERVE_TEST_ENGINE") or shutil.which("podman") or shutil.which("docker")
-IMAGE = os.environ.get("NERVE_TEST_IMAGE")
 COMPOSE = os.environ.get("NERVE_TEST_COMPOSE", "").split()
 HADOLINT = shutil.which("hadolint")
 CURL = shutil.which("curl")
 SETPRIV = shutil.which("setpriv")
 
-needs_image = pytest.mark.skipif(
-    not (ENGINE and IMAGE), reason="NERVE_TEST_IMAGE names no built image, or there is no docker or podman"
-)
+needs_image = pytest.mark.skipif(not (ENGINE and IMAGE), reason=NO_IMAGE)
 
 HARDENED = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"]  # noqa: S108 - inside the container
 HARDENED += ["--security-opt", "no-new-privileges", "--network", "none"]
-ASK = """
-import json, urllib.request
-body = json.dumps({"inputs": "Anna sees Paris", "aggregation_strategy": "simple"}).encode()
-request = urllib.request.Request("http://127.0.0.1:8000/predict_tokens", body, {"content-type": "application/json"})
-print(urllib.request.urlopen(request).read().decode())
-"""
+CPU = ["--env", "NERVE_MODEL__DEVICE=cpu"]  # on a gpu image, too; the last of two --env counts
+ASK = {"inputs": "Anna sees Paris", "aggregation_strategy": "simple"}
 
-
-def engine(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command of the container engine. Output goes to files: podman's monitor keeps pipes open."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        done = subprocess.run(
-            [str(ENGINE), *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, check=False
-        )
-        out.seek(0)
-        err.seek(0)
-        result = subprocess.CompletedProcess(done.args, done.returncode, out.read(), err.read())
-    assert not check or result.returncode == 0, result.stderr
-    return result
+Start = Callable[..., Container]
 
 
 @pytest.fixture
-def run() -> Iterator[Callable[..., str]]:
-    """Start containers of the image that serve the lookup model; they are removed after the test."""
-    names: list[str] = []
-    folder = Path(tempfile.mkdtemp(prefix="nerve-image-"))  # the container's user must get in
-    folder.chmod(0o755)
-    write_lookup_model(folder / "model")
+def folder() -> Iterator[Path]:
+    """Return a folder with the lookup model in `model`, where the container's user gets in."""
+    made = Path(tempfile.mkdtemp(prefix="nerve-image-"))
+    made.chmod(0o755)
+    write_lookup_model(made / "model")
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start containers of the image; they are removed after the test."""
+    started: list[Container] = []
+
+    def start_container(*options: str, arguments: Sequence[str] = ()) -> Container:
+        started.append(Container(str(IMAGE), [*CPU, *options], list(arguments)))
+        return started[-1]
+
+    yield start_container
+    for container in started:
+        container.remove()
+
+
+@pytest.fixture
+def run(start: Start, folder: Path) -> Start:
+    """Start hardened containers that serve the lookup model by a config file."""
     server = {"host": "0.0.0.0", "port": 8000}  # noqa: S104 - in a container without a network
     write_config(folder / "config.yaml", Path("/model"), server=server)
-
-    def start(*options: str, wait: bool = True) -> str:
-        name = f"nerve-test-{os.getpid()}-{len(names)}"
-        names.append(name)
-        mounts = [
-            f"--volume={folder}/config.yaml:/etc/nerve/config.yaml:ro",
-            f"--volume={folder}/model:/model:ro",
-        ]
-        # On a gpu image, too; the last of two --env counts.
-        cpu = ["--env", "NERVE_MODEL__DEVICE=cpu"]
-        engine("run", "--detach", "--name", name, *HARDENED, *mounts, *cpu, *options, str(IMAGE))
-        deadline = time.monotonic() + 60
-        while wait and not is_healthy(name):
-            assert time.monotonic() < deadline, engine("logs", name).stderr
-            time.sleep(0.2)
-        return name
-
-    yield start
-    for name in names:
-        engine("kill", name, check=False)  # podman's `rm --force` alone waits for a graceful end
-        engine("rm", "--force", name, check=False)
-    shutil.rmtree(folder)
-
-
-def is_healthy(name: str) -> bool:
-    """Run the image's own health check."""
-    (image,) = json.loads(engine("image", "inspect", str(IMAGE)).stdout)
-    check = (image.get("Healthcheck") or image["Config"]["Healthcheck"])["Test"]
-    assert check[0] == "CMD"
-    return engine("exec", name, *check[1:], check=False).returncode == 0
-
-
-@needs_image
-def test_serves_hardened_and_stops_at_once(run: Callable[..., str]) -> None:
-    """Read-only, without rights and network it answers as outside; SIGTERM ends it with status 0."""
-    name = run()
-    answer = json.loads(engine("exec", name, "python", "-c", ASK).stdout)
-    assert [(row["token"], list(row["results"])) for row in answer[0]] == [
-        ("Anna", ["PER"]),
-        ("Paris", ["LOC"]),
+    mounts = [
+        f"--volume={folder}/config.yaml:/etc/nerve/config.yaml:ro",
+        f"--volume={folder}/model:/model:ro",
     ]
-    status = engine("exec", name, "cat", "/proc/1/status").stdout
-    assert re.search(r"^Uid:\s+10001\s", status, re.MULTILINE)
-    assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
-    started = time.monotonic()
-    engine("stop", "--time", "30", name)
-    assert time.monotonic() - started < 10
-    (state,) = json.loads(engine("inspect", name).stdout)
-    assert state["State"]["ExitCode"] == 0
+
+    def run_hardened(*options: str, wait: bool = True) -> Container:
+        container = start(*HARDENED, *mounts, *options)
+        if wait:
+            container.wait_for(container.is_healthy)
+        return container
+
+    return run_hardened
 
 
 @needs_image
-def test_health_check_follows_the_config(run: Callable[..., str]) -> None:
+def test_serves_hardened_and_stops_at_once(run: Start) -> None:
+    """Read-only, without rights and network it answers as outside; SIGTERM ends it with status 0."""
+    container = run()
+    status, text = container.ask("/predict_tokens", ASK)
+    assert status == 200, text
+    found = [(row["token"], list(row["results"])) for row in json.loads(text)[0]]
+    assert found == [("Anna", ["PER"]), ("Paris", ["LOC"])]
+    process = container.execute("cat", "/proc/1/status").stdout
+    assert re.search(r"^Uid:\s+10001\s", process, re.MULTILINE)
+    assert re.search(r"^CapEff:\s+0+$", process, re.MULTILINE)
+    started = time.monotonic()
+    assert container.stop() == 0
+    assert time.monotonic() - started < 10
+
+
+@needs_image
+def test_sagemaker(start: Start, folder: Path) -> None:
+    """`docker run IMAGE serve`, as SageMaker does: the model at /opt/ml/model, port 8080, ping, invocations, SIGTERM.
+
+    https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html
+    """
+    container = start("--network=none", f"--volume={folder}/model:/opt/ml/model:ro", arguments=["serve"])
+    container.wait_for(lambda: container.ask("/ping", port=8080)[0] == 200)
+    began = time.monotonic()
+    assert container.ask("/ping", port=8080) == (200, "")
+    assert time.monotonic() - began < 2 + 5  # to begin to ask takes some time of its own
+    attributes = {"X-Amzn-SageMaker-Custom-Attributes": "trace=1"}
+    status, text = container.ask("/invocations", {"inputs": "Anna sees Paris"}, attributes, port=8080)
+    assert status == 200, text
+    found = [(row["entity_group"], row["word"], row["start"], row["end"]) for row in json.loads(text)]
+    assert found == [("PER", "Anna", 0, 4), ("LOC", "Paris", 10, 15)]
+    status, text = container.ask("/invocations", {"input": "Anna"}, port=8080)
+    assert (status, "Anna" in text) == (422, False)
+    assert container.is_healthy()
+    assert container.stop() == 0
+    assert "Anna" not in container.log()
+
+
+@needs_image
+def test_sagemaker_without_a_model_says_so(start: Start, folder: Path) -> None:
+    """What was unpacked is no model: one line says what is missing, and the container ends, as SageMaker asks."""
+    (folder / "model" / "config.json").unlink()
+    container = start("--network=none", f"--volume={folder}/model:/opt/ml/model:ro", arguments=["serve"])
+    assert engine("wait", container.name).stdout.strip() == "1"
+    (line,) = [line for line in container.log().splitlines() if "config.json" in line]
+    assert "/opt/ml/model" in line
+    assert "Traceback" not in container.log()
+
+
+@needs_image
+def test_health_check_follows_the_config(run: Start) -> None:
     """On a Unix socket, too; and it fails when there is nothing to ask."""
-    name = run("--env", "NERVE_SERVER__UDS=/tmp/nerve.sock")
-    assert is_healthy(name)
-    python = ["python", "/opt/nerve/bin/nerve-healthcheck.py"]
-    broken = engine("exec", "--env", "NERVE_SERVER__UDS=/tmp/other.sock", name, *python, check=False)
+    container = run("--env", "NERVE_SERVER__UDS=/tmp/nerve.sock")
+    assert container.is_healthy()
+    check = ["python", "/opt/nerve/bin/nerve-healthcheck.py"]
+    broken = container.execute(*check, check=False, NERVE_SERVER__UDS="/tmp/other.sock")  # noqa: S108 - inside
     assert broken.returncode == 1
     assert "not healthy" in broken.stdout
 
 
 @needs_image
-def test_serves_as_any_user_of_group_0(run: Callable[..., str]) -> None:
-    """OpenShift chooses the number; the cache and the folder of the socket can be written."""
-    name = run("--user", "1000680000:0", "--env", "NERVE_SERVER__UDS=/run/nerve/nerve.sock")
-    assert is_healthy(name)
-    engine("exec", name, "sh", "-c", "mkdir /var/cache/nerve/hub && touch /var/cache/nerve/hub/file")
+def test_serves_as_any_user_of_group_0(run: Start) -> None:
+    """OpenShift chooses the number; the cache and the folder of the socket, as volumes, can be written."""
+    volumes = ["--volume=/run/nerve", "--volume=/var/cache/nerve"]  # they take owner and mode from the image
+    container = run(*volumes, "--user", "1000680000:0", "--env", "NERVE_SERVER__UDS=/run/nerve/nerve.sock")
+    container.execute("sh", "-c", "mkdir /var/cache/nerve/hub && touch /var/cache/nerve/hub/file")
 
 
 @needs_image
-def test_holds_no_build_tools(run: Callable[..., str]) -> None:
+def test_holds_no_build_tools(run: Start) -> None:
     """No compiler, no setuptools, no sources; every file of the environment is root's."""
-    name = run(wait=False)
+    container = run(wait=False)
     script = "command -v gcc cc make git curl; ls -d /src; find /opt/nerve -user 10001; python -c 'import setuptools'"
-    found = engine("exec", name, "sh", "-c", script, check=False)
+    found = container.execute("sh", "-c", script, check=False)
     assert found.stdout == ""
     assert "ModuleNotFoundError" in found.stderr
 
@@ -155,33 +168,32 @@ def test_holds_no_build_tools(run: Callable[..., str]) -> None:
     [(["--cpus", "0.5"], 1), (["--cpus", "1"], 1), (["--cpus", "1.5"], 2), (["--cpuset-cpus", "0"], 1)],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_cores_follow_the_containers_limit(run: Callable[..., str], options: list[str], most: int) -> None:
+def test_cores_follow_the_containers_limit(run: Start, options: list[str], most: int) -> None:
     """Threads are planned for the CPU time the container may use, not for the host's cores."""
-    name = run(*options, wait=False)
+    container = run(*options, wait=False)
     script = "from nerve.runtime.cores import usable_cores; print(usable_cores())"
-    found = int(engine("exec", name, "python", "-c", script).stdout)
+    found = int(container.execute("python", "-c", script).stdout)
     assert found == min(most, len(os.sched_getaffinity(0)))
 
 
 @needs_image
-def test_a_device_that_is_not_there_ends_the_start(run: Callable[..., str]) -> None:
+def test_a_device_that_is_not_there_ends_the_start(run: Start) -> None:
     """One line says what is missing, of the driver or of the library; the CPU never stands in."""
-    name = run("--env", "NERVE_MODEL__DEVICE=cuda", wait=False)
-    assert engine("wait", name).stdout.strip() != "0"
-    told = engine("logs", name)
-    lines = (told.stdout + told.stderr).splitlines()
+    container = run("--env", "NERVE_MODEL__DEVICE=cuda", wait=False)
+    assert engine("wait", container.name).stdout.strip() != "0"
+    lines = container.log().splitlines()
     assert any("cuda" in line.lower() for line in lines), lines
     assert not any("Traceback" in line for line in lines), lines
-    assert engine("exec", name, "true", check=False).returncode != 0
+    assert container.execute("true", check=False).returncode != 0
 
 
 @needs_image
-def test_gpu_image_demands_its_device(run: Callable[..., str]) -> None:
+def test_gpu_image_demands_its_device(run: Start) -> None:
     """The config of a gpu image is overridden until somebody says otherwise; that of a cpu image is not."""
     (image,) = json.loads(engine("image", "inspect", str(IMAGE)).stdout)
-    name = run(wait=False)
+    container = run(wait=False)
     script = "import onnxruntime; print('CUDAExecutionProvider' in onnxruntime.get_available_providers())"
-    has_cuda = engine("exec", name, "python", "-c", script).stdout.strip() == "True"
+    has_cuda = container.execute("python", "-c", script).stdout.strip() == "True"
     assert ("NERVE_MODEL__DEVICE=cuda" in image["Config"]["Env"]) == has_cuda
 
 

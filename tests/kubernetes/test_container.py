@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from containers import ENGINE, IMAGE, NGINX_IMAGE, Pod, engine
+from pods import NGINX_IMAGE, Pod
 from rendering import REPOSITORY, render
+
+from containers import ENGINE, IMAGE, NO_IMAGE, engine
 
 NERVE = os.environ.get("NERVE_PYTHON", str(REPOSITORY / ".venv/bin/python"))
 BAKED = os.environ.get("NERVE_TEST_BAKED_IMAGE")
-needs_image = pytest.mark.skipif(
-    not (ENGINE and IMAGE), reason="NERVE_TEST_IMAGE names no built image, or there is no docker or podman"
-)
+needs_image = pytest.mark.skipif(not (ENGINE and IMAGE), reason=NO_IMAGE)
 needs_baked = pytest.mark.skipif(
     not (ENGINE and BAKED),
     reason="NERVE_TEST_BAKED_IMAGE names no built image, or there is no docker or podman",
@@ -183,14 +183,14 @@ def test_side_car_answers_and_stops_after_the_server(start: Callable[..., Pod], 
     assert speaks_http2(pod)
     side_car = pod.side_cars["nginx"]
     for path, writable in {"/x": False, "/etc/nginx/nerve/x": False, "/dev/shm/x": True}.items():  # noqa: S108
-        assert (engine("exec", side_car, "touch", path, check=False).returncode == 0) is writable, path
+        assert (side_car.execute("touch", path, check=False).returncode == 0) is writable, path
 
     # As a kubelet does: SIGTERM to the server, and to Nginx, once its hook has ended, its image's stop signal.
     (hook,) = (each["lifecycle"]["preStop"] for each in pod.spec["containers"] if each["name"] == "nginx")
     began = time.monotonic()
     engine("kill", "--signal", "TERM", pod.name)
     with ThreadPoolExecutor(1) as pool:
-        hooked = pool.submit(engine, "exec", side_car, *hook["exec"]["command"])
+        hooked = pool.submit(side_car.execute, *hook["exec"]["command"])
         n_answered = 0
         while not hooked.done():
             answer = pod.ask("/predict_tokens", ASK, port=8080)
@@ -199,12 +199,12 @@ def test_side_car_answers_and_stops_after_the_server(start: Callable[..., Pod], 
             assert answer[0] == 200, answer
             n_answered += 1
     assert n_answered > 0
-    engine("kill", "--signal", "QUIT", side_car)
-    for name in (pod.name, side_car):
-        while pod.state(name)["Running"]:
+    engine("kill", "--signal", "QUIT", side_car.name)
+    for container in (pod, side_car):
+        while container.state()["Running"]:
             assert time.monotonic() - began < pod.grace_seconds, pod.log()
             time.sleep(0.2)
-        assert pod.state(name)["ExitCode"] == 0, name
+        assert container.state()["ExitCode"] == 0, container.log()
 
 
 def speaks_http2(pod: Pod) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,7 +31,6 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from nerve.checkpoint.calibration import CALIBRATION
 from nerve.checkpoint.choice import (
@@ -45,6 +43,7 @@ from nerve.checkpoint.choice import (
 from nerve.checkpoint.folder import ModelFolder, check_names, companions, is_inside, list_files
 from nerve.checkpoint.headers import read_shapes
 from nerve.checkpoint.hub_errors import UNWRITABLE, explain, first_line
+from nerve.checkpoint.hub_progress import reported
 from nerve.checkpoint.preview import FitCheck, NotOpened, PickleReader, Preview, Shapes
 from nerve.checkpoint.settings import (
     CONFIG,
@@ -90,6 +89,7 @@ class _Repository:
     endpoint: address of the hub; None means HF_ENDPOINT or the public one.
     token: False to send none; None leaves it to the library's own rules (HF_TOKEN, then the saved login).
     noted: names of the files that are needed, of which weights are not fetched; None to fetch them all.
+    show_progress: draw bars on stderr.
     """
 
     name: str
@@ -99,6 +99,7 @@ class _Repository:
     endpoint: str | None
     token: bool | None
     noted: list[str] | None = None
+    show_progress: bool = False
 
     @property
     def listing_file(self) -> Path:
@@ -120,8 +121,8 @@ def fetch(
     is_buildable: as for every `Source`.
     endpoint: address of the hub; None means HF_ENDPOINT or the public one.
     """
-    asked = _ask(model, cache_dir, endpoint)
-    with _progress_bars(show_progress), _hub_errors(asked):
+    asked = replace(_ask(model, cache_dir, endpoint), show_progress=show_progress)
+    with _hub_errors(asked):
         listing = _resolve(asked)
         repository = replace(asked, name=listing.name or asked.name)
         try:
@@ -158,7 +159,7 @@ def preview(
 ) -> Preview:
     """Find out what `fetch` would bring, without its weights. Raises `CheckpointError` if the hub does not help."""
     asked = _ask(model, cache_dir, endpoint)
-    with _progress_bars(show=False), _hub_errors(asked):
+    with _hub_errors(asked):
         listing = _resolve(asked)
         repository = replace(asked, name=listing.name or asked.name, noted=[])
         shapes: Shapes = {}
@@ -327,57 +328,19 @@ def _download(repository: _Repository, listing: Listing, name: str) -> Path:
         repository.noted.append(name)
         if _WEIGHTS.search(name):
             return Path(name)
-    return Path(
-        hf_hub_download(
-            repository.name,
-            name,
-            revision=listing.commit,
-            cache_dir=repository.hub_cache,
-            endpoint=repository.endpoint,
-            token=repository.token,
-            library_name="nerve",
+    with reported(f"{name} of {repository.name}", show=repository.show_progress) as reporter:
+        return Path(
+            hf_hub_download(
+                repository.name,
+                name,
+                revision=listing.commit,
+                cache_dir=repository.hub_cache,
+                endpoint=repository.endpoint,
+                token=repository.token,
+                library_name="nerve",
+                tqdm_class=reporter,
+            )
         )
-    )
-
-
-@contextmanager
-def _progress_bars(show: bool) -> Iterator[None]:
-    """Keep the library's own bars silent for the block, unless they are wanted."""
-    if show:
-        yield
-        return
-    _silence.begin()
-    try:
-        yield
-    finally:
-        _silence.end()
-
-
-class _Silence:
-    """Turns the library's progress bars off while there are fetches without; its switch is one for all threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._n_fetches = 0
-        self._was_silent = False
-
-    def begin(self) -> None:
-        """Begin a fetch."""
-        with self._lock:
-            if not self._n_fetches:
-                self._was_silent = are_progress_bars_disabled()
-                disable_progress_bars()
-            self._n_fetches += 1
-
-    def end(self) -> None:
-        """End a fetch; the last one leaves the switch as the first one found it."""
-        with self._lock:
-            self._n_fetches -= 1
-            if not self._n_fetches and not self._was_silent:
-                enable_progress_bars()
-
-
-_silence = _Silence()
 
 
 @contextmanager

@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from rendering import Manifest, of_kind, pod_spec
 
-ENGINE = os.environ.get("NERVE_TEST_ENGINE") or shutil.which("podman") or shutil.which("docker")
-IMAGE = os.environ.get("NERVE_TEST_IMAGE")
+from containers import Container
+
 # Nginx 1.25.1 or later that stops on SIGQUIT, as the official image does.
 NGINX_IMAGE = os.environ.get("NERVE_TEST_NGINX_IMAGE")
 
 
-def engine(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command of the container engine. Output goes to files: podman's monitor keeps pipes open."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        done = subprocess.run(
-            [str(ENGINE), *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, check=False
-        )
-        out.seek(0)
-        err.seek(0)
-        result = subprocess.CompletedProcess(done.args, done.returncode, out.read(), err.read())
-    assert not check or result.returncode == 0, result.stderr
-    return result
-
-
-class Pod:
+class Pod(Container):
     """The containers of a rendered pod: the server, and its side-car in the same network and without any other.
 
     What asks them runs inside the server's.
@@ -50,20 +33,16 @@ class Pod:
         """Start it. folder: where volumes lie; secrets: contents by name and key."""
         self.spec = pod_spec(manifests)
         self.container = self.spec["containers"][0]
-        self.name = f"nerve-pod-{os.getpid()}-{time.monotonic_ns()}"
         self._maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
         self._folder, self._secrets = folder, secrets
-        self._start(self.name, self.container, image, "none")
-        self.side_cars = {each["name"]: f"{self.name}-{each['name']}" for each in self.spec["containers"][1:]}
+        super().__init__(image, ["--network=none", *self._options(self.container)], self.container["args"])
+        self.side_cars: dict[str, Container] = {}
         for each in self.spec["containers"][1:]:
             assert nginx_image is not None
-            self._start(self.side_cars[each["name"]], each, nginx_image, f"container:{self.name}")
-
-    def _start(self, name: str, container: dict[str, Any], image: str, network: str) -> None:
-        command = container.get("command", [])
-        options = ["--network", network, *self._options(container)]
-        options += [f"--entrypoint={json.dumps(command)}"] if command else []
-        engine("run", "--detach", "--name", name, *options, image, *container.get("args", []))
+            options = [f"--network=container:{self.name}", *self._options(each)]
+            if command := each.get("command"):
+                options.append(f"--entrypoint={json.dumps(command)}")
+            self.side_cars[each["name"]] = Container(nginx_image, options, each.get("args", []))
 
     def _options(self, container: dict[str, Any]) -> list[str]:
         context = self.spec["securityContext"] | container["securityContext"]
@@ -123,53 +102,13 @@ class Pod:
         seconds: int = self.spec["terminationGracePeriodSeconds"]
         return seconds
 
-    def execute(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command inside."""
-        return engine("exec", self.name, *command, check=check)
-
-    def ask(
-        self, path: str, body: Any = None, headers: dict[str, str] | None = None, *, port: int = 8000
-    ) -> tuple[int, str]:
-        """Return status and answer of a request, 0 where nobody listens. port: 8080 is the side-car's."""
-        program = (
-            "import sys, json, urllib.request, urllib.error\n"
-            "port, path, body, headers = json.loads(sys.argv[1])\n"
-            "data = None if body is None else json.dumps(body).encode()\n"
-            "headers = {'content-type': 'application/json', **headers}\n"
-            "request = urllib.request.Request(f'http://127.0.0.1:{port}' + path, data, headers)\n"
-            "try:\n"
-            "    answer = urllib.request.urlopen(request, timeout=20)\n"
-            "except urllib.error.HTTPError as error:\n"
-            "    answer = error\n"
-            "except OSError:\n"
-            "    print(0); sys.exit()\n"
-            "print(answer.status); print(answer.read().decode())\n"
-        )
-        said = self.execute("python", "-c", program, json.dumps([port, path, body, headers or {}])).stdout
-        status, _, text = said.partition("\n")
-        return int(status), text
-
-    def wait_until_ready(self, seconds: float = 120, *, port: int = 8000) -> float:
-        """Probe as the start-up probe does; return the seconds until it passes."""
-        started = time.monotonic()
+    def wait_until_ready(self, *, port: int = 8000) -> float:
+        """Probe as the start-up probe does; return the seconds until it passes. port: 8080 is the side-car's."""
         path = self.container["startupProbe"]["httpGet"]["path"]
-        while self.ask(path, port=port)[0] != 200:
-            assert time.monotonic() - started < seconds, self.log()
-            time.sleep(0.2)
-        return time.monotonic() - started
-
-    def state(self, name: str | None = None) -> dict[str, Any]:
-        """Return what the engine knows of a container, the server's unless it is named."""
-        (found,) = json.loads(engine("inspect", name or self.name).stdout)
-        state: dict[str, Any] = found["State"]
-        return state
-
-    def log(self) -> str:
-        """Return what the server has said."""
-        return engine("logs", self.name, check=False).stderr
+        return self.wait_for(lambda: self.ask(path, port=port)[0] == 200)
 
     def remove(self) -> None:
         """Take it away, running or not."""
-        for name in (*self.side_cars.values(), self.name):
-            engine("kill", name, check=False)
-            engine("rm", "--force", name, check=False)
+        for side_car in self.side_cars.values():
+            side_car.remove()
+        super().remove()
