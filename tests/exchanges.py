@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,19 @@ from nerve.http.routing import routes_of
 from nerve.observability.metrics import Metrics
 
 BODY = b'{"inputs": "anna lives in paris", "aggregation_strategy": "simple"}'
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, in this process or over HTTP."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the decoded body."""
+        return json.loads(self.body)
 
 
 class Probe:

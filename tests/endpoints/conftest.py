@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from exchanges import Probe, open_app, send
+from exchanges import Answer, Probe, open_app, send
 
 MODEL = "lookup"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        """Return the decoded body."""
-        return json.loads(self.body)
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,15 @@ is what the same page asks of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from builders import start_server, write_config
+from exchanges import Answer
 
 TEXT = "Anna Maria lives in Paris."
 MASKED = "<PER> lives in <LOC>."
@@ -104,6 +109,31 @@ SNOWFLAKE_HEADERS = {
     "sf-external-function-signature": "(N VARCHAR)",
     "sf-external-function-return-type": "VARCHAR(134217728)",
 }
+
+
+@pytest.fixture(scope="module", params=["in process", "over HTTP"])
+def ask(
+    request: pytest.FixtureRequest,
+    ask: Callable[..., Answer],
+    lookup_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., Answer]]:
+    """Ask the application of this process, then a server with the same limits."""
+    if request.param == "in process":
+        yield ask
+        return
+    folder = tmp_path_factory.mktemp("recorded")
+    limits = {"max_inputs": 8, "max_body_bytes": 200_000}
+    server = start_server(write_config(folder / "config.yaml", lookup_model, limits=limits))
+
+    def ask_server(path: str, body: object, content_type: str = "application/json", **headers: str) -> Answer:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        answer = server.client.post(path, content=raw, headers={"content-type": content_type, **headers})
+        return Answer(answer.status_code, dict(answer.headers), answer.content)
+
+    yield ask_server
+    server.close_connections()
+    assert server.stop() == 0
 
 
 def test_agentgateway(ask: Callable[..., Any]) -> None:
