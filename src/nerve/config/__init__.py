@@ -43,6 +43,7 @@ from nerve.config.selection import (
     default_config_text,
     find_config,
     has_config_file,
+    locate,
 )
 from nerve.config.terminal import pager
 
@@ -82,6 +83,7 @@ __all__ = [
     "load_api_key",
     "load_config",
     "load_redaction_key",
+    "locate",
     "model_name",
     "overridden_keys",
     "pager",

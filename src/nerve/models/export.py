@@ -23,12 +23,15 @@ from nerve.config import Device
 from nerve.errors import ModelError
 from nerve.models.exportable import REFUSED
 from nerve.models.traced_experts import use_traced_experts
+from nerve.observability.progress import progress
 from nerve.runtime.padded import Session
 from nerve.types import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from nerve.observability.progress import Task
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +44,16 @@ _TOLERANCE = 1e-4
 _MASK_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def export_checkpoint(source: str, target: Path, revision: str | None = None) -> float:
+def export_checkpoint(
+    source: str, target: Path, revision: str | None = None, *, show_progress: bool = False
+) -> float:
     """Write a model folder for the checkpoint `source` (a folder or a hub repository) at `target`.
 
-    Returns the largest difference of a logit from PyTorch's. Raises `ModelError`.
+    show_progress: draw bars on stderr. Returns the largest difference of a logit from PyTorch's. Raises `ModelError`.
     """
     torch, transformers = _import_export_libraries()
+    if not show_progress:
+        transformers.utils.logging.disable_progress_bar()  # it would draw into a log, too
     if target.exists():
         raise ModelError(f"{target} exists already; name a new folder")
     with _loading(source):
@@ -64,7 +71,8 @@ def export_checkpoint(source: str, target: Path, revision: str | None = None) ->
             attn_implementation="eager",
             trust_remote_code=False,
         ).eval()
-    with draft_beside(target) as folder:
+    steps = 1 + len(_CHECKED_LENGTHS)
+    with draft_beside(target) as folder, progress(f"tracing {source}", steps, show=show_progress) as task:
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         calibration = transformers.utils.cached_file(
@@ -77,7 +85,9 @@ def export_checkpoint(source: str, target: Path, revision: str | None = None) ->
         if calibration is not None:
             shutil.copyfile(calibration, folder / CALIBRATION)
         _trace(model, folder / "model.onnx", torch)
-        difference = _check_graph(model, folder / "model.onnx", torch)
+        task.advance()
+        task.describe(f"comparing {source} with PyTorch")
+        difference = _check_graph(model, folder / "model.onnx", torch, task)
         place(folder, target)
     return difference
 
@@ -114,6 +124,8 @@ def _import_export_libraries() -> tuple[Any, Any]:
         raise ModelError(
             f"`nerve export` needs PyTorch and transformers ({error.name} is missing); install nerve[export]"
         ) from error
+    # The hub's library would write its lines twice: by a handler of its own, and by those of the process.
+    logging.getLogger("huggingface_hub").handlers.clear()
     return torch, transformers
 
 
@@ -184,10 +196,10 @@ def _input_names(model: Any) -> list[str]:
     return list(_MASK_NAMES if uses_types else _MASK_NAMES[:2])
 
 
-def _check_graph(model: Any, path: Path, torch: Any) -> float:
+def _check_graph(model: Any, path: Path, torch: Any, task: Task) -> float:
     """Compare logits with PyTorch's on seeded random batches; returns the largest difference.
 
-    Raises `ModelError` when the graph fails or is not faithful.
+    task: is told of each batch. Raises `ModelError` when the graph fails or is not faithful.
     """
     settings = model.config.to_dict()
     pad_id = padding_id(settings)
@@ -217,6 +229,7 @@ def _check_graph(model: Any, path: Path, torch: Any) -> float:
                 f"{_TOLERANCE:g}; this architecture cannot be exported faithfully with these library versions, "
                 "or its answers change with the padding beside a text"
             )
+        task.advance()
     return largest
 
 
