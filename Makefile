@@ -38,7 +38,7 @@ PARITY_READY := $(PARITY)/.ready
 TYPES := .venv-types
 
 .PHONY: install serve test test-clients test-deploy test-docs test-image test-openvino test-package test-page test-scale docs reference \
-	check format lint types imports bench bench-quick golden parity zoo types-new types-try fuzz fuzz-quick \
+	check format lint types imports bench bench-quick golden parity zoo variants tokenizers types-new types-try fuzz fuzz-quick \
 	pictures audit clean
 
 install: $(READY)
@@ -126,6 +126,22 @@ zoo: $(PARITY_READY)
 	rm -rf tests/zoo/.made
 	$(PARITY)/bin/python tests/zoo/make_zoo.py tests/zoo/zoo.json tests/zoo/.made
 	$(PARITY)/bin/python tests/zoo/pack.py tests/zoo/.made tests/zoo/zoo.tar.xz
+
+# Variants of the zoo's checkpoints, some 85: made, and tried from folders and by name.
+variants: $(PARITY_READY) $(DEV_READY)
+	$(PARITY)/bin/python -m pip install --quiet sentencepiece==0.2.3 tiktoken==0.14.0
+	rm -rf tests/zoo/.variants
+	$(PARITY)/bin/python tests/zoo/variants.py tests/zoo/.variants
+	NERVE_VARIANTS=$(abspath tests/zoo/.variants) $(BIN)/python -m pytest tests/zoo/test_variants.py
+	$(PARITY)/bin/python tests/zoo/variants.py tests/zoo/.variants --pack
+
+# Tokenizers made from vocabularies against transformers': the zoo's and the small ones, a million random characters
+# each. About twenty minutes; the result is committed.
+tokenizers: $(PARITY_READY)
+	$(PARITY)/bin/python -m pip install --quiet sentencepiece==0.2.3 tiktoken==0.14.0
+	test -d tests/zoo/.made/models || { mkdir -p tests/zoo/.made && tar -xf tests/zoo/zoo.tar.xz -C tests/zoo/.made; }
+	$(PARITY)/bin/python tests/parity/compare_tokenizers.py tests/zoo/.made/models --out tests/parity/tokenizers.json
+
 # Compares the list of token-classification types that docs/explanation/architectures.md goes by with the newest release.
 types-new:
 	test -x $(TYPES)/bin/python || $(PYTHON) -m venv $(TYPES)

@@ -77,10 +77,8 @@ def test_what_is_not_built_is_refused_with_the_remedy(zoo: Path, slug: str) -> N
     assert "\n" not in message
 
 
-@pytest.fixture(scope="session")
-def by_name(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], dict[str, Any]]]:
-    """Serves a repository by its name, from a hub, with nothing here before; once for each."""
-    home = tmp_path_factory.mktemp("home")
+def serving_by_name(zoo: Path, home: Path) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """Yield what serves a repository of `zoo` by its name, from a hub, with nothing in `home` before; once for each."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NERVE_"))}
     with (
         HubStandIn(read_folder(zoo / "models")) as hub,
@@ -108,6 +106,12 @@ def by_name(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cal
             return found
 
         yield ask
+
+
+@pytest.fixture(scope="session")
+def by_name(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """Serves a repository by its name, from a hub, with nothing here before; once for each."""
+    yield from serving_by_name(zoo, tmp_path_factory.mktemp("home"))
 
 
 @pytest.mark.parametrize("slug", SERVED)
