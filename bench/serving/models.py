@@ -187,6 +187,18 @@ def built_graph(folder: Path, precision: str, name: str = "rampart") -> Path:
     return file
 
 
+def standard_graph(graph: Path) -> Path:
+    """Write a built graph in operators of ONNX alone, for runtimes that do not know ONNX Runtime's."""
+    import onnx  # noqa: PLC0415
+
+    from nerve.graph.standard import standardize  # noqa: PLC0415  the bench starts without our package as well
+
+    file = graph.with_name(f"{graph.stem}-standard.onnx")
+    if not file.exists() or file.stat().st_mtime < graph.stat().st_mtime:
+        onnx.save(standardize(onnx.load(graph)), file)
+    return file
+
+
 def checkpoint(folder: Path) -> Path:
     """Write the weights inside the ONNX file as safetensors, beside config and tokenizer, for transformers."""
     from safetensors.numpy import save_file  # noqa: PLC0415

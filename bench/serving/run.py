@@ -89,7 +89,10 @@ def learn_answers(server: Server, requests: Requests) -> Target:
             answers.append(answer)
             if server.spec.rows == "hello":
                 continue
-            fault = workload.find_fault(requests, index, answer, specials=server.spec.rows == "all")
+            has_specials = server.spec.rows == "all"
+            fault = workload.find_fault(
+                requests, index, answer, specials=has_specials, tolerance=server.spec.tolerance
+            )
             if fault:
                 raise Unavailable(f"{server.spec.label} answers wrongly: request {index}, {fault}")
     return Target(server.url, server.spec.route, requests.bodies, answers)

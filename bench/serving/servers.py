@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.paths import WORK
-from bench.serving.models import BenchModel, Unavailable
+from bench.serving.models import BenchModel, Unavailable, standard_graph
+from bench.serving.workload import TOLERANCE
 
 HERE = Path(__file__).parent
 ANSWERS = 10
@@ -41,10 +42,12 @@ class ServerSpec:
     workers: int | str = 1
     threads: int | str = 1
     model: str | None = None
+    graph: str = "built"  # or "standard": the same in operators of ONNX alone
     route: str = "/predict_tokens"
     rows: str = "all"
     settings: dict = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    tolerance: float = TOLERANCE
 
     @property
     def label(self) -> str:
@@ -80,7 +83,7 @@ def peer_environment(spec: ServerSpec, model: BenchModel, port: int) -> dict[str
         "BENCH_THREADS": str(in_cores(spec.threads)),
         "BENCH_TOKENIZER": str(model.folder / "tokenizer.json"),
         "BENCH_CONFIG": str(model.folder / "config.json"),
-        "BENCH_GRAPH": str(model.graph),
+        "BENCH_GRAPH": str(model.graph if spec.graph == "built" else standard_graph(model.graph)),
         "BENCH_CHECKPOINT": str(model.checkpoint),
         **model.environment,
         **spec.environment,

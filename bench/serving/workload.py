@@ -242,10 +242,12 @@ class Reference:
         return Requests(bodies, ids, expected, self.labels, workload.raw_scores)
 
 
-def find_fault(requests: Requests, index: int, answer: bytes, specials: bool = True) -> str | None:
+def find_fault(
+    requests: Requests, index: int, answer: bytes, specials: bool = True, tolerance: float = TOLERANCE
+) -> str | None:
     """Say what is wrong with the answer to request `index`; None when nothing is.
 
-    specials: whether rows of special tokens are part of the answer.
+    specials: whether rows of special tokens are part of the answer. tolerance: of a probability.
     """
     found = json.loads(answer)
     expected = requests.expected[index]
@@ -261,20 +263,22 @@ def find_fault(requests: Requests, index: int, answer: bytes, specials: bool = T
             got = row["token"], row["token_id"], row["start"], row["end"]
             if got != fields:
                 return f"text {number}: {got}, expected {fields}"
-            fault = find_score_fault(row["results"], requests, probabilities)
+            fault = find_score_fault(row["results"], requests, probabilities, tolerance)
             if fault:
                 return f"text {number}, {fields}: {fault}"
     return None
 
 
-def find_score_fault(results: dict[str, float], requests: Requests, probabilities: np.ndarray) -> str | None:
+def find_score_fault(
+    results: dict[str, float], requests: Requests, probabilities: np.ndarray, tolerance: float
+) -> str | None:
     by_label = dict(zip(requests.labels, probabilities.tolist(), strict=True))
     if len(results) != (len(by_label) if requests.raw_scores else 1):
         return f"{len(results)} labels"
-    if not requests.raw_scores and max(by_label.values()) - by_label[next(iter(results))] > TOLERANCE:
+    if not requests.raw_scores and max(by_label.values()) - by_label[next(iter(results))] > tolerance:
         return f"label {next(iter(results))}, expected {max(by_label, key=by_label.get)}"
     for label, score in results.items():
-        if abs(score - by_label[label]) > TOLERANCE:
+        if abs(score - by_label[label]) > tolerance:
             return f"{label} {score}, expected {by_label[label]}"
     return None
 

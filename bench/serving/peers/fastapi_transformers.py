@@ -1,5 +1,7 @@
 """Peer (b): FastAPI and transformers' token-classification pipeline on PyTorch; float16 on a GPU.
 
+On the CPU in float32, or as BENCH_DTYPE says.
+
 The pipeline gives one row per token without special tokens and only the best label; it is asked for
 nothing more, so its work is never larger than that of the others.
 """
@@ -19,7 +21,8 @@ device = os.environ.get("BENCH_DEVICE", "cpu")  # cpu | cuda
 classify = pipeline(
     "token-classification",
     model=AutoModelForTokenClassification.from_pretrained(
-        folder, dtype=torch.float16 if device == "cuda" else torch.float32
+        folder,
+        dtype=torch.float16 if device == "cuda" else getattr(torch, os.environ.get("BENCH_DTYPE", "float32")),
     ),
     tokenizer=AutoTokenizer.from_pretrained(folder, model_max_length=512),
     aggregation_strategy="none",

@@ -138,7 +138,9 @@ def why_no_bfloat16() -> str | None:
 
 @functools.cache
 def compare_products() -> tuple[float, float]:
-    """Return the seconds of one product on one thread, in bfloat16 and in float32, both by OpenVINO.
+    """Return the CPU seconds of one product on one thread, in bfloat16 and in float32, both by OpenVINO.
+
+    CPU time, because the clock on the wall also measures what else runs here, which must not decide about a start.
 
     Its products in float32 take as long as ONNX Runtime's (docs/decisions/0021).
     """
@@ -154,16 +156,16 @@ def compare_products() -> tuple[float, float]:
     for precision in (PRECISION, "f32"):
         settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
         requests.append(Core().compile_model(model, "CPU", settings).create_infer_request())
-    # In turns, so that what else the machine does hits both. The first calls prepare.
+    # In turns, so that a change of the cores' frequency hits both. The first calls prepare.
     times = [[_seconds_of(request, values) for request in requests] for _ in range(_PROBE_RUNS + 1)]
     ours, theirs = (min(found) for found in zip(*times[1:], strict=True))
     return ours, theirs
 
 
 def _seconds_of(request: Any, values: npt.NDArray[Any]) -> float:  # noqa: ANN401
-    started = time.perf_counter()
+    started = time.process_time()
     request.infer([values])
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def _read(source: bytes | Path) -> Any:  # noqa: ANN401
