@@ -147,8 +147,10 @@ def read_wrk(out: Path, connections: int, cpu_seconds: float) -> dict:
     }
 
 
-def open_loop(target: Target, rate: float, seconds: float, reuse: bool = True) -> dict:
-    """Send `rate` requests a second at constant intervals, whatever comes back."""
+def open_loop(
+    target: Target, rate: float, seconds: float, reuse: bool = True, seed: int | None = None
+) -> dict:
+    """Send `rate` requests a second at constant intervals, or with a seed at random moments, whatever comes back."""
     plan, out = WORK / "plan.json", WORK / "open.json"
     address = urlsplit(target.url)
     content = {
@@ -157,6 +159,7 @@ def open_loop(target: Target, rate: float, seconds: float, reuse: bool = True) -
         "requests": [raw_request(target, body, reuse).decode() for body in target.bodies],
         "rate": rate,
         "seconds": seconds,
+        "seed": seed,
         "connections": OPEN_CONNECTIONS,
         "reuse": reuse,
         "timeout": TIMEOUT_SECONDS,

@@ -1,11 +1,12 @@
-"""Open loop: requests leave at constant intervals whatever the server does; one thread, raw sockets, select.
+"""Open loop: requests leave at their moments whatever the server does; one thread, raw sockets, select.
 
 usage: python open_loop.py PLAN OUT
 
-PLAN is a JSON file: {host, port, requests, rate, seconds, connections, reuse, timeout}; `requests` are whole HTTP/1.1
-requests, sent in turn. OUT gets {lateness_us, latency_us, answers, unanswered, connects}: how late each request left,
-how long after its intended moment its answer was complete, [request, status, body, count] for each different answer,
-requests that got none in time or whose connection broke, and connections opened.
+PLAN is a JSON file: {host, port, requests, rate, seconds, seed, connections, reuse, timeout}; `requests` are whole
+HTTP/1.1 requests, sent in turn: at constant intervals where `seed` is null, else at random moments (a Poisson process).
+OUT gets {lateness_us, latency_us, answers, unanswered, connects}: how late each request left, how long after its
+intended moment its answer was complete, [request, status, body, count] for each different answer, requests that got
+none in time or whose connection broke, and connections opened.
 
 It takes 0.2 ms of CPU a request where k6 takes 0.9 (selftest.py): of the two cores that serve 200 requests a second k6
 takes 18 % of one away from the server. Waiting is left to `select`, which is exact to microseconds where epoll counts
@@ -13,6 +14,7 @@ milliseconds. Connections are opened beforehand, and more when all are busy.
 """
 
 import json
+import random
 import select
 import socket
 import sys
@@ -76,14 +78,23 @@ class Connection:
         return int(head.split(b" ", 2)[1]), body
 
 
+def list_moments(rate: float, seconds: float, seed: int | None) -> list[float]:
+    """Return when each request leaves; as many with a seed as without, at moments that know nothing of each other."""
+    count = round(rate * seconds)
+    if seed is None:
+        return [number / rate for number in range(count)]
+    chance = random.Random(seed)
+    return sorted(chance.uniform(0, seconds) for _ in range(count))
+
+
 class Load:
     """The requests of a run, and what became of them."""
 
     def __init__(self, plan: dict) -> None:
         self._address = plan["host"], plan["port"]
         self._requests = [request.encode() for request in plan["requests"]]
-        self._interval = 1 / plan["rate"]
-        self._count = round(plan["rate"] * plan["seconds"])
+        self._moments = list_moments(plan["rate"], plan["seconds"], plan["seed"])  # seconds from the start
+        self._count = len(self._moments)
         self._reuse = plan["reuse"]
         self._timeout = plan["timeout"]
         self._idle: list[Connection] = []
@@ -100,7 +111,7 @@ class Load:
     def run(self) -> None:
         """Send all, and wait for the answers."""
         start = time.perf_counter() + 0.1
-        self._due = [start + number * self._interval for number in range(self._count)]
+        self._due = [start + moment for moment in self._moments]
         sent = 0
         while sent < self._count or self._busy:
             now = time.perf_counter()
