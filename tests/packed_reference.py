@@ -68,19 +68,20 @@ def attend(
     num_heads: int,
     scale: float,
 ) -> Array:
-    """Attention within each sequence; a bias of one head serves all."""
+    """Attention within each sequence; a bias of one head, or of one sequence, serves all."""
     query, key, content = parts
     check_layout(token_offset, cu_seqlens, len(query))
     result = np.zeros_like(query)
     size = query.shape[1] // num_heads
     factor = scale or 1 / math.sqrt(size)
-    for start, end in pairwise(cu_seqlens):
+    for number, (start, end) in enumerate(pairwise(cu_seqlens)):
         for head in range(num_heads):
             columns = slice(head * size, (head + 1) * size)
             scores = query[start:end, columns] @ key[start:end, columns].T * factor
             if attention_bias is not None:
                 which = head if attention_bias.shape[1] > 1 else 0
-                scores = scores + attention_bias[0, which, : end - start, : end - start]
+                of = number if attention_bias.shape[0] > 1 else 0
+                scores = scores + attention_bias[of, which, : end - start, : end - start]
             weight = np.exp(scores - scores.max(axis=1, keepdims=True))
             weight /= weight.sum(axis=1, keepdims=True)
             result[start:end, columns] = weight @ content[start:end, columns]
@@ -242,6 +243,8 @@ def on_cpu(source: bytes) -> bytes:
     constants = {
         "cpu.zero": np.zeros((), dtype),
         "cpu.far": np.full((), -1e4, dtype),
+        "cpu.keep": np.array([0], np.int64),
+        "cpu.all": np.array([-1], np.int64),
         "cpu.axis0": np.array([0], np.int64),
         "cpu.axis1": np.array([1], np.int64),
         "cpu.from": np.array(0, np.int32),
@@ -274,8 +277,10 @@ def on_cpu(source: bytes) -> bytes:
         elif node.op_type == "PackedMultiHeadAttention":
             for part, given in zip("qkv", node.input, strict=False):
                 swapped.append(helper.make_node("Identity", [given], [f"{node.name}.{part}"]))
-            width = next(n for n in nodes if n.output[0] == node.input[0]).input[1]
-            swapped += _attention(node, node.input[6:], _width_of(model, width), constants, dtype)
+            source = next(n for n in nodes if n.output[0] == node.input[0])
+            width = source.input[1]  # of a bias its length, of rows their shape
+            extent = sizes[width][-1] if source.op_type == "Add" else _width_of(model, width)
+            swapped += _attention(node, node.input[6:], extent, constants, dtype)
         else:
             swapped.append(node)
     del model.graph.node[:]
@@ -322,8 +327,20 @@ def _attention(node: Any, bias: list[str], hidden: int, constants: dict[str, Arr
     last = f"{name}.masked"
     if bias:
         nodes += [
-            helper.make_node("Squeeze", [bias[0], "cpu.axis0"], [f"{name}.bias3"]),
-            helper.make_node("Gather", [f"{name}.bias3", "cpu.place"], [f"{name}.rows"], axis=1),
+            # (heads, sequences * S, S), of one sequence where the bias is the same in all.
+            helper.make_node("Shape", [bias[0]], [f"{name}.sequences"], start=0, end=1),
+            helper.make_node("Shape", [bias[0]], [f"{name}.room"], start=3, end=4),
+            helper.make_node("Transpose", [bias[0]], [f"{name}.by_head"], perm=[1, 0, 2, 3]),
+            helper.make_node(
+                "Concat", ["cpu.keep", "cpu.all", f"{name}.room"], [f"{name}.bias_shape"], axis=0
+            ),
+            helper.make_node("Reshape", [f"{name}.by_head", f"{name}.bias_shape"], [f"{name}.bias3"]),
+            helper.make_node("Cast", ["cpu.sequence"], [f"{name}.sequence64"], to=TensorProto.INT64),
+            helper.make_node("Mod", [f"{name}.sequence64", f"{name}.sequences"], [f"{name}.which"]),
+            helper.make_node("Mul", [f"{name}.which", f"{name}.room"], [f"{name}.first"]),
+            helper.make_node("Cast", ["cpu.place"], [f"{name}.place64"], to=TensorProto.INT64),
+            helper.make_node("Add", [f"{name}.first", f"{name}.place64"], [f"{name}.row"]),
+            helper.make_node("Gather", [f"{name}.bias3", f"{name}.row"], [f"{name}.rows"], axis=1),
             helper.make_node("Gather", [f"{name}.rows", "cpu.place"], [f"{name}.cells"], axis=2),
             helper.make_node("Add", [last, f"{name}.cells"], [f"{name}.biased"]),
         ]

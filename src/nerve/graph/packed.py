@@ -22,14 +22,14 @@ from onnx import TensorProto, helper
 
 from nerve.errors import ModelError
 from nerve.graph import builder
-from nerve.graph.architectures.deberta import NO_DISTANCES
+from nerve.graph.architectures.deberta import NO_CONVOLUTION
 from nerve.graph.architectures.encoder import Activation
 from nerve.graph.architectures.privacy_filter import NO_EXPERTS
 from nerve.graph.architectures.reading import NotBuildable
 from nerve.graph.attention import repeat_heads, rotate
 from nerve.graph.embedding import add_embeddings
 from nerve.graph.layers import LayerWriter
-from nerve.graph.relative import bias_by_distance
+from nerve.graph.relative import PackedDisentangled, bias_by_distance
 from nerve.graph.writing import GraphWriter, add_bias
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 # Positions of an encoder that bounds none: `distances` goes as far to each side.
 _FARTHEST = 2**15
+# Numbers for each head and pair of tokens that exist at once where scores have parts by distance: the products with up
+# to twice as many rows, their two lookups and their sum, and the scores.
+_PARTS_BY_DISTANCE = 6
 # Added to scores that are masked; float16 holds it, and no weight is left of it in a softmax.
 _MASKED = -1e4
 
@@ -52,8 +55,6 @@ def build(encoder: Encoder, *, half: bool) -> onnx.ModelProto:
 
     Raises `ModelError` when a weight is too large for float16, `NotBuildable` when the encoder has no packed form.
     """
-    if encoder.distance_rows is not None:
-        raise NotBuildable(NO_DISTANCES)
     graph = _PackedWriter(half)
     layers = _PackedLayers(graph, encoder)
     embeddings = add_embeddings(graph, encoder, "position_ids")  # (1, T, H)
@@ -62,7 +63,9 @@ def build(encoder: Encoder, *, half: bool) -> onnx.ModelProto:
     model = _finish(graph, len(encoder.classifier.weight), has_distances=layers.has_distances)
     # What the host must know to fill the inputs; it travels with the graph, also through the cache.
     facts = {"n_words": str(len(encoder.words)), "n_positions": str(encoder.n_positions or _FARTHEST)}
-    if not half:  # of float16 fused kernels do without the scores
+    if encoder.distance_rows is not None:
+        facts["n_score_heads"] = str(_PARTS_BY_DISTANCE * encoder.heads)
+    elif not half:  # of float16 fused kernels do without the scores
         facts["n_score_heads"] = str(encoder.heads)
     if encoder.padding_id is not None:
         facts["padding_id"] = str(encoder.padding_id)
@@ -98,7 +101,13 @@ class _PackedLayers(LayerWriter):
             self._biases[None] = self._learned_bias(encoder.relative_bias)
         for window in {layer.window for layer in encoder.layers if layer.window is not None}:
             self._biases[window] = self._band(window)
-        self.has_distances = bool(self._biases)
+        self._disentangled = None
+        if encoder.distance_rows is not None:
+            n_positions = encoder.n_positions or _FARTHEST
+            self._disentangled = PackedDisentangled(
+                graph, encoder.distance_rows, n_positions, encoder.heads, encoder.head_size
+            )
+        self.has_distances = bool(self._biases) or encoder.distance_rows is not None
         self._positions = ""
         if any(layer.rotary is not None for layer in encoder.layers):
             places = graph.node("Cast", ["position_ids"], "long_positions", to=TensorProto.INT64)
@@ -111,7 +120,8 @@ class _PackedLayers(LayerWriter):
         return super().products(index, site, value, layers)
 
     def _is_plain(self, layer: Layer) -> bool:
-        return layer.rotary is None and self.encoder.key_heads is None
+        has_parts = self.encoder.distance_rows is not None
+        return layer.rotary is None and self.encoder.key_heads is None and not has_parts
 
     def attend(self, index: int, parts: list[str]) -> str:
         """Add attention within each sequence."""
@@ -137,6 +147,10 @@ class _PackedLayers(LayerWriter):
             add_bias(graph, part, projection.bias, f"{name}.{kind}")
             for part, (kind, projection) in zip(parts, layer.projections.items(), strict=True)
         ]
+        if self._disentangled is not None:
+            places.append(self._disentangled.bias(layer, parts[0], parts[1], name))
+            inputs = [*parts, "", *places]
+            return graph.node("PackedMultiHeadAttention", inputs, f"{name}.attention", fused=True, **options)
         # Each token is a sequence of its own, (T, 1, K): a row is longer than the tables of rotary positions.
         parts = [graph.node("Unsqueeze", [part, graph.integers(1)], f"{part}.alone") for part in parts]
         parts = repeat_heads(
@@ -153,7 +167,7 @@ class _PackedLayers(LayerWriter):
 
     def convolve(self, convolution: Convolution, embeddings: str, hidden: str) -> str:
         """Refuse: a token in the row does not know its neighbours of the same sequence."""
-        raise NotBuildable("a convolution has no packed form for a GPU")
+        raise NotBuildable(NO_CONVOLUTION)
 
     def skip_norm(self, value: str, skip: str, bias: FloatArray | None, norm: Norm | None, name: str) -> str:
         """Normalise value + skip + bias in one operator."""

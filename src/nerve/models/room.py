@@ -41,6 +41,8 @@ _USUAL_HEADS, _USUAL_HIDDEN = 16, 1024
 _SQUARES = {GraphKind.BUILT: 1, GraphKind.STANDARD: 8, GraphKind.PACKED: 0, GraphKind.READY: 8}
 # Built graphs whose scores get a part by distance: MPNet adds a table, DeBERTa shifts two products of twice the size.
 _SQUARES_BY_DISTANCE = {"mpnet": 2, "deberta": 7, "deberta-v2": 7}
+# Packed graphs keep no scores, but DeBERTa's parts by distance.
+_SQUARES_PACKED = {"deberta": 7, "deberta-v2": 7}
 # Chunks of local attention are so much longer than its window, at most.
 _CHUNK_MORE = 15
 # Experts that each token takes, and rows of a float of their inner width for each of them, in units of _INNER_ROWS.
@@ -76,6 +78,8 @@ class Room:
         """Estimate what a call with windows of so many tokens takes."""
         squares, across = _SQUARES[self.kind], n_tokens
         by_distance = _SQUARES_BY_DISTANCE.get(str(self.settings.get("model_type")))
+        if self.kind is GraphKind.PACKED:
+            squares = _SQUARES_PACKED.get(str(self.settings.get("model_type")), 0)
         if self.kind is GraphKind.BUILT:
             squares = by_distance or squares
             if self.windows is not None:

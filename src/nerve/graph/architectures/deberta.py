@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nerve.graph.architectures.reading import Tensors
     from nerve.types import FloatArray
 
-NO_DISTANCES = "attention by distances of DeBERTa's kind has no packed form for a GPU"
+NO_CONVOLUTION = "a convolution has no packed form for a GPU"
 _PREFIX = "deberta."
 _EPSILON = 1e-7
 # Where buckets of distances end to differ is looked for up to here.
@@ -83,10 +83,6 @@ class DebertaForm:
         self.distances(config)
         if config.get("talking_head"):
             raise NotBuildable("config.json sets talking_head")
-
-    def why_not_packed(self, config: Mapping[str, Any]) -> str | None:
-        """Say why there is no graph for a GPU."""
-        return NO_DISTANCES if self.distances(config).is_used else None
 
     def distances(self, config: Mapping[str, Any]) -> Distances:
         """Read what the config says of distances."""
@@ -271,6 +267,10 @@ class _SecondForm(DebertaForm):
             else:
                 found.append(own if is_shared else tensors.linear(start + name, hidden, hidden))
         return found[0], found[1]
+
+    def why_not_packed(self, config: Mapping[str, Any]) -> str | None:
+        """Say why there is no graph for a GPU."""
+        return NO_CONVOLUTION if read_integer(config, "conv_kernel_size", 0) else None
 
     def _convolution(self, config: Mapping[str, Any], tensors: Tensors, hidden: int) -> Convolution | None:
         size = read_integer(config, "conv_kernel_size", 0)
