@@ -1,10 +1,12 @@
 """Rows of a corpus through `nerve predict`: one process, Ray, and nodes that are pinned to cores; memory on the way.
 
-Every case answers the same rows until it is stopped; its rate is that of the manifest from some seconds after its
-first part on, so that starts do not count. Cases of a round follow each other, and ratios are made within each round.
-Needs the environment of `make test-scale`, root (network namespaces), two cores and a quiet machine.
+Every case answers the same rows until it is stopped; its rate is that of the manifest from its first rows on, so that
+starts do not count. Rows come in bursts of a batch each, so a rate goes from one burst to another. Cases of a round
+follow each other, and ratios are made within each round. `busy` is the share of the machine's cores that computed.
+Needs the environment of `make test-scale`, root (network namespaces), two cores and a quiet machine; the defaults take
+about eleven minutes.
 
-usage: .venv-scale/bin/python -m bench.corpora [--seconds 25] [--rounds 2] [--models tiny rampart]
+usage: .venv-scale/bin/python -m bench.corpora [--seconds 18] [--rounds 3] [--models tiny rampart] [--cases here ray]
 """
 
 import argparse
@@ -34,6 +36,7 @@ from bench.serving.workload import make_text
 PART_BYTES = {"tiny": 100_000, "rampart": 4_000}
 # What the two ratios of a round are.
 RATIOS = {"ray over one process": ("ray", "here"), "two nodes over two processes": ("nodes", "processes")}
+CASES = ("here", "ray", "processes", "nodes")
 _DISTINCT = 2_000
 
 
@@ -42,9 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=25)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=18)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=["tiny", "rampart"], choices=PART_BYTES)
+    parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
     parser.add_argument("--out", type=Path, default=RESULTS / "corpora.json")
     options = parser.parse_args()
     isolate("bench.corpora")
@@ -54,7 +58,7 @@ def main() -> None:
         model = find_model(name)
         WORK.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="corpora-", dir=WORK) as folder:
-            result[name] = compare(model, Path(folder), options.seconds, options.rounds)
+            result[name] = compare(model, Path(folder), options)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -72,27 +76,28 @@ def isolate(module: str) -> None:
     os.execvp("unshare", ["unshare", "--net", "bash", "-c", command, "bash", *inner])  # noqa: S606, S607
 
 
-def compare(model: BenchModel, place: Path, seconds: float, rounds: int) -> dict:
+def compare(model: BenchModel, place: Path, options: argparse.Namespace) -> dict:
     """Measure all cases in turn, some rounds."""
     config = write_config(model, place)
     for half in ("a", "b"):
         write_corpus(model, place / f"{half}.jsonl", 40.0 if model.name == "tiny" else 4.0)
     part = str(PART_BYTES[model.name])
     seen: dict[str, list[dict]] = {}
-    for number in range(rounds):
-        for case in ("here", "ray", "processes", "nodes"):
+    for number in range(options.rounds):
+        for case in options.cases:
             print(model.name, case, number + 1, file=sys.stderr)
             with ExitStack() as stack:
                 out = place / "out"
                 commands = commands_of(case, config, out, part, stack)
-                seen.setdefault(case, []).append(measure(commands, place, out, seconds))
+                seen.setdefault(case, []).append(measure(commands, place, out, options.seconds))
             shutil.rmtree(out)
     ratios = {
         name: [one["rows_per_s"] / other["rows_per_s"] for one, other in zip(seen[a], seen[b], strict=True)]
         for name, (a, b) in RATIOS.items()
+        if {a, b} <= seen.keys()
     }
     return {
-        "seconds": seconds,
+        "seconds": options.seconds,
         "cases": seen,
         "ratios": {name: [round(value, 3) for value in values] for name, values in ratios.items()},
         "medians": {name: round(statistics.median(values), 3) for name, values in ratios.items()},
@@ -143,12 +148,13 @@ def measure(commands: list[list[str]], place: Path, out: Path, seconds: float) -
     """Run processes until all of them have answered for some seconds."""
     with tempfile.TemporaryFile() as said:
         running = [subprocess.Popen(command, cwd=place, stderr=said) for command in commands]
-        series: list[tuple[float, int]] = []
+        # When rows came, how many there were then, and what the cores had done.
+        series: list[tuple[float, int, tuple[int, int]]] = []
         memory: list[int] = []
         try:
             end = time.monotonic() + 180
             while time.monotonic() < end:
-                time.sleep(0.25)
+                time.sleep(0.2)
                 rows = [rows_of(folder) for folder in sorted(out.glob("*"))]
                 if any(process.poll() is not None for process in running):
                     said.seek(0)
@@ -156,19 +162,27 @@ def measure(commands: list[list[str]], place: Path, out: Path, seconds: float) -
                 if len(rows) == len(running) and all(rows):
                     if not series:
                         end = time.monotonic() + seconds
-                    series.append((time.monotonic(), sum(rows)))
+                    if not series or sum(rows) > series[-1][1]:
+                        series.append((time.monotonic(), sum(rows), machine_ticks()))
                     memory.append(sum(map(rss_mb, (process.pid for process in running))))
         finally:
             for process in running:
                 process.send_signal(signal.SIGINT)
             for process in running:
                 process.wait()
-    (begun, before), (ended, after) = series[0], series[-1]
+    (begun, before, ticks), (ended, after, later) = series[0], series[-1]
     return {
         "rows_per_s": round((after - before) / (ended - begun), 2),
         "rows": after - before,
+        "busy": round((later[0] - ticks[0]) / (later[1] - ticks[1]), 3),
         "rss_mb": {"first": memory[0], "last": memory[-1], "most": max(memory)},
     }
+
+
+def machine_ticks() -> tuple[int, int]:
+    """Return what all cores have done since the machine started: ticks of work, and of everything."""
+    ticks = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 def rows_of(folder: Path) -> int:
