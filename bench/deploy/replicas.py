@@ -10,19 +10,22 @@ Two and three servers of the default model (float32), one engine thread each, on
 - draining: one server gets SIGTERM under load and goes.
 - rolling: every server in turn gets SIGTERM, is started anew, and the next follows three seconds after readiness.
 
-In the last four no request may fail. Writes bench/results/replicas.json. Needs nginx.
+In the last four no request may fail. Rounds follow each other; `servers` has the medians, and the sums of what was
+answered and of what failed. Writes bench/results/replicas.json. Needs nginx; the defaults take about seven minutes.
 
 With --docs it renders the result file into docs/benchmarks/replicas.md.
 
-usage: python -m bench.deploy.replicas [--seconds 10] [--docs]
+usage: python -m bench.deploy.replicas [--seconds 6] [--rounds 3] [--docs]
 """
 
 import argparse
 import json
 import signal
+import statistics
 import threading
 import time
 from datetime import UTC, datetime
+from itertools import chain
 
 from bench.deploy.fleet import PASSIVE_HEALTH_SECONDS, Clients, Fleet, bodies_of, fleet
 from bench.paths import REPOSITORY, RESULTS
@@ -119,6 +122,28 @@ def measure(count: int, seconds: float) -> dict:
     return found
 
 
+def middle(rounds: list[dict]) -> dict:
+    """Return one case of several rounds: medians, sums of `answered` and `failed`, every exit status."""
+    found: dict = {}
+    for name in dict.fromkeys(name for each in rounds for name in each):
+        values = [each[name] for each in rounds if name in each]
+        if name == "failed":
+            found[name] = {kind: sum(each.get(kind, 0) for each in values) for kind in {*chain(*values)}}
+        elif name == "exit_statuses":
+            found[name] = [status for each in values for status in each]
+        elif name == "exit_status":
+            found[name] = max(values, key=abs)
+        elif name == "answered":
+            found[name] = sum(values)
+        elif isinstance(values[0], dict):
+            found[name] = middle(values)
+        elif isinstance(values[0], list):
+            found[name] = [round(statistics.median(each), 3) for each in zip(*values, strict=True)]
+        else:
+            found[name] = round(statistics.median(values), 2)
+    return found
+
+
 def render(content: dict) -> str:
     """Return the results as Markdown."""
     lines = [
@@ -138,7 +163,8 @@ def render(content: dict) -> str:
     facts = content["machine"]
     lines += [
         "",
-        f"{answered} answers. {content['seconds']:g} s of load each (less or more where the fault takes its own time), "
+        f"{answered} answers in {len(content.get('rounds', [0]))} rounds, of which these are the medians (the longest, too). "
+        f"{content['seconds']:g} s of load each (less or more where the fault takes its own time), "
         f"{content['started'][:10]}, commit {content['commit']}, {facts['cores']} cores of {facts['cpu']}, load "
         f"before: {facts['load_before']:.1f}.",
     ]
@@ -149,7 +175,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--servers", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--docs", action="store_true", help="measure nothing; render the result file")
     arguments = parser.parse_args()
@@ -157,11 +184,19 @@ def main() -> None:
         fill(PAGE, render(json.loads(FILE.read_text())), BEGIN)
         return
     facts = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **machine.describe()}
-    measured = {str(count): measure(count, arguments.seconds) for count in arguments.servers}
-    FILE.write_text(json.dumps({**facts, "seconds": arguments.seconds, "servers": measured}, indent=1) + "\n")
+    rounds = [
+        {str(count): measure(count, arguments.seconds) for count in arguments.servers}
+        for _ in range(arguments.rounds)
+    ]
+    servers = {
+        count: {name: middle([each[count][name] for each in rounds]) for name in parts}
+        for count, parts in rounds[0].items()
+    }
+    content = {**facts, "seconds": arguments.seconds, "servers": servers, "rounds": rounds}
+    FILE.write_text(json.dumps(content, indent=1) + "\n")
     lost = {
         count: sum(sum(part["failed"].values()) for part in parts.values())
-        for count, parts in measured.items()
+        for count, parts in servers.items()
     }
     print("failed requests by number of servers:", lost)
     assert not any(lost.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import signal
@@ -253,6 +254,43 @@ def test_bad_rows_go_to_an_error_part(nerve: Call, tmp_path: Path) -> None:
     (error,) = lines(files_out["_errors/c.csv.jsonl"])
     assert "no column `text`" in error["reason"]
     assert (tmp_path / "out/_errors/a.jsonl.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_compressed_corpus_is_read_over_and_goes_on(nerve: Call, tmp_path: Path) -> None:
+    """Its parts are those of the file that is in it, also after a cut; what is damaged costs what is behind it."""
+    write_rows(tmp_path / "a.jsonl", 900)
+    content = (tmp_path / "a.jsonl").read_bytes()
+    (tmp_path / "in").mkdir()
+    packed = gzip.compress(content, 1)
+    (tmp_path / "in/a.jsonl.gz").write_bytes(packed)
+    common = ["--part-bytes", "5000", "--no-text"]
+    assert nerve("predict", *common, "--file", "in", "--output", "packed").returncode == 0
+    assert nerve("predict", *common, "--file", "a.jsonl", "--output", "plain").returncode == 0
+
+    def answers(folder: str) -> dict[str, list[dict[str, Any]]]:
+        files = tree(tmp_path / folder).items()
+        return {name: [{**line, "file": ""} for line in lines(part)] for name, part in files}
+
+    assert answers("packed") == answers("plain")
+    manifest = tmp_path / "packed/_manifest.jsonl"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(b"".join(whole.splitlines(keepends=True)[:4]))
+    assert nerve("predict", *common, "--file", "in", "--output", "packed", "--resume").returncode == 0
+    assert (manifest.read_bytes(), answers("packed")) == (whole, answers("plain"))
+
+    (tmp_path / "in/a.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    (tmp_path / "in/b.txt").write_text("Anna\n")
+    done = nerve("predict", *common, "--file", "in", "--output", "cut")
+    assert (done.returncode, done.stderr) == (1, b"nerve: cannot read in/a.jsonl.gz: cut short\n")
+    done = nerve("predict", *common, "--file", "in", "--output", "cut", "--resume", "--skip-bad")
+    assert done.returncode == 0
+    found = answers("cut")
+    (bad,) = (line for name, part in found.items() if name.startswith("_errors") for line in part)
+    assert (bad["row"], bad["reason"]) == (0, "cannot read in/a.jsonl.gz: cut short")
+    ids = [line["id"] for name, part in sorted(found.items()) if name.startswith("a-") for line in part]
+    assert ids == list(range(len(ids)))
+    assert len(ids) > 300
+    assert len(found["b.txt.jsonl"]) == 1
 
 
 def test_bad_rows_on_a_stream_are_said(nerve: Call) -> None:

@@ -89,8 +89,8 @@ def config_of(options: argparse.Namespace) -> Config | None:
 def run_rows(options: argparse.Namespace, config: Config | None, wish: Wish) -> Totals:
     """Answer all rows. Raises `NerveError`s and `BrokenPipeError`."""
     sources = _sources(options, wish)
-    size = sum(source.size or 0 for source in sources)
-    total = size if all(source.size is not None and not source.texts for source in sources) else None
+    sizes = [source.n_bytes for source in sources if source.n_bytes is not None]
+    total = sum(sizes) if len(sizes) == len(sources) else None
     with ExitStack() as stack:
         opened: FolderOutput | None = None
         if goes_to_folder(

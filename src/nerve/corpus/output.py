@@ -236,7 +236,7 @@ class FolderOutput:
         """See `Output`."""
         if not self._splits or source.kind is Kind.WHOLE or source.texts:
             return None
-        if source.size is not None and source.size <= self._part_bytes:
+        if source.n_bytes is not None and source.n_bytes <= self._part_bytes:
             return None
         is_counted = source.kind is Kind.PARQUET
         return max(1, self._part_bytes // _BYTES_OF_A_ROW) if is_counted else self._part_bytes
@@ -259,6 +259,8 @@ class FolderOutput:
         """Return the path of a part below the folder."""
         kind = self._kind_of(source)
         name = PurePosixPath(source.name)
+        if source.is_packed:
+            name = name.with_suffix("")
         if kind not in (source.kind, Kind.WHOLE) and source.path is not None:
             name = name.with_name(f"{name.name}.{kind.value}")
         elif source.path is None:

@@ -11,7 +11,7 @@ import hashlib
 import sys
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -19,6 +19,8 @@ from nerve.corpus.records import BadRow, InputError, Position, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from nerve.corpus.streams import Stream
 
 # A row above this is bad: no model answers a text of that size, and memory must not depend on the input.
 MOST_ROW_BYTES = 16 << 20
@@ -64,7 +66,7 @@ class Lines:
     digests: keep a digest of all bytes, for streams that cannot seek.
     """
 
-    def __init__(self, stream: BinaryIO, title: str, *, digests: bool = False) -> None:
+    def __init__(self, stream: Stream, title: str, *, digests: bool = False) -> None:
         self.title = title
         self.position = Position()
         self._stream = stream
@@ -212,7 +214,7 @@ class WholeReader:
     head = None
     unit_bytes = 1.0
 
-    def __init__(self, stream: BinaryIO, title: str, file: str | None) -> None:
+    def __init__(self, stream: Stream, title: str, file: str | None) -> None:
         self.position = Position()
         self._stream = stream
         self._title = title

@@ -186,8 +186,8 @@ class Run:
 
     def _skip(self, source: Source, n_done: float) -> None:
         """Say that the rest of a file holds no row, or was written by an earlier try."""
-        if source.size is not None and not source.texts:
-            self._say(source.size - n_done, 0)
+        if source.n_bytes is not None:
+            self._say(source.n_bytes - n_done, 0)
 
     def _commit_whole(self) -> None:
         """Hand over the parts that are whole, in order."""

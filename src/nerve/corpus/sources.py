@@ -9,11 +9,12 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from nerve.corpus.columnar import ParquetReader
 from nerve.corpus.readers import CsvReader, JsonReader, Lines, TextReader, WholeReader
 from nerve.corpus.records import BadRow, InputError, Position, Record
+from nerve.corpus.streams import PACKED, Stream, open_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,6 +68,16 @@ class Source:
         return None if self.path is None else self.title
 
     @property
+    def is_packed(self) -> bool:
+        """Tell whether the file is compressed; its rows are what is in it."""
+        return self.path is not None and self.path.suffix.lower() in PACKED
+
+    @property
+    def n_bytes(self) -> int | None:
+        """Bytes of all rows; None where nobody knows before they are read."""
+        return None if self.texts or self.is_packed else self.size
+
+    @property
     def can_seek(self) -> bool:
         """Tell whether it can be read from any place on."""
         return self.size is not None
@@ -90,18 +101,17 @@ class Source:
             yield self._read(stream, column, start)
 
     @contextmanager
-    def _stream(self) -> Iterator[BinaryIO]:
+    def _stream(self) -> Iterator[Stream]:
         if self.path is None:
-            yield sys.stdin.buffer
+            yield Stream(sys.stdin.buffer, self.title)
             return
+        stream = open_stream(self.path, self.title)
         try:
-            stream = self.path.open("rb")
-        except OSError as error:
-            raise InputError(f"cannot read {self.title}: {error.strerror}") from None
-        with stream:
             yield stream
+        finally:
+            stream.close()
 
-    def _read(self, stream: BinaryIO, column: str, start: Position) -> Reader:
+    def _read(self, stream: Stream, column: str, start: Position) -> Reader:
         if self.kind is Kind.WHOLE:
             return WholeReader(stream, self.title, self.file)
         lines = Lines(stream, self.title, digests=not self.can_seek)
@@ -227,7 +237,7 @@ def _of_folder(folder: Path, base: Path, kind: Kind | None, without: Path | None
         )
         for name in sorted(names):
             path = here / name
-            if name[0] in "._" or not path.is_file() or (wanted and path.suffix.lower() not in wanted):
+            if name[0] in "._" or not path.is_file() or (wanted and _suffix_of(path) not in wanted):
                 continue
             n_found += 1
             yield _file(path, str(path), path.relative_to(base).as_posix(), kind)
@@ -236,8 +246,14 @@ def _of_folder(folder: Path, base: Path, kind: Kind | None, without: Path | None
         raise InputError(f"{folder} has {what}")
 
 
+def _suffix_of(path: Path) -> str:
+    """Return the ending that names a format; the one of a compressed file stands before its own."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix in PACKED else suffix
+
+
 def _file(path: Path, title: str, name: str, kind: Kind | None) -> Source:
-    chosen = kind or _SUFFIXES.get(path.suffix.lower(), Kind.TEXT)
+    chosen = kind or _SUFFIXES.get(_suffix_of(path), Kind.TEXT)
     try:
         status = path.stat()
     except OSError as error:
