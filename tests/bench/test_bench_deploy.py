@@ -7,6 +7,7 @@ import yaml
 
 from bench.deploy.autoscaler import Autoscaler, Metric, wish
 from bench.deploy.capacity import MODELS, Figures, NotPossible, plan, read_figures
+from bench.deploy.replicas import middle
 from bench.deploy.scaling import VALUES, Service, percentile, replay
 from bench.paths import BENCH
 
@@ -119,3 +120,27 @@ def test_capacity_stands_on_results(model: str) -> None:
     figures = read_figures(model)
     assert plan(figures, 1, p99_ms=figures.p99_ms, most_busy=1).busy == pytest.approx(0.7)
     assert all((BENCH.parent / source).exists() for source in figures.sources)
+
+
+def test_rounds_of_replicas_come_together() -> None:
+    """Medians of rates, the longest answer, sums of answers and failures, the worst exit status."""
+    one = {
+        "failed": {},
+        "seconds": 1.0,
+        "sentence": {"answered": 3, "rps": 5.0, "max_ms": 9.0},
+        "exit_status": 0,
+    }
+    two = {
+        **one,
+        "failed": {"503": 2},
+        "sentence": {"answered": 4, "rps": 7.0, "max_ms": 2.0},
+        "shares": [0.5],
+    }
+    assert middle([one, two, two]) == {
+        "failed": {"503": 4},
+        "seconds": 1.0,
+        "sentence": {"answered": 11, "rps": 7.0, "max_ms": 9.0},
+        "exit_status": 0,
+        "shares": [0.5],
+    }
+    assert middle([one, {**one, "exit_status": -9}])["exit_status"] == -9
