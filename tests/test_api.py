@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import nerve
-from builders import write_config
+from builders import write_config, write_troubled_model
 from nerve import TokenClassifier, load
+from nerve.api import Strategy
 from nerve.errors import ConfigError, InvalidRequest, NerveError
 
 TEXT = "Anna Maria lives in New York."
@@ -305,3 +306,67 @@ def test_redact_refuses(classifier: TokenClassifier, options: dict[str, object],
     """Before any text is read."""
     with pytest.raises(InvalidRequest, match=message):
         classifier.redact_many(iter([TEXT]), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max", "viterbi"])
+def test_a_document_has_no_limit_of_tokens(lookup_model: Path, tmp_path: Path, strategy: Strategy) -> None:
+    """In process a long text is worked in sections, among others, and answered as if it were worked whole."""
+    config = write_config(tmp_path / "c.yaml", lookup_model, runtime={"window_stride": 4})
+    limited = write_config(
+        tmp_path / "l.yaml",
+        lookup_model,
+        runtime={"window_stride": 4},
+        limits={"max_input_tokens": 500_000},
+    )
+    # Entities at every place of a window, and "New York" across every border.
+    long = "".join(f"{'x ' * (n % 17)}Anna Maria, New York\r\n" for n in range(1_000))
+    texts = ["Anna", long, "", "New York", "Maria " * 4_000]
+    with load(config) as any_length, load(limited) as whole:
+        for unit in ("code_point", "utf16", "byte"):
+            expected = whole.predict(texts, strategy, offset_unit=unit)
+            assert any_length.predict(texts, strategy, offset_unit=unit) == expected
+        assert asyncio.run(any_length.predict_async(texts, strategy)) == whole.predict(texts, strategy)
+
+
+def test_a_long_document_takes_little_memory_beyond_itself(lookup_model: Path, tmp_path: Path) -> None:
+    """Ten times as much text takes hardly more memory; a million tokens would take hundreds of MB at once."""
+    config = write_config(tmp_path / "c.yaml", lookup_model, runtime={"window_stride": 0})
+    script = (
+        "import resource, sys, nerve\n"
+        "from pathlib import Path\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "with nerve.load(sys.argv[1]) as model:\n"
+        "    for n in (10_000, 100_000):\n"
+        "        text = 'Anna ' + 'x x x x x ' * n\n"
+        "        before = peak()\n"
+        "        assert len(model.predict(text, 'first')[0]) == 1\n"
+        "        assert model.redact(text)[0].text.startswith('<PER>')\n"
+        "        print(peak() - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(config)], check=True, capture_output=True, text=True
+    )
+    first, second = map(int, done.stdout.split())
+    assert second < 60, (first, second)
+
+
+def test_a_long_document_that_nobody_waits_for_is_given_up(tmp_path: Path) -> None:
+    """A coroutine that is cancelled ends the work on its text."""
+    config = write_config(tmp_path / "c.yaml", write_troubled_model(tmp_path / "model"))
+
+    async def leave(model: TokenClassifier) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(model.predict_async("Anna " * 200_000), 0.001)
+
+    with load(config) as model:
+        asyncio.run(leave(model))  # waits for its threads
+        assert sum(lane.n_calls for lane in model._engine._lanes) < 200  # of some 500
+        assert model.predict("Anna")
+
+
+def test_a_bad_place_in_a_long_document_is_told_by_index(classifier: TokenClassifier) -> None:
+    """A lone surrogate far behind in a long text; what came before is answered."""
+    rows = classifier.predict_many(["Anna", "x " * 20_000 + "\ud800", "Anna"])
+    assert simplify(next(rows)) == [("Anna", 0, 4, "PER")]
+    with pytest.raises(InvalidRequest, match=r"texts\[1\]: .*surrogate"):
+        next(rows)

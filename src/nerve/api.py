@@ -19,16 +19,18 @@ import msgspec
 
 from nerve.checkpoint import fetch_checkpoint
 from nerve.config import RuntimeConfig, cache_dir_of, choose_config, parse_config
-from nerve.engine.chunks import check_text, chunks_of
+from nerve.engine.chunks import check_text
 from nerve.engine.engine import Engine
 from nerve.engine.entities import EntityDefaults, read_operators
-from nerve.engine.in_process import collect, predict, submit
-from nerve.errors import InvalidRequest, ModelError
+from nerve.engine.in_process import predict
+from nerve.engine.streams import in_thread, stream_rows
+from nerve.errors import ModelError
 from nerve.graph import build_check
 from nerve.models.loader import load_model
 from nerve.text.filters import choose_filter
 from nerve.text.operators import Numbers
 from nerve.text.options import member_of
+from nerve.text.pieces import LONG
 from nerve.types import (
     AggregationStrategy,
     EntityStrategy,
@@ -39,13 +41,12 @@ from nerve.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from nerve.config import Config
     from nerve.engine.entities import RedactQuery
-    from nerve.engine.in_process import Submitted
     from nerve.models.model import Model
     from nerve.text.redaction import Redacted
 
@@ -137,6 +138,8 @@ class TokenClassifier:
         # The queue needs no limit of its own: each caller bounds what it has submitted.
         self._engine = Engine(model, max_queue_tokens=sys.maxsize, niceness=config.cpu.niceness)
         self._entities = EntityDefaults(config)
+        # Otherwise a text is tokenized as far as the limit before any of it is computed.
+        self._takes_any_length = config.limits.most_input_tokens == sys.maxsize
         self._is_closed = False
 
     @property
@@ -167,6 +170,7 @@ class TokenClassifier:
     ) -> list[list[Row]]:
         """Return one list of rows per text, in order; one text gives a list with one list.
 
+        A text may have any length, unless `limits.max_input_tokens` is set: it is worked in sections.
         Raises `InvalidRequest` for an unknown value of an option, for a text that is not valid Unicode
         and for one above `limits.max_input_tokens`; `InferenceFailed` when the model fails.
         """
@@ -202,6 +206,8 @@ class TokenClassifier:
         resolved = self._options(aggregation_strategy, **options)
         many = [texts] if isinstance(texts, str) else texts
         checked = [check_text(index, text) for index, text in enumerate(many)]
+        if self._takes_any_length and not resolved.truncate and any(len(text) > LONG for text in checked):
+            return await in_thread(lambda check: list(self._stream(checked, resolved, check)))
         return (await predict(self._engine, checked, resolved)).rows if checked else []
 
     def redact(self, texts: str | Iterable[str], **options: Unpack[RedactOptions]) -> list[Redacted]:
@@ -297,44 +303,12 @@ class TokenClassifier:
         for rows in answers:
             yield query.redact_text(waiting.popleft(), rows, numbers)
 
-    def _stream(self, texts: Iterable[str], options: PredictOptions) -> Iterator[list[Row]]:
-        """Submit chunks ahead of the one that is yielded; drop what is submitted when the reader leaves."""
-        chunks = chunks_of(texts)
-        submitted: deque[Submitted] = deque()
-        n_tokens = 0
-        failure: Exception | None = None
-        try:
-            while True:
-                while failure is None and n_tokens < self._tokens_ahead:
-                    try:
-                        first, chunk = next(chunks)
-                        for part in self._submit(first, chunk, options):
-                            submitted.append(part)
-                            n_tokens += part.job.n_tokens
-                    except Exception as error:  # noqa: BLE001 - raised below, after the rows before it
-                        failure = error
-                if not submitted:
-                    break
-                oldest = submitted.popleft()
-                n_tokens -= oldest.job.n_tokens
-                yield from collect(self._engine, oldest).rows
-        finally:
-            for part in submitted:
-                self._engine.cancel(part.job)
-        if failure is not None and not isinstance(failure, StopIteration):
-            raise failure
-
-    def _submit(self, first: int, chunk: list[str], options: PredictOptions) -> Iterator[Submitted]:
-        """Submit a chunk whole; when one of its texts is refused, all those before it, then raise."""
-        try:
-            yield submit(self._engine, chunk, options)
-        except InvalidRequest:
-            for index, text in enumerate(chunk, first):
-                try:
-                    yield submit(self._engine, [text], options)
-                except InvalidRequest as error:
-                    reason = str(error).partition(": ")[2]
-                    raise InvalidRequest(f"texts[{index}]: {reason}") from None
+    def _stream(
+        self, texts: Iterable[str], options: PredictOptions, check: Callable[[], None] = lambda: None
+    ) -> Iterator[list[Row]]:
+        return stream_rows(
+            self._engine, texts, options, self._tokens_ahead, any_length=self._takes_any_length, check=check
+        )
 
 
 def resolve_config(checkpoint: str | Path | None, revision: str | None = None) -> Config:
@@ -358,7 +332,10 @@ def override(config: Config, changed: dict[str, dict[str, Any]], drop: Iterable[
 
 def load_classifier(config: Config, *, show_progress: bool = False) -> TokenClassifier:
     """Fetch and load what `config` names, for this process alone. Raises `StartupError`."""
-    config = override(config, {"server": {"workers": 1}})  # all cores are for this process
+    changed: dict[str, dict[str, Any]] = {"server": {"workers": 1}}  # all cores are for this process
+    if config.limits.max_input_tokens is None:
+        changed["limits"] = {"max_input_tokens": sys.maxsize}
+    config = override(config, changed)
     cache_dir = cache_dir_of(config)
     folder = fetch_checkpoint(
         config.model, cache_dir, is_buildable=build_check(config.model), show_progress=show_progress

@@ -153,6 +153,19 @@ class TokenizedText(msgspec.Struct, frozen=True):
     truncated: bool
 
 
+class Section(msgspec.Struct, frozen=True):
+    """Some neighbouring windows of a long text, and the tokens that they answer for.
+
+    tokens: those tokens and these windows; special tokens only at the ends of the text. Offsets are of the whole text.
+    owned: of each window, the real tokens of the text that it answers for, half-open.
+    """
+
+    tokens: TokenizedText
+    owned: list[tuple[int, int]]
+    is_first: bool
+    is_last: bool
+
+
 class TokenScores(msgspec.Struct, frozen=True):
     """What the model says of a run of tokens (a window's T_w, or after merging a text's T).
 

@@ -112,3 +112,17 @@ def test_pseudonyms_of_a_run(config: Path) -> None:
     unknown = redact(config, "--patterns", "mail", "Anna")
     assert (unknown.returncode, unknown.stderr.count(b"\n"), b"Anna" in unknown.stderr) == (1, 1, False)
     assert redact(config, "--operators", "Anna=encrypt", "x").returncode == 2
+
+
+def test_a_document_of_any_length(config: Path, tmp_path: Path) -> None:
+    """A file of 1 MB and more, as one text: what lies across any border goes, all else stays, in one line of memory."""
+    parts = [f"{'x ' * (n % 29)}Anna Maria wrote to anna{n}@example.org .\r\n" for n in range(20_000)]
+    source = tmp_path / "long.txt"
+    source.write_bytes("".join(parts).encode())
+    assert source.stat().st_size > 1_300_000
+    out = tmp_path / "out"
+    done = redact(config, "--file", source, "--whole", "--patterns", "email", "--output", out)
+    assert done.returncode == 0, done.stderr
+    (written,) = out.rglob("*.txt")
+    expected = "".join(f"{'x ' * (n % 29)}<PER> wrote to <EMAIL> .\r\n" for n in range(20_000))
+    assert written.read_bytes().decode() == expected

@@ -116,12 +116,12 @@ def test_two_large_bodies_at_once(
 
 def test_limits_of_a_request_are_named(server: ServerProcess) -> None:
     """For one text, and for all of them."""
-    long = server.client.post("/predict_tokens", content=body(inputs=["anna", words(1_000_000)]))
+    long = server.client.post("/predict_tokens", content=body(inputs=["anna", words(3_000_000)]))
     assert (long.status_code, long.json()["error_type"]) == (422, "Validation")
     assert (
-        "inputs[1]: more than 131072 tokens, above limits.max_input_tokens = 131072" in long.json()["error"]
+        "inputs[1]: more than 524288 tokens, above limits.max_input_tokens = 524288" in long.json()["error"]
     )
-    many = server.client.post("/predict_tokens", content=body(inputs=[words(30_000)] * 120))
+    many = server.client.post("/predict_tokens", content=body(inputs=[words(30_000)] * 128))
     assert (many.status_code, many.json()["error_type"]) == (422, "Validation")
-    assert "more tokens in all than limits.max_request_tokens = 524288" in many.json()["error"]
-    assert server.client.get("/info").json()["limits"]["max_request_tokens"] == 524288
+    assert "more tokens in all than limits.max_request_tokens = 1048576" in many.json()["error"]
+    assert server.client.get("/info").json()["limits"]["max_request_tokens"] == 1048576

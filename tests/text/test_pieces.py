@@ -25,7 +25,7 @@ from tokenizers import (
 
 from corpus import texts as corpus_texts
 from nerve.errors import ClientGone, InvalidRequest
-from nerve.text import pieces
+from nerve.text import joined_runs, pieces
 from nerve.text.pieces import AnyTokenizer, SeparateWords, Tokens
 from nerve.text.tokenizer import TextTokenizer, load_tokenizer
 from nerve.text.word_cache import has_separate_words
@@ -501,3 +501,47 @@ def test_surrogates_in_a_long_text_are_refused(any_kind: Tokenizer) -> None:
     ours = TextTokenizer(twin(any_kind), 500, 10, 10**6)
     with pytest.raises(InvalidRequest, match="surrogate"):
         ours.tokenize(["anna " * 10_000 + "\ud800"])
+
+
+@given(odd_texts(), st.integers(1, 12))
+@settings(max_examples=200, deadline=None)
+def test_runs_of_any_text(bert: Tokenizer, text: str, piece: int) -> None:
+    """Run by run, they are the tokens of the whole text."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "_PIECE", piece)
+        runs = list(SeparateWords(bert).runs(text, nothing))
+    ids, offsets = whole(bert, text)
+    assert [i for run, _ in runs for i in run] == ids
+    assert [o for _, run in runs for o in run] == offsets
+
+
+@pytest.mark.parametrize("shared", [600, 2_000])
+def test_joined_runs(other: Tokenizer, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For other tokenizers pieces overlap, and are joined where both go on alike: the tokens are those of the whole."""
+    ours = AnyTokenizer(other, 1, 1)
+    monkeypatch.setattr(joined_runs, "PIECE", 3 * shared)
+    monkeypatch.setattr(joined_runs, "SHARED", shared)
+    rng = random.Random(shared)
+    real = " ".join(corpus_texts())
+    for text in (
+        real[:30_000],
+        "".join(rng.choice(ODD) for _ in range(8_000)),
+        " ".join(rng.choice(ODD) for _ in range(8_000)),
+        "a" * 20_000,
+        "ab" * 10_000 + "c" + "ab" * 10_000,
+        " " * 20_000,
+        "\r\n" * 10_000,
+        "東京" * 5_000,
+        "1234567890" * 2_000,
+        "😀" * 5_000 + "👩‍👩‍👧" * 2_000,
+        "e\u0301" * 10_000,
+        "שלום " * 4_000,
+        "",
+        real[:2_000] + "x" * 15_000 + real[:20_000],
+    ):
+        runs = list(ours.runs(text, nothing))
+        encoding = other.encode(text)
+        assert [i for run, _ in runs for i in run] == encoding.ids[1:-1], ascii(text[:40])
+        assert [o for _, run in runs for o in run] == encoding.offsets[1:-1], ascii(text[:40])
+        if text.startswith(real[:30_000]):
+            assert len(runs) > 3

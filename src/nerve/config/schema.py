@@ -33,8 +33,10 @@ Score = Annotated[float, Meta(ge=0, le=1)]
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
+# `limits.max_input_tokens` of a server, where it is not set: a text of 1 MB, with a token for two bytes.
+_MOST_TOKENS = 524_288
 # `limits.max_request_tokens` and `max_pending_bytes`, where they are not set: so many texts, and bodies, of the most.
-_TEXTS_OF_MOST_TOKENS = 4
+_TEXTS_OF_MOST_TOKENS = 2
 _BODIES_OF_MOST_BYTES = 16
 # A body, and its text in memory: up to 4 bytes for each character.
 _BODY_AND_TEXT = 5
@@ -183,7 +185,7 @@ class LimitsConfig(_Section, frozen=True):
     """What one request may ask for, and what all may hold together."""
 
     max_inputs: PositiveInt = 128
-    max_input_tokens: PositiveInt = 131072
+    max_input_tokens: PositiveInt | None = None
     max_request_tokens: PositiveInt | None = None
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     max_pending_bytes: PositiveInt | None = None
@@ -196,13 +198,18 @@ class LimitsConfig(_Section, frozen=True):
                 f"max_pending_bytes must be at least {_BODY_AND_TEXT} times max_body_bytes: a body, and as much as "
                 "its texts can take"
             )
-        if self.most_request_tokens < self.max_input_tokens:
+        if self.most_request_tokens < self.most_input_tokens:
             raise ValueError("max_request_tokens must not be below max_input_tokens, which is for one text")
+
+    @property
+    def most_input_tokens(self) -> int:
+        """The limit with its default filled in: that of the server."""
+        return self.max_input_tokens or _MOST_TOKENS
 
     @property
     def most_request_tokens(self) -> int:
         """The limit with its default filled in."""
-        return self.max_request_tokens or _TEXTS_OF_MOST_TOKENS * self.max_input_tokens
+        return self.max_request_tokens or _TEXTS_OF_MOST_TOKENS * self.most_input_tokens
 
     @property
     def most_pending_bytes(self) -> int:

@@ -1,7 +1,7 @@
 """Reads the rows of an input: lines, a whole file, JSON lines, CSV; `columnar` reads Parquet.
 
 A reader yields rows in order, good ones and bad ones, and its `position` is the place after the row that it yielded
-last; another reader can begin there. It holds one row at a time, and no row above `MOST_ROW_BYTES`.
+last; another reader can begin there. It holds one row at a time, and no row above `MOST_ROW_BYTES` but a whole file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from nerve.corpus.streams import Stream
 
-# A row above this is bad: no model answers a text of that size, and memory must not depend on the input.
+# A row above this is bad: memory must not depend on the input.
 MOST_ROW_BYTES = 16 << 20
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 1 << 20
@@ -226,11 +226,8 @@ class WholeReader:
 
     def __iter__(self) -> Iterator[Record | BadRow]:
         """See `Reader`."""
-        content = self._stream.read(MOST_ROW_BYTES + 1)
+        content = self._stream.read()  # of any length: it is what was asked for
         self.position = Position(len(content), 1)
-        if len(content) > MOST_ROW_BYTES:
-            yield BadRow(1, self._title, _TOO_LONG)
-            return
         try:
             text = content.removeprefix(_BOM).decode()
         except UnicodeDecodeError as error:

@@ -14,11 +14,15 @@ from nerve.engine.engine import make_job, make_prediction
 from nerve.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from nerve.engine.engine import Engine, Outcome
     from nerve.scheduling.batching import Job
-    from nerve.types import Prediction, PredictOptions, TokenizedText
+    from nerve.text.long_rows import LongRows
+    from nerve.types import Prediction, PredictOptions, Row, Section, TokenizedText
+
+
+_SECONDS_BETWEEN_CHECKS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,56 @@ def submit(engine: Engine, texts: Sequence[str], options: PredictOptions) -> Sub
     options = engine.complete(options)
     tokenized = engine.tokenize(texts, options)
     tokenize_seconds = time.perf_counter() - started
+    job, done = _queue(engine, tokenized, options)
+    return Submitted(tokenized, options, job, done, tokenize_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedSection:
+    """A section of a long text, as `Submitted`. rows: of the text, to which `collect_section` adds."""
+
+    section: Section
+    rows: LongRows
+    job: Job
+    done: threading.Event
+
+
+def submit_long(
+    engine: Engine, index: int, text: str, options: PredictOptions, check: Callable[[], None]
+) -> Iterator[SubmittedSection]:
+    """Tokenize a text of any length and queue it, section by section, as they are asked for.
+
+    options: complete. index: of the text, for messages. check: see `TextTokenizer.sections`.
+    Raises as `submit`, but for no number of tokens.
+    """
+    rows = engine.long_rows(text, options)
+    for section in engine.model.tokenizer.sections(index, text, check):
+        job, done = _queue(engine, [section.tokens], options)
+        yield SubmittedSection(section, rows, job, done)
+
+
+def collect_section(
+    engine: Engine, submitted: SubmittedSection, check: Callable[[], None]
+) -> list[Row] | None:
+    """Wait for the next section of a text, on the calling thread; return the rows of the text after the last one.
+
+    check: called now and then while it waits. Raises `PredictError`s, and what `check` raises.
+    """
+    while not submitted.done.wait(_SECONDS_BETWEEN_CHECKS):
+        check()
+    tokenizer = engine.model.tokenizer
+    submitted.rows.add(submitted.section, submitted.job.scores(), tokenizer.n_prefix, tokenizer.n_suffix)
+    return submitted.rows.rows if submitted.section.is_last else None
+
+
+def _queue(
+    engine: Engine, tokenized: list[TokenizedText], options: PredictOptions
+) -> tuple[Job, threading.Event]:
     job = make_job(tokenized, options, math.inf)
     done = threading.Event()
     job.waiter = done.set
     engine.lane_of(job).submit(job)
-    return Submitted(tokenized, options, job, done, tokenize_seconds)
+    return job, done
 
 
 def collect(engine: Engine, submitted: Submitted) -> Prediction:

@@ -348,7 +348,7 @@ def describe(model: Model, config: Config) -> dict[str, object]:
         "window_tokens_from": model.lengths.window_tokens_from,
         "limits": {
             "max_inputs": config.limits.max_inputs,
-            "max_input_tokens": config.limits.max_input_tokens,
+            "max_input_tokens": config.limits.most_input_tokens,
             "max_request_tokens": config.limits.most_request_tokens,
             "max_body_bytes": config.limits.max_body_bytes,
             "max_pending_bytes": config.limits.most_pending_bytes,

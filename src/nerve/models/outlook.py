@@ -270,7 +270,7 @@ class _Steps:
             "max_batch_tokens": policy.token_budget,
             "max_batch_size": policy.max_batch_size,
             "max_inputs": config.limits.max_inputs,
-            "max_input_tokens": config.limits.max_input_tokens,
+            "max_input_tokens": config.limits.most_input_tokens,
             "max_request_tokens": config.limits.most_request_tokens,
             "max_body_bytes": config.limits.max_body_bytes,
         }
@@ -296,7 +296,7 @@ class _Steps:
             raw,
             self._lengths.window_tokens,
             self._config.runtime.window_stride,
-            self._config.limits.max_input_tokens,
+            self._config.limits.most_input_tokens,
             self._lengths.max_length,
             reach_of(local_windows(self._settings)),
         )

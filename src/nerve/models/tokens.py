@@ -60,7 +60,7 @@ def fit_tokenizer(
         raw,
         lengths.window_tokens,
         config.runtime.window_stride,
-        config.limits.max_input_tokens,
+        config.limits.most_input_tokens,
         lengths.max_length,
         reach_of(local_windows(settings)),
     )

@@ -200,7 +200,7 @@ def _entities(
             tokens.text, [(offsets[first][0], offsets[stop - 1][1]) for first, stop, _, _ in entities]
         )
     else:
-        words = _words(tokens, scores, vocabulary, strategy, begin, end)
+        words = find_words(tokens, scores, vocabulary, strategy, begin, end)
         entities = _group(words, labels, end)
         values = _entity_scores(words[2], entities)
         spans = [(offsets[first][0], offsets[stop - 1][1]) for first, stop, _, _ in entities]
@@ -228,7 +228,7 @@ def _filter(found: _Found, wanted: EntityFilter | None) -> _Found:
     )
 
 
-def _words(
+def find_words(
     tokens: TokenizedText,
     scores: TokenScores,
     vocabulary: Vocabulary,
@@ -236,6 +236,7 @@ def _words(
     begin: int,
     end: int,
 ) -> Words:
+    """Give the words among the tokens from `begin` to `end`, each with its label and score (not for `viterbi`)."""
     if strategy is AggregationStrategy.SIMPLE:
         return (
             list(range(begin, end)),

@@ -13,7 +13,8 @@ because each cut is made
 The last two might cut an added token such as `[SEP]`; such places are passed over. Only characters that have been what
 they are since Unicode 3.2 count: the library's tables are older than Python's, and it drops what they do not know.
 
-`AnyTokenizer` is for all others. What a cut does to tokens there is not known in general, so a text is encoded whole.
+`AnyTokenizer` is for all others. What a cut does to tokens there is not known in general, so a text is encoded whole
+where its tokens are wanted at once, and in overlapping pieces (`joined_runs`) where they are wanted run by run.
 But first the tokens of its pieces are counted, which differ from the whole by some tokens at each cut: what is far
 above the limit is not encoded at all. A text of which one end is enough is cut between two words, well beyond that end.
 
@@ -29,6 +30,8 @@ import unicodedata
 from functools import cache
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Protocol
+
+from nerve.text.joined_runs import joined_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,6 +66,9 @@ _BETWEEN_WORDS = re.compile(r"(?<=[^\W_])(?= [^\W_])")
 
 class LongTexts(Protocol):
     """Tokenizes long texts. `check` is called now and then, and may raise."""
+
+    def runs(self, text: str, check: Callable[[], None]) -> Iterator[Tokens]:
+        """Yield the tokens run by run, in order: no more of the text is encoded at once than one of them needs."""
 
     def all_tokens(self, text: str, most: int, check: Callable[[], None]) -> Tokens | None:
         """Return all tokens; None when there are more than `most`."""
@@ -103,6 +109,22 @@ class SeparateWords:
                 places.append(f"(?=[{_CHINESE}])")
         self._place = re.compile("|".join(places))
 
+    def runs(self, text: str, check: Callable[[], None]) -> Iterator[Tokens]:
+        """See `LongTexts`."""
+        stop, n_pieces = 0, 1
+        while stop < len(text):
+            check()
+            cuts = [stop]
+            while stop < len(text) and len(cuts) <= n_pieces:
+                stop = self._first_place(text, stop + _PIECE, len(text))
+                cuts.append(stop)
+            pieces = self._encode(text, cuts)
+            yield (
+                list(chain.from_iterable(ids for ids, _ in pieces)),
+                list(chain.from_iterable(offsets for _, offsets in pieces)),
+            )
+            n_pieces = min(2 * n_pieces, _MOST_PIECES)
+
     def all_tokens(self, text: str, most: int, check: Callable[[], None]) -> Tokens | None:
         """See `LongTexts`."""
         tokens = self.first_tokens(text, most + 1, check)
@@ -112,17 +134,13 @@ class SeparateWords:
         """See `LongTexts`."""
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        stop, n_pieces = 0, 1
-        while stop < len(text) and len(ids) < enough:
-            check()
-            cuts = [stop]
-            while stop < len(text) and len(cuts) <= n_pieces:
-                stop = self._first_place(text, stop + _PIECE, len(text))
-                cuts.append(stop)
-            for piece_ids, piece_offsets in self._encode(text, cuts):
-                ids += piece_ids
-                offsets += piece_offsets
-            n_pieces = min(2 * n_pieces, _MOST_PIECES)
+        if enough <= 0:
+            return ids, offsets
+        for run_ids, run_offsets in self.runs(text, check):
+            ids += run_ids
+            offsets += run_offsets
+            if len(ids) >= enough:
+                break
         return ids, offsets
 
     def last_tokens(self, text: str, enough: int, check: Callable[[], None]) -> Tokens:
@@ -187,6 +205,10 @@ class AnyTokenizer:
         self._library = _Library(tokenizer)
         self._n_prefix = n_prefix
         self._n_suffix = n_suffix
+
+    def runs(self, text: str, check: Callable[[], None]) -> Iterator[Tokens]:
+        """See `LongTexts`."""
+        return joined_runs(text, self._encode, check)
 
     def all_tokens(self, text: str, most: int, check: Callable[[], None]) -> Tokens | None:
         """See `LongTexts`."""

@@ -18,13 +18,15 @@ from tokenizers import Tokenizer
 
 from nerve.errors import InvalidRequest, ModelError
 from nerve.text.pieces import LONG, AnyTokenizer, LongTexts, SeparateWords, Tokens, offsets_of
+from nerve.text.sections import cut_sections
 from nerve.text.windows import plan_windows
 from nerve.text.word_cache import WordCache, has_separate_words
-from nerve.types import TokenizedText, TruncationDirection, Window
+from nerve.types import Section, TokenizedText, TruncationDirection, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+    from types import TracebackType
 
 # Characters of texts that are given to the library together.
 _GROUP = 131_072
@@ -100,6 +102,16 @@ class TextTokenizer:
                 f"special ones; set window_stride below that"
             )
 
+    @property
+    def n_prefix(self) -> int:
+        """Special tokens before each window."""
+        return len(self._prefix)
+
+    @property
+    def n_suffix(self) -> int:
+        """Special tokens after each window."""
+        return len(self._suffix)
+
     def limit_ids(self, n_words: int) -> None:
         """Refuse texts with a token whose id is `n_words` or above from now on: the model has no row for it."""
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -123,12 +135,12 @@ class TextTokenizer:
         """Tokenize texts; any thread may call this.
 
         beside_others: let other Python threads go on meanwhile, and use several cores for several texts.
-        most_tokens: of all texts together. check: called now and then; what it raises ends the work.
+        most_tokens: of the windows of all texts together. check: called now and then; what it raises ends the work.
         Raises `InvalidRequest` for a text above `max_input_tokens` that is not truncated, for texts above
         `most_tokens`, for one with a token that the model has no row for, and for one that holds a lone surrogate
         (impossible over HTTP, possible from Python).
         """
-        try:
+        with _Explained():
             if not beside_others:
                 return [
                     self._cut(index, text, *self._encode(text), truncate, direction)
@@ -144,16 +156,25 @@ class TextTokenizer:
                     found += [text] if text is not None else []
                 else:
                     found += self._tokenize_group(index, group, truncate, direction)
-                n_left -= sum(len(text.ids) for text in found[index:])
+                n_left -= sum(len(window.ids) for text in found[index:] for window in text.windows)
                 if n_left < 0 or len(found) == index:
                     raise too_many_tokens(most_tokens)
             return found
-        except TypeError as error:
-            raise InvalidRequest("inputs: a text is not valid Unicode (lone surrogate)") from error
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":  # Rust's, and not an `Exception`
-                raise
-            raise RuntimeError("the tokenizer panicked") from None
+
+    def sections(self, index: int, text: str, check: Callable[[], None] = lambda: None) -> Iterator[Section]:
+        """Yield a text of any length section by section, tokenizing it as they are asked for.
+
+        index: of the text, for messages. check: as for `tokenize`. Raises `InvalidRequest` as `tokenize` does, but for
+        no number of tokens.
+        """
+        windows = cut_sections(
+            text, self._long.runs(text, check), self._prefix, self._suffix, self._capacity, self._stride
+        )
+        with _Explained():
+            for section in windows:
+                if self.foreign_tokens:
+                    self._check_ids(index, section.tokens.ids)
+                yield section
 
     def _tokenize_group(
         self, first: int, texts: Sequence[str], truncate: bool, direction: TruncationDirection
@@ -258,6 +279,25 @@ class TextTokenizer:
             for start, stop in plan_windows(n_real, self._capacity, self._stride)
         )
         return TokenizedText(text, ids, offsets, n_prefix, n_suffix, windows, truncated)
+
+
+class _Explained:
+    """Turns what the library raises into errors of ours; a class, since a generator costs a microsecond more."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            return
+        if issubclass(kind, TypeError):
+            raise InvalidRequest("inputs: a text is not valid Unicode (lone surrogate)") from error
+        if kind.__name__ == "PanicException":  # Rust's, and not an `Exception`
+            raise RuntimeError("the tokenizer panicked") from None
 
 
 def too_many_tokens(most: int) -> InvalidRequest:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # By how much a token must prefer `O` beyond what is needed: more than sums in float64 can be wrong by.
 _MARGIN = 1e-6
 _IMPOSSIBLE = -np.inf
+# Tokens on either side of one that are looked at to prove that it is `O`, whatever is beyond them.
+_REACHES = (16, 64)
 
 
 class Biases(msgspec.Struct, frozen=True):
@@ -111,27 +113,8 @@ class Decoder:
         self._best_bias = float(possible.max(initial=_IMPOSSIBLE))
         self.has_biases = bool(np.any(possible != 0))
         self._into = np.ascontiguousarray(self._moves.T)  # (to, from)
-        self._group_moves()
-
-    def _group_moves(self) -> None:
-        """Prepare `_step`: labels with equal rows of `moves` are one source, with equal columns one target."""
-        rows, source_of = np.unique(self._moves, axis=0, return_inverse=True)  # (R, L)
-        source_of = source_of.reshape(-1)
-        self._by_source = np.argsort(source_of, kind="stable")
-        self._source_begins = np.searchsorted(source_of[self._by_source], np.arange(len(rows)))
-        columns, target_of = np.unique(rows, axis=1, return_inverse=True)  # (R, C)
-        self._target_of = target_of.reshape(-1)
-        sources: list[int] = []
-        biases: list[float] = []
-        begins: list[int] = []
-        for column in columns.T:
-            begins.append(len(sources))
-            found = np.flatnonzero(np.isfinite(column)).tolist() or [0]  # reduceat knows no empty group
-            sources += found
-            biases += column[found].tolist()
-        self._sources = np.array(sources)
-        self._biases = np.array(biases)
-        self._target_begins = np.array(begins)
+        self._step = _Steps(self._moves)
+        self._step_back = _Steps(self._into)
 
     def best_path(self, logits: FloatArray, best: IntArray) -> IntArray:
         """Return the labels (T,) of the best path.
@@ -159,6 +142,49 @@ class Decoder:
         path = best.copy()
         self._solve(logits, begins, stops, path)
         return path
+
+    def find_border(self, logits: FloatArray, best: IntArray) -> int | None:
+        """Return a late token at which every best path is at `O`, whatever comes after these tokens; None for none.
+
+        The best path up to that token, and the one from it on, are parts of the best path of the whole text.
+        logits, best: as for `best_path`, of tokens in the middle of a text or from its beginning on.
+        """
+        outside = self._outside
+        n_tokens = len(best)
+        if outside is None:
+            return None
+        for reach in _REACHES:
+            # Tokens that have so many on either side; of them the one that is `O` most surely.
+            first = max(reach, n_tokens - 3 * reach)
+            candidates = first + np.flatnonzero(best[first : n_tokens - reach] == outside)
+            if len(candidates) == 0:
+                continue
+            rows = logits[candidates].astype(np.float64)
+            at_outside = rows[:, outside].copy()
+            rows[:, outside] = _IMPOSSIBLE
+            token = int(candidates[np.argmax(at_outside - rows.max(axis=1, initial=_IMPOSSIBLE))])
+            if self._is_border(logits[token - reach : token + reach + 1].astype(np.float64), reach, outside):
+                return token
+        return None
+
+    def _is_border(self, logits: Float64Array, token: int, outside: int) -> bool:
+        """Tell whether the best path from any label of the first token to any of the last is at `O` at `token`.
+
+        Also each half alone, which ends or begins there, must be best with `O`.
+        """
+        each = np.where(np.eye(len(self._first), dtype=np.bool_), 0.0, _IMPOSSIBLE)
+        before = each  # (label of the first token, label here)
+        for row in logits[1 : token + 1]:
+            before = self._step(before) + row
+        after = each + logits[-1]  # (label of the last token, label here)
+        for row in logits[token:-1][::-1]:
+            after = self._step_back(after) + row
+        with np.errstate(invalid="ignore"):  # an infinity less an infinity is NaN, which is above nothing
+            left = (before[:, [outside]] - before).min(axis=0, where=np.isfinite(before), initial=np.inf)
+            right = (after[:, [outside]] - after).min(axis=0, where=np.isfinite(after), initial=np.inf)
+            both = left + right - (logits[token, outside] - logits[token])
+        others = np.arange(len(self._first)) != outside
+        return bool((np.minimum(np.minimum(left, right), both)[others] > _MARGIN).all())
 
     def _pieces(self, logits: FloatArray, best: IntArray, moves: Float64Array) -> tuple[IntArray, IntArray]:
         """Cut a text at tokens where every best path is at `O`; return the half-open ranges between, none empty.
@@ -235,7 +261,31 @@ class Decoder:
             solved = is_solved[:n_pieces]
             path[begins[:n_pieces][solved] + t] = labels[:n_pieces][solved]
 
-    def _step(self, scores: Float64Array) -> Float64Array:
+
+class _Steps:
+    """Steps by one table of moves (from, to); made once, used by any thread."""
+
+    def __init__(self, moves: Float64Array) -> None:
+        """Labels with equal rows of `moves` are one source, with equal columns one target."""
+        rows, source_of = np.unique(moves, axis=0, return_inverse=True)  # (R, L)
+        source_of = source_of.reshape(-1)
+        self._by_source = np.argsort(source_of, kind="stable")
+        self._source_begins = np.searchsorted(source_of[self._by_source], np.arange(len(rows)))
+        columns, target_of = np.unique(rows, axis=1, return_inverse=True)  # (R, C)
+        self._target_of = target_of.reshape(-1)
+        sources: list[int] = []
+        biases: list[float] = []
+        begins: list[int] = []
+        for column in columns.T:
+            begins.append(len(sources))
+            found = np.flatnonzero(np.isfinite(column)).tolist() or [0]  # reduceat knows no empty group
+            sources += found
+            biases += column[found].tolist()
+        self._sources = np.array(sources)
+        self._biases = np.array(biases)
+        self._target_begins = np.array(begins)
+
+    def __call__(self, scores: Float64Array) -> Float64Array:
         """Return the best score with which each label can be reached, (pieces, L) to (pieces, L)."""
         sources = np.maximum.reduceat(scores[:, self._by_source], self._source_begins, axis=1)
         reached = sources[:, self._sources] + self._biases

@@ -38,12 +38,18 @@ def plan_windows(n_tokens: int, capacity: int, stride: int) -> list[tuple[int, i
 def owned_ranges(windows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return, for each window, the range of tokens it answers for; the ranges tile the text."""
     cuts = [0]
-    for (_, left_stop), (right_start, _) in itertools.pairwise(windows):
-        # Of a token i in the overlap, the left window sees left_stop - 1 - i tokens to the right, the
-        # right window i - right_start to the left; the left window keeps it while it sees as many.
-        cuts.append((left_stop - 1 + right_start) // 2 + 1)
+    cuts += [
+        border(left_stop, right_start) for (_, left_stop), (right_start, _) in itertools.pairwise(windows)
+    ]
     cuts.append(windows[-1][1])
     return list(itertools.pairwise(cuts))
+
+
+def border(left_stop: int, right_start: int) -> int:
+    """Return the first token that the right one of two neighbouring windows answers for."""
+    # Of a token i in the overlap, the left window sees left_stop - 1 - i tokens to the right, the
+    # right window i - right_start to the left; the left window keeps it while it sees as many.
+    return (left_stop - 1 + right_start) // 2 + 1
 
 
 def merge_scores(
@@ -56,11 +62,31 @@ def merge_scores(
     """
     if len(parts) == 1:
         return parts[0]
+    owned = owned_ranges(windows)
+    starts = [start for start, _ in windows]
+    return merge_owned(parts, starts, owned, n_prefix, n_suffix, has_front=True, has_back=True)
+
+
+def merge_owned(
+    parts: Sequence[TokenScores],
+    starts: Sequence[int],
+    owned: Sequence[tuple[int, int]],
+    n_prefix: int,
+    n_suffix: int,
+    *,
+    has_front: bool,
+    has_back: bool,
+) -> TokenScores:
+    """Return the scores of the tokens that neighbouring windows answer for.
+
+    parts: per window, as for `merge_scores`. starts: the first token of each window. owned: what it answers for.
+    has_front, has_back: with the special tokens before the first window, and those after the last one.
+    """
     last = len(parts) - 1
     slices = []
-    for k, ((start, _), (own_start, own_stop)) in enumerate(zip(windows, owned_ranges(windows), strict=True)):
-        front = 0 if k == 0 else n_prefix + own_start - start
-        back = n_prefix + own_stop - start + (n_suffix if k == last else 0)
+    for k, (start, (own_start, own_stop)) in enumerate(zip(starts, owned, strict=True)):
+        front = 0 if k == 0 and has_front else n_prefix + own_start - start
+        back = n_prefix + own_stop - start + (n_suffix if k == last and has_back else 0)
         slices.append(slice(front, back))
     logits = [part.logits[cut] for part, cut in zip(parts, slices, strict=True) if part.logits is not None]
     return TokenScores(
