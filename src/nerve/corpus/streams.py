@@ -34,7 +34,7 @@ class Stream:
             _refuse(self._title, error)
         return line
 
-    def read(self, most: int) -> bytes:
+    def read(self, most: int = -1) -> bytes:
         """Return what is left, or so many bytes of it."""
         try:
             content: bytes = self._stream.read(most)
