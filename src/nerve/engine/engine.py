@@ -29,7 +29,6 @@ from nerve.scheduling.batching import Job
 from nerve.scheduling.threads import EngineThread
 from nerve.text.aggregation import decode_texts, needs_logits
 from nerve.text.filters import check_asked
-from nerve.text.long_rows import LongRows
 from nerve.text.tokenizer import too_many_tokens
 from nerve.types import AggregationStrategy, Prediction, PredictOptions, Row, Timings, TokenizedText
 
@@ -189,11 +188,6 @@ class Engine:
         """Merge the windows of each text and make its rows."""
         model = self.model
         return decode_texts(tokenized, scores, model.labels, model.vocabulary, options, model.decoder)
-
-    def long_rows(self, text: str, options: PredictOptions) -> LongRows:
-        """Return what makes the rows of a text that comes in sections."""
-        model = self.model
-        return LongRows(text, model.labels, model.vocabulary, options, model.decoder)
 
     def complete(self, options: PredictOptions) -> PredictOptions:
         """Fill in and check what depends on the model. Raises `InvalidRequest`."""

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from nerve.engine.engine import make_job, make_prediction
 from nerve.errors import DeadlineExceeded
+from nerve.text.long_rows import LongRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from nerve.engine.engine import Engine, Outcome
     from nerve.scheduling.batching import Job
-    from nerve.text.long_rows import LongRows
     from nerve.types import Prediction, PredictOptions, Row, Section, TokenizedText
 
 
@@ -67,8 +67,9 @@ def submit_long(
     options: complete. index: of the text, for messages. check: see `TextTokenizer.sections`.
     Raises as `submit`, but for no number of tokens.
     """
-    rows = engine.long_rows(text, options)
-    for section in engine.model.tokenizer.sections(index, text, check):
+    model = engine.model
+    rows = LongRows(text, model.labels, model.vocabulary, options, model.decoder)
+    for section in model.tokenizer.sections(index, text, check):
         job, done = _queue(engine, [section.tokens], options)
         yield SubmittedSection(section, rows, job, done)
 
