@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         type=_precisions,
         metavar="P,...",
-        help="precisions that may be chosen, as float32,int8 (default: the configured one alone)",
+        help="precisions that may be chosen, as float32,int8,bfloat16 (default: the configured one alone)",
     )
     parser.add_argument(
         "--min-agreement",
