@@ -370,3 +370,18 @@ def test_a_bad_place_in_a_long_document_is_told_by_index(classifier: TokenClassi
     assert simplify(next(rows)) == [("Anna", 0, 4, "PER")]
     with pytest.raises(InvalidRequest, match=r"texts\[1\]: .*surrogate"):
         next(rows)
+
+
+def test_labels_get_other_names(lookup_model: Path, tmp_path: Path) -> None:
+    """rename_labels of `load` replaces that of the configuration, in answers and in what they are asked with."""
+    config = write_config(tmp_path / "c.yaml", lookup_model, runtime={"rename_labels": {"LOC": "PLACE"}})
+    with load(config, rename_labels={"PER": "PERSON", "EMAIL": "MAIL"}) as model:
+        assert [{*row.results} for row in model.predict(TEXT)[0]] == [{"PERSON"}, {"LOC"}]
+        assert model.predict(TEXT, labels=["PERSON"])[0][0].token == "Anna Maria"
+        assert model.redact("Anna a@x.org", patterns=["email"])[0].text == "<PERSON> <MAIL>"
+        with pytest.raises(InvalidRequest, match="unknown label"):
+            model.predict(TEXT, labels=["PER"])
+    with load(config, rename_labels={}) as model:
+        assert [{*row.results} for row in model.predict(TEXT)[0]] == [{"PER"}, {"LOC"}]
+    with pytest.raises(ConfigError, match=r"rename_labels\.PLACE: unknown label"):
+        load(config, rename_labels={"PLACE": "X"})

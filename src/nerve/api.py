@@ -105,6 +105,7 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     window_stride: int | None = None,
+    rename_labels: Mapping[str, str] | None = None,
     show_progress: bool = False,
 ) -> TokenClassifier:
     """Load a token classifier; blocks while the checkpoint is fetched and the model loaded.
@@ -114,6 +115,7 @@ def load(
     revision: branch, tag or commit of a hub repository.
     device, precision, threads, window_stride: replace `model.device`, `model.precision`, `cpu.threads` and
         `runtime.window_stride`.
+    rename_labels: new names for labels, without prefix, instead of `runtime.rename_labels`: {"PER": "PERSON"}.
     show_progress: draw progress bars on stderr while something is downloaded or an int8 graph is built.
 
     Raises `StartupError`: `ConfigError`, `CheckpointError` or `ModelError`, each saying what to change.
@@ -122,7 +124,10 @@ def load(
     changed: dict[str, dict[str, Any]] = {
         "model": {"device": device, "precision": precision},
         "cpu": {"threads": threads},
-        "runtime": {"window_stride": window_stride},
+        "runtime": {
+            "window_stride": window_stride,
+            "rename_labels": None if rename_labels is None else dict(rename_labels),
+        },
     }
     return load_classifier(override(config, changed), show_progress=show_progress)
 

@@ -59,6 +59,11 @@ def test_objects_come_back_as_objects(config: Path) -> None:
         (["--labels", "EMAIL"], "Anna <EMAIL> in Paris"),
         (["--min-score", "1"], "Anna <EMAIL> in Paris"),
         (["--strategy", "viterbi"], "<PER> <EMAIL> in <LOC>"),
+        (["--rename-labels", "PER=PERSON, EMAIL=MAIL"], "<PERSON> <MAIL> in <LOC>"),
+        (
+            ["--rename-labels", "PER=X", "--rename-labels", "LOC=X", "--labels", "X", "--operators", "X=number"],
+            "<X_1> a@x.org in <X_2>",
+        ),
     ],
 )  # fmt: skip
 def test_what_goes_and_what_comes(config: Path, arguments: list[str], text: str) -> None:
@@ -126,3 +131,27 @@ def test_a_document_of_any_length(config: Path, tmp_path: Path) -> None:
     (written,) = out.rglob("*.txt")
     expected = "".join(f"{'x ' * (n % 29)}<PER> wrote to <EMAIL> .\r\n" for n in range(20_000))
     assert written.read_bytes().decode() == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--rename-labels", "PER"], 2, "must be OLD=NEW"),
+        (["--rename-labels", "=X"], 2, "must be OLD=NEW"),
+        (["--rename-labels", "PERSON=X"], 1, "runtime.rename_labels.PERSON: unknown label; known: PER, LOC"),
+        (["--rename-labels", "PER=X", "--labels", "PER"], 1, "unknown label"),
+        (["--url", "http://127.0.0.1:1", "--rename-labels", "PER=X"], 2, "--url and --rename-labels exclude"),
+    ],
+)
+def test_names_that_cannot_be(config: Path, arguments: list[str], status: int, message: str) -> None:
+    """Are told before any text is answered."""
+    done = redact(config, *arguments, TEXT) if "--url" not in arguments else redact_plain(*arguments, TEXT)
+    assert (done.returncode, done.stdout) == (status, b"")
+    assert message in done.stderr.decode()
+
+
+def redact_plain(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the command without a config file."""
+    return subprocess.run(
+        [sys.executable, "-m", "nerve", "redact", *arguments], capture_output=True, check=False
+    )

@@ -99,6 +99,8 @@ def why_wrong(options: argparse.Namespace) -> str | None:
         return "--resume goes on with a run in a folder; name it with --output"
     if options.url is not None and options.ray is not None:
         return "--url and --ray exclude each other"
+    if options.url is not None and options.rename_labels is not None:
+        return "--url and --rename-labels exclude each other; the server has its own names"
     if options.url is not None and options.model is not None:
         return "--url and --model exclude each other; the server has its own model"
     return None
@@ -143,6 +145,26 @@ def add_filter_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_rename_argument(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add --rename-labels."""
+    group.add_argument(
+        "--rename-labels",
+        action="append",
+        type=_renamed,
+        metavar="OLD=NEW,OLD=NEW",
+        help="new names for labels, in answers and in other options; may be repeated (default: runtime.rename_labels)",
+    )
+
+
+def rename_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what was renamed as a flag of `choose_config`."""
+    if options.rename_labels is None:
+        return {}
+    return {
+        "runtime.rename_labels": {old: new for given in options.rename_labels for old, new in given.items()}
+    }
+
+
 def filter_choices(options: argparse.Namespace) -> dict[str, Any]:
     """Return what was chosen, as `TokenClassifier` takes it."""
     choices: dict[str, Any] = {}
@@ -162,6 +184,14 @@ def _bytes(text: str) -> int:
 
 def _labels(text: str) -> list[str]:
     return [label for label in map(str.strip, text.split(",")) if label]
+
+
+def _renamed(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    renamed = {old.strip(): new.strip() for old, _, new in pairs}
+    if not renamed or not all((*renamed, *renamed.values())):
+        raise argparse.ArgumentTypeError("must be OLD=NEW, or several with commas between")
+    return renamed
 
 
 def _min_score(text: str) -> tuple[str, float]:

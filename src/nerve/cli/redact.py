@@ -16,6 +16,7 @@ from nerve.cli.arguments import (
     add_answer_arguments,
     add_filter_arguments,
     add_output_arguments,
+    add_rename_argument,
     add_text_arguments,
     filter_choices,
     why_wrong,
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how tokens become entities (default: runtime.entity_strategy)",
     )
     add_filter_arguments(model)
+    add_rename_argument(model)
     model.add_argument(
         "--patterns",
         type=_patterns,

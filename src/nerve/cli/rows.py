@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 import nerve
-from nerve.cli.arguments import goes_to_folder, is_live, kind_of
+from nerve.cli.arguments import goes_to_folder, is_live, kind_of, rename_flags
 from nerve.cli.screen import open_screen
 from nerve.config import ServerConfig, choose_config, load_api_key, model_name
 from nerve.corpus.answers import answer_here, facts_of
@@ -83,7 +83,7 @@ def config_of(options: argparse.Namespace) -> Config | None:
     """Return the configuration of the model; None where a server has its own, and no file was named."""
     if options.url is not None and options.config is None:
         return None
-    return choose_config(options.model, options.config)
+    return choose_config(options.model, options.config, flags=rename_flags(options))
 
 
 def run_rows(options: argparse.Namespace, config: Config | None, wish: Wish) -> Totals:

@@ -12,6 +12,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+from nerve.cli.arguments import add_rename_argument, rename_flags
 from nerve.cli.model import add_model
 from nerve.config import choose_config, load_api_key
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-name", metavar="NAME", help="name in /info and in routes that have one (model.name)"
     )
+    add_rename_argument(parser)
     parser.add_argument("--open", action="store_true", help="open the page to try it in, once it is ready")
 
 
@@ -61,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 def _flags(options: argparse.Namespace) -> dict[str, Any]:
     """Return the values of the flags by key. An address asked for is one of TCP, whatever socket the file names."""
     said = {"server.host": options.host, "server.port": options.port, "model.name": options.model_name}
-    flags = {key: value for key, value in said.items() if value is not None}
+    flags = {key: value for key, value in said.items() if value is not None} | rename_flags(options)
     if "server.host" in flags or "server.port" in flags:
         flags["server.uds"] = None
     return flags
