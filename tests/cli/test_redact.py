@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +158,52 @@ def redact_plain(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "nerve", "redact", *arguments], capture_output=True, check=False
     )
+
+
+def on_a_terminal(config: Path, *arguments: str, **variables: str) -> str:
+    """Run the command with its output on a pseudo-terminal, and return what a terminal gets."""
+    main, terminal = pty.openpty()
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "NERVE_REDACTION_KEY")
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nerve", "redact", "--config", str(config), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+        env={**kept, "TERM": "xterm-256color", "COLUMNS": "120", "PAGER": "cat", **variables},
+    )
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux: the other end is closed
+        while part := os.read(main, 65_536):
+            shown += part
+    os.close(main)
+    assert process.wait() == 0
+    return shown.decode()
+
+
+def test_a_dry_run_on_a_terminal_is_in_colour(config: Path) -> None:
+    """What would go stands on a background of its label's colour, with the label; everything else is as it is."""
+    shown = on_a_terminal(config, "--dry-run", "Anna wrote to a@x.org in Paris")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert " Anna PER" in plain.splitlines()[0]
+    assert re.sub(r"  +", " ", plain.splitlines()[0]).startswith(
+        " Anna PER 99% wrote to a@x.org EMAIL 100% in Paris LOC"
+    )
+    styles = {}
+    for word in ("Anna", "a@x.org", "Paris"):
+        found = re.search(rf"\x1b\[([0-9;]+)m[^\x1b]*{re.escape(word)}", shown)
+        assert found, (word, shown)
+        styles[word] = found[1]
+    assert len(set(styles.values())) == 3  # a colour for each label
+    wrote = re.search(r"(\x1b\[[0-9;]*m)?( *wrote to)", shown)
+    assert wrote
+    assert wrote[1] in (None, "\x1b[0m")
+
+
+def test_a_dry_run_without_colours(config: Path) -> None:
+    """NO_COLOR turns them off on a terminal, too."""
+    shown = on_a_terminal(config, "--dry-run", "Anna in Paris", NO_COLOR="1")
+    assert not re.search(r"\x1b\[[0-9;]*(3|4|9|10)[0-9];?[0-9;]*m", shown), shown
+    assert "Anna" in shown

@@ -4,7 +4,7 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +32,10 @@ def watched(tmp_path: Path) -> Iterator[Callable[..., tuple[ServerProcess, Colle
     running: list[ServerProcess] = []
     with collecting() as collector:
 
-        def start(folder: Path, **sections: object) -> tuple[ServerProcess, Collector]:
+        def start(
+            folder: Path, more: dict[str, dict[str, object]] | None = None, **started: object
+        ) -> tuple[ServerProcess, Collector]:
+            limits: dict[str, object] = {"max_inputs": 4, "max_input_tokens": 40, "max_body_bytes": 40_000}
             (tmp_path / "tmp").mkdir(exist_ok=True)
             config = write_config(
                 tmp_path / "config.yaml",
@@ -44,8 +47,8 @@ def watched(tmp_path: Path) -> Iterator[Callable[..., tuple[ServerProcess, Colle
                     "vertex_predict_route": VERTEX,
                 },
                 tracing={"endpoint": f"{collector.url}/v1/traces"},
-                limits={"max_inputs": 4, "max_input_tokens": 40, "max_body_bytes": 40_000},
                 model={"cache_dir": str(tmp_path / "cache")},
+                **({"limits": limits} | (more or {})),
             )
             environment = {
                 "TMPDIR": str(tmp_path / "tmp"),
@@ -55,7 +58,7 @@ def watched(tmp_path: Path) -> Iterator[Callable[..., tuple[ServerProcess, Colle
                 "PYTHONASYNCIODEBUG": "1",
                 "OTEL_BSP_SCHEDULE_DELAY": "50",
             }
-            server = start_server(config, environment, **sections)  # type: ignore[arg-type]
+            server = start_server(config, environment, **started)  # type: ignore[arg-type]
             running.append(server)
             wait_until(lambda: server.log().count("runtime-1") == 2, "both workers have started")
             return server, collector
@@ -243,6 +246,91 @@ def post(
 ) -> httpx.Response:
     """POST a body as it is."""
     return server.client.post(route, content=content, headers=headers)
+
+
+# What is hidden, by its label.
+HIDDEN = {
+    "EMAIL": f"{CANARY}@{CANARY}.example",
+    "URL": f"https://{CANARY}.example/{CANARY}?q={CANARY}",
+    "CREDIT_CARD": "4111 1111 1111 1111",
+    "US_SSN": "536-22-1234",
+    "IP_ADDRESS": "203.0.113.77",
+    "PER": "Anna Maria",
+}
+OPERATORS: list[dict[str, object]] = [
+    {"type": "replace"},
+    {"type": "replace", "new_value": "[gone]"},
+    {"type": "redact"},
+    {"type": "mask"},
+    {"type": "mask", "masking_char": "#", "chars_to_mask": 100, "from_end": True},
+    {"type": "hash"},
+    {"type": "hash", "hash_type": "sha512", "salt": "pepper and more of it"},
+    {"type": "number"},
+]
+MASKING = ("/redact", "/anonymize", "/beta/litellm_basic_guardrail_api", "/request", "/response")
+WAREHOUSES = ("/bigquery", "/snowflake")
+
+
+def assert_hidden(content: str, hidden: Iterable[str]) -> None:
+    """No run of six characters of what is hidden is left, in any case, nor of its letters and digits alone."""
+    shown = content.lower()
+    for value in hidden:
+        for kept in (value.lower(), "".join(filter(str.isalnum, value.lower()))):
+            found = [kept[i : i + 6] for i in range(len(kept) - 5) if kept[i : i + 6] in shown]
+            assert not found, (value, found[0])
+
+
+def test_nothing_that_is_hidden_is_left(
+    watched: Callable[..., tuple[ServerProcess, Collector]], lookup_model: Path
+) -> None:
+    """Of any operator but keep, on every route that masks: in answers of 200, logs, metrics, traces and files."""
+    patterns = ["email", "url", "credit_card", "us_ssn", "ip_address"]
+    configured = dict(zip(HIDDEN, (OPERATORS[i] for i in (0, 3, 5, 7, 2, 4)), strict=True))
+    server, collector = watched(
+        lookup_model,
+        {
+            "runtime": {"patterns": patterns, "window_stride": 4},
+            "redaction": {"operators": configured},
+            "limits": {"max_inputs": 4, "max_input_tokens": 2_000, "max_body_bytes": 40_000},
+        },
+    )
+    text = " and ".join(HIDDEN.values()) + " . " + " , ".join(HIDDEN.values())
+    answers = []
+
+    def ask(route: str, body: object) -> httpx.Response:
+        answer = server.client.post(route, json=body)
+        assert answer.status_code == 200, (route, answer.text)
+        answers.append(answer)
+        return answer
+
+    for route in (*MASKING, *WAREHOUSES):
+        body = BODIES[route](text)
+        if route == "/anonymize":
+            at = [(label, value, text.find(value)) for label, value in HIDDEN.items()]
+            body["analyzer_results"] = [
+                {"entity_type": label, "start": start, "end": start + len(value), "score": 1.0}
+                for label, value, first in at
+                for start in (first, text.find(value, first + 1))
+            ]
+            body["anonymizers"] = {"DEFAULT": {"type": "mask", "masking_char": "*", "chars_to_mask": 99}}
+        answer = ask(route, body)
+        assert "and" in answer.text, route
+        assert_hidden(answer.text, HIDDEN.values())
+    for operator in OPERATORS:
+        for unit in ("code_point", "utf16", "byte"):
+            body = {"inputs": [text, text], "operators": {"DEFAULT": operator}, "offset_unit": unit}
+            first, second = ask("/redact", body).json()
+            assert len(first["items"]) == 2 * len(HIDDEN)
+            assert first == second
+            assert_hidden(json.dumps(first), HIDDEN.values())
+    # What is asked to stay, stays, and nothing else does.
+    partly = {"type": "mask", "chars_to_mask": len(CANARY) + 8, "from_end": True}
+    answer = ask("/redact", {"inputs": f"to {HIDDEN['EMAIL']} now", "operators": {"EMAIL": partly}})
+    assert answer.json()[0]["text"] == f"to {CANARY}@{'*' * (len(CANARY) + 8)} now"
+    answers.pop()
+    for answer in answers:
+        assert all(sign not in answer.content for sign in SIGNS)
+    assert_no_trace(server, collector, answers)
 
 
 DEFECT = """

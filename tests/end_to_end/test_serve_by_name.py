@@ -112,10 +112,12 @@ def test_a_name_on_the_hub_is_served(hub: HubStandIn, home: Path) -> None:
 def test_a_folder_is_served(lookup_model: Path, home: Path) -> None:
     """By its path, under its own name."""
     port = free_port()
-    server = serve(home, port, lookup_model, "--host", "127.0.0.1", "--port", str(port))
+    flags = ("--host", "127.0.0.1", "--port", str(port), "--rename-labels", "PER=PERSON")
+    server = serve(home, port, lookup_model, *flags)
     try:
         assert server.client.get("/info").json()["model_name"] == lookup_model.name
-        assert server.predict("anna lives in paris", aggregation_strategy="simple").status_code == 200
+        rows = server.predict("anna lives in paris", aggregation_strategy="simple").json()[0]
+        assert [{*row["results"]} for row in rows] == [{"PERSON"}, {"LOC"}]
     finally:
         server.client.close()
         assert server.stop() == 0
