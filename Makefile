@@ -111,6 +111,7 @@ golden: $(PARITY_READY)
 	OMP_NUM_THREADS=1 $(PARITY)/bin/python tests/parity/record.py "$$($(PARITY)/bin/nerve pull)"
 	OMP_NUM_THREADS=1 $(PARITY)/bin/python tests/parity/record_long.py "$$($(PARITY)/bin/nerve pull)"
 	$(PARITY)/bin/python tests/parity/record_architectures.py
+	$(PARITY)/bin/python tests/parity/record_whole.py
 	$(PARITY)/bin/python tests/parity/compare_tokenizers.py --record --characters 0
 
 # Recomputes the golden answers live and compares, and tests `nerve export` against PyTorch. CHECKPOINTS: folders whose
