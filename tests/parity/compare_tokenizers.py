@@ -25,6 +25,7 @@ import os
 import random
 import runpy
 import shutil
+import subprocess
 import sys
 import tempfile
 import types
@@ -263,7 +264,11 @@ def main() -> int:
 
 def written(rows: list[dict[str, Any]], texts: list[str], n_random: int) -> str:
     """Return a result file: what was compared with what, then a line for each tokenizer."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False, cwd=HERE
+    )
     facts = {
+        "commit": commit.stdout.strip(),
         "random_characters": n_random,
         "texts": len(texts),
         "characters": sum(map(len, texts)),
