@@ -1,7 +1,8 @@
 """Try `nerve export` with a tiny model of each of transformers' token-classification types, and serve what it writes.
 
-usage: python tests/parity/try_types.py [TYPE ...] (without types: all that types.json calls exported or untried)
-Prints a line for each: OK with the seconds and the largest difference of a logit, or the reason. Needs nerve[export].
+usage: python tests/parity/try_types.py [--anew] [TYPE ...]
+Without types: all that types.json calls exported or untried. --anew: those that nerve refuses at once, too. Prints a
+line for each: OK with the seconds and the largest difference of a logit, or the reason. Needs nerve[export].
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import nerve
 from nerve.errors import ModelError
 from nerve.models.export import export_checkpoint
+from nerve.models.exportable import REFUSED
 
 TYPES = Path(__file__).parent / "types.json"
 # Seconds for one type; a few of them take a minute.
@@ -114,14 +116,18 @@ def try_type(model_type: str) -> str:
 def main() -> None:
     """Try each in a process of its own, since PyTorch keeps what it has traced."""
     rows = json.loads(TYPES.read_text())["types"]
-    names = sys.argv[1:] or [name for name, row in rows.items() if row["state"] in ("exported", "untried")]
+    given = [name for name in sys.argv[1:] if name != "--anew"]
+    is_anew = len(given) < len(sys.argv[1:])
+    if is_anew:
+        REFUSED.clear()
+    names = given or [name for name, row in rows.items() if row["state"] in ("exported", "untried")]
     if names[0] == "--one":
         sys.stdout.write(try_type(names[1]) + "\n")
         return
     for name in names:
         try:
             done = subprocess.run(
-                [sys.executable, __file__, "--one", name],
+                [sys.executable, __file__, *(["--anew"] if is_anew else []), "--one", name],
                 capture_output=True,
                 text=True,
                 timeout=PATIENCE,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import logging
 import shutil
 import warnings
@@ -84,10 +85,7 @@ def export_checkpoint(
         )
         if calibration is not None:
             shutil.copyfile(calibration, folder / CALIBRATION)
-        _trace(model, folder / "model.onnx", torch)
-        task.advance()
-        task.describe(f"comparing {source} with PyTorch")
-        difference = _check_graph(model, folder / "model.onnx", torch, task)
+        difference = _write_graph(model, folder / "model.onnx", torch, task, source)
         place(folder, target)
     return difference
 
@@ -129,9 +127,40 @@ def _import_export_libraries() -> tuple[Any, Any]:
     return torch, transformers
 
 
-def _trace(model: Any, path: Path, torch: Any) -> None:
-    """Export with the tracer, which ONNX Runtime optimises best; with torch.export where tracing fails."""
+def _write_graph(model: Any, path: Path, torch: Any, task: Task, source: str) -> float:
+    """Write a graph that gives PyTorch's logits; return the largest difference. Raises `ModelError` where none does.
+
+    Of the tracer, whose graphs ONNX Runtime optimises best; of torch.export where that fails, or its graph does.
+    """
     use_traced_experts(model, torch)
+    failures = []
+    for write in (_trace, _export):
+        try:
+            write(model, path, torch)
+        except Exception as error:  # noqa: BLE001 - both raise anything
+            failures.append(f"{write.__name__.strip('_')}: {_last_line(error)}")
+            log.warning("%s cannot be written by %s", source, failures[-1])
+            continue
+        task.advance()
+        task.describe(f"comparing {source} with PyTorch")
+        try:
+            return _check_graph(model, path, torch, task)
+        except ModelError as error:
+            failures.append(f"{write.__name__.strip('_')}: {error}")
+            log.warning("%s: %s", source, failures[-1])
+    raise ModelError(f"PyTorch cannot export {type(model).__name__} to ONNX: {'; '.join(failures)}")
+
+
+def _last_line(error: BaseException) -> str:
+    """Say in a line what the first of nested errors was."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+
+
+def _arguments(model: Any, torch: Any) -> tuple[list[str], tuple[Any, ...], Any]:
+    """Return the names of the inputs, values of them, and the model that takes them by position."""
     names = _input_names(model)
     ids = torch.arange(5, 5 + 16, dtype=torch.int64).reshape(2, 8) % model.config.vocab_size  # (B,T)
     examples = {
@@ -139,38 +168,40 @@ def _trace(model: Any, path: Path, torch: Any) -> None:
         "attention_mask": torch.ones_like(ids),
         "token_type_ids": torch.zeros_like(ids),
     }
-    arguments = tuple(examples[name] for name in names)
-    axes = {name: {0: "batch", 1: "tokens"} for name in (*names, "logits")}
-    wrapped = _logits_of(model, names, torch)
-    try:
-        with _quiet():
-            torch.onnx.export(
-                wrapped,
-                arguments,
-                str(path),
-                input_names=names,
-                output_names=["logits"],
-                dynamic_axes=axes,
-                opset_version=_OPSET,
-                dynamo=False,
-            )
-    except Exception as error:  # noqa: BLE001 - the tracer raises anything; torch.export is the way out
-        log.warning("tracing failed (%s), trying torch.export", type(error).__name__)
-        shapes = tuple({0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")} for _ in names)
-        try:
-            with _quiet():
-                torch.onnx.export(
-                    wrapped,
-                    arguments,
-                    str(path),
-                    input_names=names,
-                    output_names=["logits"],
-                    dynamic_shapes=shapes,
-                    dynamo=True,
-                    external_data=False,
-                )
-        except Exception as failure:
-            raise ModelError(f"PyTorch cannot export {type(model).__name__} to ONNX: {failure}") from failure
+    return names, tuple(examples[name] for name in names), _logits_of(model, names, torch)
+
+
+def _trace(model: Any, path: Path, torch: Any) -> None:
+    """Export with the tracer."""
+    names, arguments, wrapped = _arguments(model, torch)
+    with _quiet():
+        torch.onnx.export(
+            wrapped,
+            arguments,
+            str(path),
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={name: {0: "batch", 1: "tokens"} for name in (*names, "logits")},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+
+
+def _export(model: Any, path: Path, torch: Any) -> None:
+    """Export with torch.export, whose reports go nowhere."""
+    names, arguments, wrapped = _arguments(model, torch)
+    dimensions = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
+    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        torch.onnx.export(
+            wrapped,
+            arguments,
+            str(path),
+            input_names=names,
+            output_names=["logits"],
+            dynamic_shapes=(tuple(dimensions for _ in names),),  # those of `*tensors`, which is one argument
+            dynamo=True,
+            external_data=False,
+        )
 
 
 def _logits_of(model: Any, names: list[str], torch: Any) -> Any:
