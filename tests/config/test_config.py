@@ -113,7 +113,10 @@ def test_every_key_has_a_comment() -> None:
         ({"server": {"tls": {"key": "x"}}}, "server.tls.certificate: required, but missing"),
         ({"server": {"port": 70000}}, "server.port: expected `int` <= 65535"),
         ({"server": {"port": "8000"}}, "server.port: expected `int`, got `str`"),
-        ({"server": {"uds_permissions": "999"}}, "server.uds_permissions: expected `str` matching"),
+        (
+            {"server": {"uds_permissions": "999"}},
+            "server.uds_permissions: expected three octal digits such as '660'; it is '999'",
+        ),
         (
             {"server": {"uds_permissions": 660}},
             "server.uds_permissions: expected `str`, got `int`; put it in quotes",
@@ -685,7 +688,7 @@ def test_the_key_of_pseudonyms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     file.write_text("fedcba9876543210\n")
     assert load_redaction_key(RedactionConfig(key_file=str(file))) == b"fedcba9876543210"
     file.write_text("short secret")
-    with pytest.raises(ConfigError, match=r"redaction.key_file: the key has 12 bytes; at least 16"):
+    with pytest.raises(ConfigError, match=r"redaction.key_file: the key has 12 bytes, and at least 16"):
         load_redaction_key(RedactionConfig(key_file=str(file)))
     with pytest.raises(ConfigError, match=r"redaction.key_file: cannot read"):
         load_redaction_key(RedactionConfig(key_file=str(tmp_path / "none")))

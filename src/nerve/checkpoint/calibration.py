@@ -57,7 +57,7 @@ def read_calibration(folder: Path, point: str) -> dict[str, float] | None:
     if set(biases) != wanted:
         wrong = sorted(set(biases) ^ wanted)
         raise CheckpointError(
-            f"{where} must hold exactly {', '.join(sorted(wanted))}; missing or unknown: {', '.join(wrong)}"
+            f"{where} must hold exactly {', '.join(sorted(wanted))}; missing or unknown: {', '.join(wrong)}; mend it"
         )
     for name, value in biases.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

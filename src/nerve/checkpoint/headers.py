@@ -55,7 +55,8 @@ def read_shapes(
             header = api.parse_safetensors_file_metadata(name, file, revision=commit)
         except SafetensorsParsingError as error:
             raise CheckpointError(
-                f"{file} of {name} cannot be read as safetensors ({first_line(error)}); it is damaged"
+                f"{file} of {name} cannot be read as safetensors ({first_line(error)}); it is damaged: choose "
+                "another revision"
             ) from error
         found |= {tensor: tuple(facts.shape) for tensor, facts in header.tensors.items()}
     return found
@@ -97,7 +98,7 @@ class RemoteFile:
             number, start = divmod(self._at, _PIECE)
             part = self._piece(number)[start : start + end - self._at]
             if not part:
-                raise CheckpointError(f"{self._url} is shorter than the hub says")
+                raise CheckpointError(f"{self._url} is shorter than the hub says; try again later")
             found += part
             self._at += len(part)
         return bytes(found)
@@ -119,7 +120,9 @@ class RemoteFile:
     def _piece(self, number: int) -> bytes:
         if number not in self._pieces:
             if len(self._pieces) * _PIECE >= _MOST_BYTES:
-                raise CheckpointError(f"{self._url} names its tensors in more than {_MOST_BYTES >> 20} MiB")
+                raise CheckpointError(
+                    f"{self._url} names its tensors in more than {_MOST_BYTES >> 20} MiB; do not use it"
+                )
             self._fetch(number)
         return self._pieces[number]
 

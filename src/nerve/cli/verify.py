@@ -195,7 +195,7 @@ def _read_texts(file: str | None) -> list[str]:
         return sample_texts()
     texts = read_lines(file)
     if not texts:
-        raise InputError(f"{file} holds no text")
+        raise InputError(f"{file} holds no text; write one a line")
     return texts
 
 

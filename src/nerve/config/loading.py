@@ -19,7 +19,7 @@ import msgspec
 import yaml
 
 from nerve.config import platforms
-from nerve.config.explaining import section_in, what_stands_there
+from nerve.config.explaining import explain, section_in, type_at
 from nerve.config.schema import CheckpointSource, Config, ServerConfig
 from nerve.config.truss import from_truss
 from nerve.errors import ConfigError
@@ -61,15 +61,20 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         document: Any = _deep_copy(_parse_yaml(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot read {path}: {error.strerror}; check its name and permissions") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text") from error
+        raise ConfigError(f"{path} is not UTF-8 text; save it as that") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {_in_one_line(error)}") from error
+        raise ConfigError(f"{path} is not valid YAML: {_in_one_line(error)}; correct it there") from error
     except RecursionError as error:
-        raise ConfigError(f"{path} refers to itself, or is nested too deeply") from error
+        raise ConfigError(
+            f"{path} refers to itself, or is nested too deeply; write it without anchors"
+        ) from error
     if not isinstance(document, dict):
-        raise ConfigError(f"{path} must hold a mapping with the sections of a nerve config, at least `model`")
+        raise ConfigError(
+            f"{path} must hold a mapping with the sections of a nerve config, at least `model`; write one with "
+            "`nerve init`"
+        )
     if "trt_llm" in document:
         document, ignored = from_truss(document)
         if ignored:
@@ -94,7 +99,7 @@ def parse_config(
     try:
         config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error)) + what_stands_there(merged, str(error))) from error
+        raise ConfigError(explain(merged, str(error))) from error
     if config.tracing.endpoint is not None and not _has_opentelemetry():
         raise ConfigError("tracing.endpoint needs OpenTelemetry: install nerve[otel], or remove the key")
     if PatternName.PHONE_NUMBER in config.runtime.patterns and not has_phonenumbers():
@@ -142,9 +147,11 @@ def read_secret(path: Path, origin: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{origin}: {path} is not UTF-8 text") from error
+        raise ConfigError(f"{origin}: {path} is not UTF-8 text; save it as that") from error
     except OSError as error:
-        raise ConfigError(f"{origin}: cannot read {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"{origin}: cannot read {path}: {error.strerror}; check its name and permissions"
+        ) from error
 
 
 def environment_without_overrides() -> dict[str, str]:
@@ -240,7 +247,7 @@ def _without_nulls(document: dict[str, Any], section: type[msgspec.Struct]) -> d
     return kept
 
 
-def _takes_null(declared: Any) -> bool:  # noqa: ANN401 - see `_type_at`
+def _takes_null(declared: Any) -> bool:  # noqa: ANN401 - see `type_at`
     return type(None) in getattr(declared, "__args__", ())
 
 
@@ -257,15 +264,18 @@ def _override(document: dict[str, Any], environment: dict[str, str]) -> dict[str
                 target[section] = {}
             target = target[section]
             if not isinstance(target, dict):
-                raise ConfigError(f"environment variable {name}: {'.'.join(sections)} is not a section")
-        target[key] = _parse_variable(name, text, _type_at([*sections, key]))
+                raise ConfigError(
+                    f"environment variable {name}: {'.'.join(sections)} is not a section; name one of "
+                    f"{', '.join(Config.__struct_fields__)}, and a key in it"
+                )
+        target[key] = _parse_variable(name, text, type_at([*sections, key]))
     return {key: value for key, value in merged.items() if value is not None}
 
 
 def _with_platform(document: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     """Return a copy of `document` with what a platform's variables say; it goes before the file, after `NERVE_*`."""
     said = {
-        key: _parse_variable(name, text, _type_at(key.split(".")))
+        key: _parse_variable(name, text, type_at(key.split(".")))
         for key, (name, text) in platforms.said_by_platform(environment).items()
     }
     return _with_flags(document, said)
@@ -331,7 +341,9 @@ def _parse_variable(name: str, text: str, declared: Any) -> Any:  # noqa: ANN401
     except msgspec.ValidationError:
         pass  # not text that the key takes: the value is checked with all others
     if isinstance(value, yaml.YAMLError):
-        raise ConfigError(f"environment variable {name} does not hold a valid value") from value
+        raise ConfigError(
+            f"environment variable {name} does not hold a valid value; write it as YAML, and text in quotes"
+        ) from value
     return value
 
 
@@ -339,34 +351,6 @@ def _deep_copy(value: Any) -> Any:  # noqa: ANN401 - a decoded YAML value can be
     if isinstance(value, dict):
         return {key: _deep_copy(item) for key, item in value.items()}
     return value
-
-
-def _explain(message: str) -> str:
-    """Turn msgspec's message into `path: what is wrong; what is known there`."""
-    text, _, where = message.partition(" - at `$")
-    path = where.rstrip("`").lstrip(".")
-    if "unknown field" in text:
-        key = text.split("`")[1]
-        section = section_in(_type_at(path.split(".")) if path else Config)
-        known = ", ".join(field.name for field in msgspec.structs.fields(section)) if section else ""
-        here = f"; known here: {known}" if known else ""
-        return f"{f'{path}.' if path else ''}{key}: unknown key{here}"
-    if "missing required field" in text:
-        key = text.split("`")[1]
-        return f"{f'{path}.' if path else ''}{key}: required, but missing"
-    is_number = text.startswith("Expected `str") and text.endswith(("got `int`", "got `float`"))
-    hint = "; put it in quotes" if is_number else ""  # YAML reads a version such as 1.0 as a number
-    return f"{path or 'config'}: {text[0].lower()}{text[1:]}{hint}"
-
-
-def _type_at(path: list[str]) -> Any:  # noqa: ANN401 - types of fields are of many classes
-    """Return the declared type of the key at a path of the config; `Any` where there is none."""
-    found: Any = Config
-    for name in path:
-        section = section_in(found)
-        fields = msgspec.structs.fields(section) if section else ()
-        found = next((field.type for field in fields if field.name == name), Any)
-    return found
 
 
 def _anchor_paths(config: Config, folder: Path) -> Config:

@@ -41,7 +41,8 @@ def _check(key: str, origin: str) -> bytes:
     encoded = key.strip().encode()
     if len(encoded) < _LEAST_BYTES:
         raise ConfigError(
-            f"{origin}: the key has {len(encoded)} bytes; at least {_LEAST_BYTES} are needed, as `openssl rand -hex 32`"
-            " writes them"
+            f"{origin}: the key has {len(encoded)} bytes, and at least {_LEAST_BYTES} are needed; make one with "
+            "`openssl rand "
+            "-hex 32`"
         )
     return encoded

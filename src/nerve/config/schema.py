@@ -16,15 +16,25 @@ from msgspec import Meta
 from nerve.config.operators import DEFAULT, Operator, Replace
 from nerve.types import AggregationStrategy, EntityStrategy, OffsetUnit, PatternName, RawScoresAs
 
+
+def _written(pattern: str, form: str) -> Meta:
+    """Require a pattern of a text; `form` says it in words, for messages."""
+    return Meta(pattern=pattern, extra={"form": form})
+
+
 PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
-DeviceName = Annotated[str, Meta(pattern="^[a-z][a-z0-9_-]*$")]
+DeviceName = Annotated[str, _written("^[a-z][a-z0-9_-]*$", "a name such as auto, cpu or cuda")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
+Sha256 = Annotated[str, _written("^[0-9a-fA-F]{64}$", "64 hexadecimal digits")]
 # It stands in paths of routes, and in logs.
-ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
-Route = Annotated[str, Meta(pattern="^/.")]
-AnyRoute = Annotated[str, Meta(pattern="^/")]
+ModelName = Annotated[
+    str,
+    Meta(max_length=200),
+    _written(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", "letters, digits, dots, - and _, the first no sign"),
+]
+Route = Annotated[str, _written("^/.", "a path such as /predict_tokens")]
+AnyRoute = Annotated[str, _written("^/", "a path, which begins with /")]
 Name = Annotated[str, Meta(min_length=1)]
 Niceness = Annotated[int, Meta(ge=0, le=19)]
 Score = Annotated[float, Meta(ge=0, le=1)]
@@ -141,7 +151,7 @@ class ModelConfig(_Section, frozen=True):
     """The checkpoint, and how it is run."""
 
     checkpoint_repository: CheckpointConfig
-    base_model: Annotated[str, Meta(pattern="^encoder_bert$")] = "encoder_bert"
+    base_model: Annotated[str, _written("^encoder_bert$", "encoder_bert, the only one")] = "encoder_bert"
     device: DeviceName = Device.AUTO.value  # a provider of runtime.devices, or of another package
     device_id: NonNegativeInt = 0
     precision: Precision = Precision.AUTO
@@ -232,7 +242,7 @@ class TlsConfig(_Section, frozen=True):
     key: str
     client_ca: str | None = None
     key_password_file: str | None = None
-    minimum_version: Annotated[str, Meta(pattern=r"^1\.[23]$")] = "1.2"
+    minimum_version: Annotated[str, _written(r"^1\.[23]$", "'1.2' or '1.3'")] = "1.2"
 
 
 class ServerConfig(_Section, frozen=True):
@@ -241,7 +251,7 @@ class ServerConfig(_Section, frozen=True):
     host: str | None = None
     port: Port = 8000
     uds: str | None = None
-    uds_permissions: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "660"
+    uds_permissions: Annotated[str, _written("^0?[0-7]{3}$", "three octal digits such as '660'")] = "660"
     workers: PositiveInt = 1
     interface: Interface = Interface.RSGI
     loop: EventLoop = EventLoop.AUTO
@@ -287,7 +297,7 @@ class RedactionConfig(_Section, frozen=True):
 class TracingConfig(_Section, frozen=True):
     """Traces over OTLP."""
 
-    endpoint: Annotated[str, Meta(pattern="^https?://")] | None = None
+    endpoint: Annotated[str, _written("^https?://", "an address with http:// or https://")] | None = None
 
 
 class Config(_Section, frozen=True):

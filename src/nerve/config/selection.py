@@ -62,7 +62,7 @@ def choose_config(
     """
     located = None if model is None else locate(str(model), revision)
     if revision is not None and (located is None or isinstance(located, Path)):
-        raise ConfigError("a revision is for a hub repository; a config file names its own")
+        raise ConfigError("a revision is for a hub repository, and a config file names its own; leave it out")
     if isinstance(located, Path):
         if file is not None:
             raise ConfigError(f"{model} is a config file, and so is --config {file}; give one of them")
@@ -115,7 +115,7 @@ def locate(model: str, revision: str | None = None) -> Path | dict[str, Any]:
         return path
     if is_model:
         if revision is not None:
-            raise ConfigError(f"a revision is for a hub repository, but {model} is a folder")
+            raise ConfigError(f"a revision is for a hub repository, but {model} is a folder; leave it out")
         return {"source": CheckpointSource.LOCAL.value, "path": str(Path.cwd() / path)}
     if is_folder and not _is_name(model):
         raise ConfigError(f"the folder {model} has no {_MODEL_CONFIG}; name a model folder")

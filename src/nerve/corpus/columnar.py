@@ -64,7 +64,7 @@ class ParquetReader:
             self._parquet = self._arrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
         except (self._arrow.ArrowException, OSError) as error:
             reason = getattr(error, "strerror", None) or "not a Parquet file, or cut short"
-            raise InputError(f"cannot read {title}: {reason}") from None
+            raise InputError(f"cannot read {title}: {reason}; check the file, or name another") from None
         self.unit_bytes = path.stat().st_size / max(1, self._parquet.metadata.num_rows)
         self.head = self._parquet.schema_arrow
         self._check_column()
@@ -81,7 +81,9 @@ class ParquetReader:
                     self.position = Position(self.position.offset + 1, self.position.number + 1)
                     yield self._row(batch, index, text)
         except (self._arrow.ArrowException, OSError):
-            raise InputError(f"cannot read {self._title}: damaged after row {self.position.number}") from None
+            raise InputError(
+                f"cannot read {self._title}: damaged after row {self.position.number}; write it anew"
+            ) from None
 
     def close(self) -> None:
         """Close the file."""
@@ -90,12 +92,16 @@ class ParquetReader:
     def _check_column(self) -> None:
         schema = self.head
         if self._field not in schema.names:
-            raise InputError(f"{self._title}: no column `{self._field}`; --field names the one with the text")
+            raise InputError(
+                f"{self._title}: no column `{self._field}`; name the one with the text with --field"
+            )
         types = self._arrow.types
         kind = schema.field(self._field).type
         kind = kind.value_type if types.is_dictionary(kind) else kind
         if not any(check(kind) for check in (types.is_string, types.is_large_string, types.is_string_view)):
-            raise InputError(f"{self._title}: the column `{self._field}` holds {kind}, not text")
+            raise InputError(
+                f"{self._title}: the column `{self._field}` holds {kind}, not text; name another with --field"
+            )
 
     def _batches(self) -> Iterator[pyarrow.RecordBatch]:
         """Yield the batches from `position` on; whole row groups before it are not read."""

@@ -69,7 +69,9 @@ class Manifest:
             folder.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self._path.open("a+b", buffering=0)
         except OSError as error:
-            raise OutputError(f"cannot write {self._path}: {error.strerror}") from None
+            raise OutputError(
+                f"cannot write {self._path}: {error.strerror}; name another folder with --output"
+            ) from None
         try:
             self._begin(folder, header, resume)
         except BaseException:
@@ -89,7 +91,9 @@ class Manifest:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise OutputError(f"another run is writing to {folder}") from None
+            raise OutputError(
+                f"another run is writing to {folder}; wait for it, or name another folder with --output"
+            ) from None
         self._file.seek(0)
         whole, newline, torn = self._file.read().rpartition(b"\n")
         if torn:
@@ -122,7 +126,7 @@ class Manifest:
         if differ:
             raise OutputError(
                 f"the run in {folder} was begun with other settings ({', '.join(sorted(differ))}); "
-                "--resume needs the same ones"
+                "go on with the same ones, or choose another folder"
             )
 
     def _know(self, entry: Entry) -> None:
@@ -135,5 +139,5 @@ class Manifest:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise OutputError(
-                f"cannot write {self._path}: {error.strerror}; --resume goes on when that is mended"
+                f"cannot write {self._path}: {error.strerror}; mend that, then go on with --resume"
             ) from None

@@ -326,7 +326,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write {path}: {error.strerror}; --resume goes on when that is mended")
+    return OutputError(f"cannot write {path}: {error.strerror}; mend that, then go on with --resume")
 
 
 def _hidden(path: Path) -> Path:

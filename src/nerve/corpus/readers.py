@@ -279,16 +279,18 @@ class CsvReader:
     def _read_head(self, head: Lines) -> CsvHead:
         record, _, _ = self._next()
         if not record:
-            raise InputError(f"{head.title}: no line of names; CSV begins with one")
+            raise InputError(f"{head.title}: no line of names; write one as its first")
         record[0] = record[0].removeprefix(_BOM)
         for self._delimiter in (",", ";", "\t", "|"):
             names = self._parse(record)
             if names is not None and self._field in names:
                 break
         else:
-            raise InputError(f"{head.title}: no column `{self._field}`; --field names the one with the text")
+            raise InputError(
+                f"{head.title}: no column `{self._field}`; name the one with the text with --field"
+            )
         if len(set(names)) < len(names):
-            raise InputError(f"{head.title}: two columns have the same name")
+            raise InputError(f"{head.title}: two columns have the same name; rename one")
         ending = "\r\n" if record[-1].endswith(b"\r\n") else "\n"
         return CsvHead(names, self._delimiter, ending)
 

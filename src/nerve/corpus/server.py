@@ -72,9 +72,7 @@ class RemoteClassifier:
     def __init__(self, url: str, api_key: str | None, timeout: float = 60) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise RemoteError(
-                f"--url must start with http:// or https://, as http://localhost:8000; it is {url}"
-            )
+            raise RemoteError(f"--url is {url}; write it with http:// or https://, as http://localhost:8000")
         self._url = url.rstrip("/")
         self._parts = parts
         self._path = parts.path.rstrip("/")
@@ -124,7 +122,7 @@ class RemoteClassifier:
         try:
             most = self.info.limits.max_body_bytes
             if most is not None and len(body) > most:
-                raise ServerRefusal(f"above the server's limits.max_body_bytes = {most}")
+                raise ServerRefusal(f"above the server's limits.max_body_bytes = {most}; send it in parts")
             if task.redacts:
                 redacted = self._decode(self._send_patiently("/redact", body), list[Redacted])
                 return [Answer(one.text, one.items) for one in redacted]
@@ -157,7 +155,10 @@ class RemoteClassifier:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             reason = getattr(error, "strerror", None) or error
-            raise _Later(f"cannot reach {self._url}: {reason}; is the server running?", 1.0) from error
+            raise _Later(
+                f"cannot reach {self._url}: {reason}; check the address, and that `nerve serve` runs there",
+                1.0,
+            ) from error
         if response.status == 200:
             return content
         said = f"{self._url}{path} answered {response.status}: {_reason(content)}"
@@ -184,7 +185,7 @@ class RemoteClassifier:
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.DecodeError as error:
-            raise RemoteError(f"{self._url} does not answer as nerve does: {error}") from None
+            raise RemoteError(f"{self._url} does not answer as nerve does: {error}; check --url") from None
 
 
 class _Later(RemoteError):

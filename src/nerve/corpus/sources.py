@@ -208,7 +208,7 @@ def _of_file(name: str, kind: Kind | None, without: Path | None) -> Iterator[Sou
         base = _fixed_part(path)
         found = sorted(map(Path, glob.glob(name, recursive=True)))
         if not found:
-            raise InputError(f"no file matches {name}")
+            raise InputError(f"no file matches {name}; check the name, or quote a pattern")
         for match in found:
             if match.is_file():
                 yield _file(match, str(match), match.relative_to(base).as_posix(), kind)
@@ -243,7 +243,7 @@ def _of_folder(folder: Path, base: Path, kind: Kind | None, without: Path | None
             yield _file(path, str(path), path.relative_to(base).as_posix(), kind)
     if not n_found:
         what = f"no file that ends in {' or '.join(sorted(wanted))}" if wanted else "no file"
-        raise InputError(f"{folder} has {what}")
+        raise InputError(f"{folder} has {what}; name another folder or a file")
 
 
 def _suffix_of(path: Path) -> str:
@@ -257,6 +257,6 @@ def _file(path: Path, title: str, name: str, kind: Kind | None) -> Source:
     try:
         status = path.stat()
     except OSError as error:
-        raise InputError(f"cannot read {title}: {error.strerror}") from None
+        raise InputError(f"cannot read {title}: {error.strerror}; check its name and permissions") from None
     size = status.st_size if path.is_file() else None
     return Source(chosen, title, name, path, size=size, mtime_ns=status.st_mtime_ns)

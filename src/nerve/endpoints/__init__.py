@@ -112,6 +112,6 @@ def _create(name: str, factory: Callable[[Config], Endpoint] | EntryPoint, confi
     except Exception as error:
         raise ConfigError(
             f"server.endpoints: {name}, of another package ({factory.value}), cannot be made: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}; leave it out of server.endpoints, or mend that package"
         ) from error
     return endpoint

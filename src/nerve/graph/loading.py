@@ -245,7 +245,7 @@ def _open_onnx(folder: Path, config: Mapping[str, Any]) -> _Source:
 
 def _ready_graph(file: Path, precision: Precision, provider: Provider) -> Graph:
     if not file.is_file():
-        raise ModelError(f"model.graph: there is no file {file}")
+        raise ModelError(f"model.graph: there is no file {file}; name one that is there")
     found = ready.check_ready(file)
     if provider.graph_kind is GraphKind.STANDARD and found.precision is Precision.FLOAT32:
         computed = provider.precisions[0]  # its runtime rounds what it computes

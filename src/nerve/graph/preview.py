@@ -56,7 +56,7 @@ def pickled_shapes(stream: SeekableBytes, name: str) -> Shapes:
         ) from error
     except DamagedPickle as error:
         raise CheckpointError(
-            f"{name} cannot be read as weights of PyTorch ({readable(error)}); it is damaged"
+            f"{name} cannot be read as weights of PyTorch ({readable(error)}); it is damaged: choose another revision"
         ) from error
 
 

@@ -79,22 +79,26 @@ def check_ready(file: Path) -> ReadyFacts:
     if "input_ids" not in inputs or not inputs <= KNOWN_INPUTS:
         raise ModelError(
             f"{file} has the inputs {', '.join(sorted(inputs))}; needed are input_ids and, where the model "
-            "uses them, attention_mask and token_type_ids"
+            "uses them, attention_mask and token_type_ids; export it again with `nerve export`"
         )
     for value in graph.input:
         if value.name in inputs and value.type.tensor_type.elem_type not in (
             TensorProto.INT64,
             TensorProto.INT32,
         ):
-            raise ModelError(f"{file}: input {value.name} is not of integers")
+            raise ModelError(
+                f"{file}: input {value.name} is not of integers; export it again with `nerve export`"
+            )
     if len(graph.output) != 1 or graph.output[0].type.tensor_type.elem_type not in _FLOATS:
         raise ModelError(
-            f"{file} must have one output, float logits; it has {len(graph.output)} or another type"
+            f"{file} must have one output, float logits; it has {len(graph.output)} or another type; export it "
+            "again with `nerve export`"
         )
     tensor = graph.output[0].type.tensor_type
     if tensor.HasField("shape") and len(tensor.shape.dim) != 3:
         raise ModelError(
-            f"{file}: the output has {len(tensor.shape.dim)} axes; token logits have (batch, token, label)"
+            f"{file}: the output has {len(tensor.shape.dim)} axes; token logits have (batch, token, label); "
+            "choose a token classifier"
         )
     nodes = list(_all_nodes([*graph.node, *(node for function in model.functions for node in function.node)]))
     mixing = sorted({node.op_type for node in nodes} & _ROW_MIXERS)

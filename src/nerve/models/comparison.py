@@ -97,7 +97,10 @@ def compare_text(
             continue
         label = _best(served)
         if label not in reference.results:
-            raise Incomparable(f"the served model has a label {label}, which the reference has not")
+            raise Incomparable(
+                f"the served model has a label {label}, which the reference has not; give the config file of the "
+                "served model"
+            )
         n_tokens += 1
         n_agreeing += label == _best(reference)
         drift = abs(served.results[label] - reference.results[label])

@@ -95,13 +95,15 @@ def _refuse_at_once(source: str, config: Any, transformers: Any) -> None:
     kind = getattr(config, "model_type", None)
     if kind in REFUSED:
         raise ModelError(
-            f"{source} cannot be exported: a model of the type {kind} cannot be served, since {REFUSED[kind]}"
+            f"{source} cannot be exported: a model of the type {kind} cannot be served, since {REFUSED[kind]}; "
+            "choose one of "
+            "docs/explanation/architectures.md"
         )
     known = transformers.models.auto.modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
     if kind not in known:
         raise ModelError(
             f"{source} cannot be exported: transformers {transformers.__version__} has no token classifier of the type "
-            f"{kind}"
+            f"{kind}; try a newer transformers, or choose another checkpoint"
         )
 
 
@@ -111,7 +113,9 @@ def _loading(source: str) -> Iterator[None]:
         yield
     except (ImportError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())  # in one line
-        raise ModelError(f"transformers cannot load {source}: {reason}") from error
+        raise ModelError(
+            f"transformers cannot load {source}: {reason}; check the checkpoint, or try a newer transformers"
+        ) from error
 
 
 def _import_export_libraries() -> tuple[Any, Any]:
@@ -248,7 +252,7 @@ def _check_graph(model: Any, path: Path, torch: Any, task: Task) -> float:
         except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
             raise ModelError(
                 f"the exported graph fails on a batch of {shape} tokens, so this architecture cannot be exported "
-                f"with these library versions: {' '.join(str(error).split())}"
+                f"with these library versions: {' '.join(str(error).split())}; try newer ones"
             ) from error
         for row, scores in zip(rows, got, strict=True):
             with torch.no_grad():
@@ -258,7 +262,7 @@ def _check_graph(model: Any, path: Path, torch: Any, task: Task) -> float:
             raise ModelError(
                 f"on a batch of {shape} tokens the exported graph differs from PyTorch by {largest:.2g}, more than "
                 f"{_TOLERANCE:g}; this architecture cannot be exported faithfully with these library versions, "
-                "or its answers change with the padding beside a text"
+                "or its answers change with the padding beside a text; try newer ones, or choose another checkpoint"
             )
         task.advance()
     return largest

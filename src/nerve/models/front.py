@@ -74,7 +74,9 @@ def load_front(config: Config, folder: ModelFolder, remote: Remote) -> Model:
     try:
         greeting = msgspec.json.decode(remote.link.greeting, type=Greeting)
     except msgspec.ValidationError as error:
-        raise ModelError(f"the process that runs the model is of another version: {error}") from error
+        raise ModelError(
+            f"the process that runs the model is of another version: {error}; start the whole server again"
+        ) from error
     settings = read_config(folder.path)
     decoding = read_decoding(
         label_names(settings, str(folder.path)), folder.path, config.runtime, config.redaction.operators

@@ -191,7 +191,7 @@ def _wrong_number_of_labels(settings: dict[str, Any], n_named: int, n_given: int
         return f"{reason}, but the graph gives {n_given}; add id2label with a name for each"
     return (
         f"config.json names {n_named} labels in id2label, but the graph gives {n_given}; they belong to "
-        "different models"
+        "different models: fetch the checkpoint again"
     )
 
 

@@ -150,7 +150,7 @@ class _Steps:
 
     def _folder(self) -> Path:
         if self._preview.folder is None:
-            raise ModelError("there is no folder")
+            raise ModelError("there is no folder; check the name of the model")
         return self._preview.folder
 
     def _read_architecture(self) -> None:

@@ -81,5 +81,7 @@ def limit_ids(tokenizer: TextTokenizer, vocabulary: Vocabulary, n_words: int | N
     more = f" and {len(foreign) - _NAMED_TOKENS} more" if len(foreign) > _NAMED_TOKENS else ""
     message = f"the model has rows for {n_words} tokens, but its tokenizer has {named}{more} beyond them"
     if foreign.keys() & {*vocabulary.special_tokens, vocabulary.unk_id}:
-        raise ModelError(f"{message}, which every text may need; the two belong to different models")
+        raise ModelError(
+            f"{message}, which every text may need; the two belong to different models: fetch the checkpoint again"
+        )
     log.warning("%s: a request with one of these tokens is refused (422), others are served", message)

@@ -81,7 +81,9 @@ def _try(model: Model, rows: list[list[int]]) -> float:
             results = model.backend.run(windows, needs_logits=True)
     except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
         lengths = " and ".join(str(len(row)) for row in rows)
-        raise ModelError(f"the model fails on a batch of {lengths} tokens: {error}") from error
+        raise ModelError(
+            f"the model fails on a batch of {lengths} tokens: {error}; export the checkpoint again with `nerve export`"
+        ) from error
     seconds = time.monotonic() - started
     for row, scores in zip(rows, results, strict=True):
         _check_scores(model, scores, len(row))
@@ -94,7 +96,7 @@ def _check_scores(model: Model, scores: TokenScores, n_tokens: int) -> None:
         shape = None if scores.logits is None else scores.logits.shape
         raise ModelError(
             f"for {n_tokens} tokens and {n_labels} labels in id2label the graph gives an output of "
-            f"shape {shape}; it is not the graph of this token classifier"
+            f"shape {shape}; it is not the graph of this token classifier: fetch the checkpoint again"
         )
     if not np.isfinite(scores.logits).all():
         is_exact = model.precision is Precision.FLOAT32
@@ -198,7 +200,9 @@ def _depends(model: Model, rows: Sequence[list[int]]) -> bool:
 
 def _probabilities(scores: TokenScores) -> FloatArray:
     if scores.logits is None:
-        raise ModelError("the backend gives no logits although they are needed")
+        raise ModelError(
+            "the backend gives no logits although they are needed; choose another backend (model.device)"
+        )
     powers = np.exp(scores.logits - scores.logits.max(axis=-1, keepdims=True))
     result: FloatArray = powers / powers.sum(axis=-1, keepdims=True)
     return result

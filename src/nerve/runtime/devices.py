@@ -183,6 +183,6 @@ def _find_installed(device: str) -> Provider:
     except Exception as error:
         raise ModelError(
             f"model.device is {device}, of another package ({point.value}), which cannot be loaded: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}; mend that package, or set model.device: cpu"
         ) from error
     return provider

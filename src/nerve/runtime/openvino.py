@@ -55,7 +55,7 @@ class OpenVinoSession(Backend):
             self._wide = _Compiled(model, options.n_threads, 1)
         self._inputs = {name: _type_of(one) for one in model.inputs for name in one.names}
         if "input_ids" not in self._inputs:
-            raise ModelError("the graph has no input input_ids")
+            raise ModelError("the graph has no input input_ids; export it again with `nerve export`")
         self._output = _logits_of(model)
         labels = self._output.partial_shape[-1]
         self.n_labels = labels.get_length() if labels.is_static else None
@@ -113,7 +113,7 @@ def open_openvino(options: OpenOptions) -> OpenVinoSession:
     try:
         return OpenVinoSession(options)
     except RuntimeError as error:  # all that openvino raises
-        raise ModelError(f"OpenVINO cannot load the graph: {error}") from error
+        raise ModelError(f"OpenVINO cannot load the graph: {error}; set model.precision: float32") from error
 
 
 def why_no_bfloat16() -> str | None:
@@ -177,7 +177,9 @@ def _read(source: bytes | Path) -> Any:  # noqa: ANN401
 def _type_of(node: Any) -> type[np.integer[Any]]:  # noqa: ANN401
     kind = node.element_type.get_type_name()
     if kind not in _TYPES:
-        raise ModelError(f"the graph's input {node.any_name} is {kind}; it must be int64 or int32")
+        raise ModelError(
+            f"the graph's input {node.any_name} is {kind}, not int64 or int32; export it again with `nerve export`"
+        )
     return _TYPES[kind]
 
 

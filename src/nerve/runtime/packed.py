@@ -211,12 +211,14 @@ class PackedSession(Backend):
                 difference = self._compare(step, bucket.room(max_length))
             except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
                 raise ModelError(
-                    f"the step of {bucket.tokens} tokens cannot be prepared on {self.device.value}: {error}"
+                    f"the step of {bucket.tokens} tokens cannot be prepared on {self.device.value}: {error}; lower "
+                    "batching.max_batch_tokens, or set model.device: cpu"
                 ) from error
             if not difference <= _MOST_DIFFERENCE:
                 raise ModelError(
                     f"the captured step of {bucket.tokens} tokens gives scores that differ by {difference:.3f} "
-                    "from those of an eager run; the driver or onnxruntime is at fault"
+                    "from those of an eager run; the driver or onnxruntime is at fault: change one of the two, "
+                    "or set model.device: cpu"
                 )
             self.step_seconds[bucket.tokens] = seconds
             self._steps[bucket] = step

@@ -169,7 +169,10 @@ class Session(Backend):
     def _integer_type(self, name: str) -> type[np.integer[Any]]:
         kind = self._inputs.get(name)
         if kind not in _INTEGER_TYPES:
-            raise ModelError(f"the graph's input {name} is {kind or 'missing'}; it must be int64 or int32")
+            raise ModelError(
+                f"the graph's input {name} is {kind or 'missing'}, not int64 or int32; export it again with "
+                "`nerve export`"
+            )
         return _INTEGER_TYPES[kind]
 
 

@@ -115,11 +115,16 @@ def create_session(
             )
     except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
         _refuse_without_cuda(device, device_id, error)
-        raise ModelError(f"onnxruntime cannot load the graph on {device.value}: {error}") from error
+        raise ModelError(
+            f"onnxruntime cannot load the graph on {device.value}: {error}; fetch the checkpoint again, or export "
+            "it anew"
+        ) from error
     used = session.get_providers()[0]
     if used != provider:
         _refuse_without_cuda(device, device_id)
-        raise ModelError(f"model.device is {device.value}, but onnxruntime runs the graph with {used}")
+        raise ModelError(
+            f"model.device is {device.value}, but onnxruntime runs the graph with {used}; set model.device: cpu"
+        )
     return session
 
 

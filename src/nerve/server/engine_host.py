@@ -78,7 +78,7 @@ class EngineHost:
             self._listener.listen(_BACKLOG)
         except OSError as error:
             raise StartupError(
-                f"server.workers above 1 need a folder for temporary files: {error}"
+                f"server.workers above 1 need a folder for temporary files: {error}; set TMPDIR to one"
             ) from error
         self._thread = threading.Thread(target=self._keep, name="nerve-engine-host", daemon=True)
 

@@ -262,7 +262,10 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
                     metrics_dir=metrics_dir,
                 )
         except OSError as error:  # no shared memory, or a Python that this user may not start again
-            raise StartupError(f"cannot start worker processes with {sys.executable}: {error}") from error
+            raise StartupError(
+                f"cannot start worker processes with {sys.executable}: {error}; check /dev/shm, or set "
+                "server.workers: 1"
+            ) from error
         if is_apart and metrics_dir is not None:
             routes = routes_of(endpoints)
             server.engine = EngineHost(config, folder, routes, metrics_dir, server.give_up)
@@ -289,7 +292,9 @@ def _metrics_dir(n_workers: int) -> Iterator[Path | None]:
     try:
         folder = Path(tempfile.mkdtemp(prefix="nerve-metrics-"))
     except OSError as error:
-        raise StartupError(f"server.workers above 1 need a folder for temporary files: {error}") from error
+        raise StartupError(
+            f"server.workers above 1 need a folder for temporary files: {error}; set TMPDIR to one"
+        ) from error
     try:
         yield folder
     finally:

@@ -45,14 +45,16 @@ def open_tls(tls: TlsConfig) -> SslContext:
         context.load_cert_chain(tls.certificate, key, "")  # OpenSSL asks where there is no password at all
     except (OSError, ValueError) as error:  # `ssl.SSLError` is an `OSError`
         raise ConfigError(
-            f"server.tls: {tls.certificate} and {tls.key} are not a certificate and its key (PEM): {error}"
+            f"server.tls: {tls.certificate} and {tls.key} are not a certificate and its key (PEM): {error}; name "
+            "two files that belong together"
         ) from error
     if tls.client_ca is not None:
         try:
             context.load_verify_locations(tls.client_ca)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"server.tls.client_ca: {tls.client_ca} is not a certificate (PEM): {error}"
+                f"server.tls.client_ca: {tls.client_ca} is not a certificate (PEM): {error}; name the file of an "
+                "authority"
             ) from error
     asks = tls.client_ca is not None
     version = f"tls{tls.minimum_version}"
@@ -75,7 +77,7 @@ def _plain_key(tls: TlsConfig) -> str:
     except ValueError as error:
         raise ConfigError(
             f"server.tls.key_password_file: {tls.key} cannot be decrypted with the password in "
-            f"{tls.key_password_file}: {error}"
+            f"{tls.key_password_file}: {error}; correct the password"
         ) from error
     except OSError as error:
         raise ConfigError(
@@ -88,4 +90,6 @@ def _read(path: str, name: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise ConfigError(f"server.tls.{name}: cannot read {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"server.tls.{name}: cannot read {path}: {error.strerror}; check its name and permissions"
+        ) from error

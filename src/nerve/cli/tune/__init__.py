@@ -174,7 +174,7 @@ def _read_texts(file: str | None) -> list[str]:
         return sample_texts()[:-1]  # the last one is long, and would be the p99 of all others
     texts = [text for text in read_lines(file) if text.strip()]
     if not texts:
-        raise InputError(f"{file} holds no text")
+        raise InputError(f"{file} holds no text; write one a line")
     return texts
 
 

@@ -48,7 +48,7 @@ def write_tuned(
     try:
         write_whole(out, f"{comment}\n{content}")
     except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror}") from error
+        raise InputError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
 
 
 def _edited(file: Path, out: Path, setting: Setting, min_agreement: float | None) -> str | None:

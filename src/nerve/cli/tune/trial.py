@@ -65,7 +65,9 @@ def measure(
         alone = load.closed_loop(1, plan.probe / 2)
         full = load.closed_loop(_CLOSED_CONNECTIONS, plan.probe / 2)
         if not alone.latencies or not full.latencies:
-            raise TrialError(f"no request was answered: {_describe(alone)}; {_describe(full)}")
+            raise TrialError(
+                f"no request was answered: {_describe(alone)}; {_describe(full)}; try them against `nerve serve`"
+            )
         best = alone
         search = RateSearch(full.rate, _MOST_PROBES, hint)
         capacity = 0.0
@@ -150,9 +152,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, workers: int,
     while in_a_row < (_READY_ANSWERS * workers if workers > 1 else 1):
         if process.poll() is not None:
             lines = log.read_text(errors="replace").strip().splitlines()
-            raise TrialError(f"the server ended with {process.returncode}: {lines[-1] if lines else ''}")
+            raise TrialError(
+                f"the server ended with {process.returncode}: {lines[-1] if lines else ''}; try `nerve serve`"
+            )
         if time.monotonic() > deadline:
-            raise TrialError(f"the server is not ready after {_START_SECONDS:.0f} s")
+            raise TrialError(f"the server is not ready after {_START_SECONDS:.0f} s; try `nerve serve`")
         if is_ready(f"http://127.0.0.1:{port}/"):
             in_a_row += 1
         else:

@@ -169,7 +169,7 @@ def _look_up(model_type: object) -> Family:
     except Exception as error:
         raise ModelError(
             f"model type {model_type} is read by another package ({found[model_type].value}), which cannot be loaded: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}; mend or remove that package"
         ) from error
     return family
 
