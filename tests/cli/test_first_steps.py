@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from nerve.cli import _parser
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,6 +54,8 @@ def test_narrow_terminals_get_two_lines_for_a_step(tmp_path: Path, columns: str)
     ("arguments", "example"),
     [
         (["serve"], "  nerve serve dslim/bert-base-NER"),
+        (["verify"], "  nerve verify dslim/bert-base-NER"),
+        (["tune", "--target-p99-ms", "5"], "  nerve tune dslim/bert-base-NER --target-p99-ms 100"),
         (["predict", "Call Maria."], "  nerve predict --model dslim/bert-base-NER"),
     ],
 )
@@ -61,6 +66,8 @@ def test_without_a_model_it_says_what_to_type(tmp_path: Path, arguments: list[st
     assert (done.returncode, done.stdout, remedy) == (1, "", "type one of")
     assert why.startswith("nerve: no model is named, and there is no config file at config.yaml or ")
     assert lines[0].startswith(example)
+    typed = lines[0].strip().partition("   ")[0]  # what is said of it may stand beside it
+    _parser().parse_args(shlex.split(typed)[1:])
 
 
 def test_init_writes_the_documented_config(tmp_path: Path) -> None:

@@ -79,5 +79,7 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         match=r"^server\.some: cannot read .*none: No such file or directory; check its name and permissions$",
     ):
         read_secret(tmp_path / "none", "server.some")
-    with pytest.raises(ConfigError, match=r"^server\.some: cannot read .*: Is a directory; check its name and permissions$"):
+    with pytest.raises(
+        ConfigError, match=r"^server\.some: cannot read .*: Is a directory; check its name and permissions$"
+    ):
         read_secret(tmp_path, "server.some")

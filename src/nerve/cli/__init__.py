@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NerveError as error:
         print(f"nerve: {error}", file=sys.stderr)
         if isinstance(error, NoModelNamed):
-            first_steps.print_how_to_name_a_model(options.command, as_option="texts" in options)
+            first_steps.print_how_to_name_a_model(options.command, as_option="model_is_an_option" in options)
         return 1
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "nerve":

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _EXAMPLE = "dslim/bert-base-NER"
+# What a command cannot do without.
+_NEEDED = {"tune": " --target-p99-ms 100"}
 _INDENT, _GAP = 2, 3
 
 
@@ -36,7 +38,11 @@ def print_first_steps() -> None:
 
 def print_how_to_name_a_model(command: str, *, as_option: bool) -> None:
     """Say on stderr what to type where `nerve COMMAND` has no model. as_option: it is named with --model."""
-    example = f'{command} --model {_EXAMPLE} "Call Maria."' if as_option else f"{command} {_EXAMPLE}"
+    example = (
+        f'{command} --model {_EXAMPLE} "Call Maria."'
+        if as_option
+        else f"{command} {_EXAMPLE}{_NEEDED.get(command, '')}"
+    )
     folder = example.replace(_EXAMPLE, "./my-model")
     lines = [
         (f"nerve {example}", "a model of the Hugging Face hub"),

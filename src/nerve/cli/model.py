@@ -23,6 +23,7 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = False) -> Non
 def add_model_option(parser: argparse._ArgumentGroup) -> None:
     """Add `--model`, for commands whose arguments are something else."""
     parser.add_argument("--model", metavar="M", help=f"{_MEANING} (default: what the config file says)")
+    parser.set_defaults(model_is_an_option=True)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
