@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -68,6 +69,29 @@ def test_without_a_model_it_says_what_to_type(tmp_path: Path, arguments: list[st
     assert lines[0].startswith(example)
     typed = lines[0].strip().partition("   ")[0]  # what is said of it may stand beside it
     _parser().parse_args(shlex.split(typed)[1:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            "serv",
+            "nerve: error: argument COMMAND: invalid choice: 'serv' .choose from .*; did you mean serve\\?",
+        ),
+        ("serve --prot=9", "nerve serve: error: unrecognized arguments: --prot=9; did you mean --port\\?"),
+        (
+            "redact --lables X a",
+            "nerve redact: error: unrecognized arguments: --lables; did you mean --labels\\?",
+        ),
+        ("serve a b", "nerve serve: error: unrecognized arguments: b"),
+    ],
+)
+def test_a_typing_error_is_told_with_the_nearest_word(tmp_path: Path, arguments: str, said: str) -> None:
+    """Wrong usage is status 2; what was meant stands beside it, with the usage of that command."""
+    done = nerve(tmp_path, *arguments.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"usage: {said.partition(':')[0]} ")
+    assert re.fullmatch(said, done.stderr.splitlines()[-1]), done.stderr
 
 
 def test_init_writes_the_documented_config(tmp_path: Path) -> None:

@@ -106,8 +106,11 @@ def test_every_key_has_a_comment() -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"sever": {}}, "sever: unknown key; known here: model, runtime, batching, limits, cpu, server"),
-        ({"server": {"prot": 1}}, "server.prot: unknown key; known here: host, port, "),
+        (
+            {"sever": {}},
+            "sever: unknown key; did you mean server? known here: model, runtime, batching, limits, cpu, server",
+        ),
+        ({"server": {"prot": 1}}, "server.prot: unknown key; did you mean port? known here: host, port, "),
         ({"server": {"api_key": "x"}}, "server.api_key: unknown key"),
         ({"server": {"tls": {"cert": "x"}}}, "server.tls.cert: unknown key; known here: certificate, key"),
         ({"server": {"tls": {"key": "x"}}}, "server.tls.certificate: required, but missing"),

@@ -10,10 +10,12 @@ Exit status: 0 done; 1 cannot start, failed, or below what was asked for (one li
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
+import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import nerve
 from nerve.cli import (
@@ -60,7 +62,7 @@ _WITHOUT_CONFIG = ("init", "export", "completion")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     if options.command is None:
         first_steps.print_first_steps()
         return 0
@@ -97,12 +99,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the arguments; ends with status 2 where they are wrong."""
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        options.refuse(unknown)
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest command or option beside one that there is not."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end with status 2."""
+        if wrong := re.search(r"argument COMMAND: invalid choice: '([^']*)'", message):
+            message += _nearest(wrong[1], [*_COMMANDS])
+        super().error(message)
+
+    def refuse(self, unknown: list[str]) -> NoReturn:
+        """Refuse arguments that this command does not have."""
+        options = [option for action in self._actions for option in action.option_strings]
+        near = _nearest(unknown[0].partition("=")[0], options) if unknown[0].startswith("-") else ""
+        super().error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+
+
+def _nearest(wrong: str, known: list[str]) -> str:
+    return "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(wrong, known, n=1))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="nerve",
         description="Serve token classifiers: named entities, personal data, your own labels.",
     )
     parser.add_argument("--version", action="version", version=f"nerve {nerve.__version__}")
+    parser.set_defaults(refuse=parser.refuse)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, module in _COMMANDS.items():
         command = commands.add_parser(
@@ -114,5 +145,5 @@ def _parser() -> argparse.ArgumentParser:
         if name not in _WITHOUT_CONFIG:
             add_config(command)
         module.add_arguments(command)
-        command.set_defaults(run=module.run, log_level=module.LOG_LEVEL, parser=parser)
+        command.set_defaults(run=module.run, log_level=module.LOG_LEVEL, parser=parser, refuse=command.refuse)
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import enum
 import re
 from typing import Any
@@ -23,8 +24,9 @@ def explain(document: object, message: str) -> str:
     if "unknown field" in text:
         key = text.split("`")[1]
         section = section_in(declared if path else Config)
-        known = ", ".join(field.name for field in msgspec.structs.fields(section)) if section else ""
-        here = f"; known here: {known}" if known else ""
+        known = [field.name for field in msgspec.structs.fields(section)] if section else []
+        near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(key, known, n=1))
+        here = f"{near or ';'} known here: {', '.join(known)}" if known else ""
         return f"{f'{path}.' if path else ''}{key}: unknown key{here}"
     if "missing required field" in text:
         key = text.split("`")[1]
