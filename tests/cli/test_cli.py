@@ -125,7 +125,10 @@ def test_bad_line_ends_after_the_good_ones(config: Path) -> None:
     good = b'{"text": "Anna"}\n' * 70
     done = nerve("predict", "--config", config, "--jsonl", stdin=good + b'{"text": secret}\n' + good)
     assert len(lines(done.stdout)) == 70
-    assert done.stderr == b"nerve: stdin, line 71: not valid JSON\n"
+    assert (
+        done.stderr
+        == b"nerve: stdin, line 71: not valid JSON; mend it, or leave such rows out with --skip-bad\n"
+    )
     assert done.returncode == 1
 
 

@@ -362,7 +362,7 @@ def test_a_wheel_that_is_not_here(tmp_path: Path) -> None:
     file.write_text(json.dumps({"model": {"checkpoint_repository": source, "cache_dir": "cache"}}))
     outlook = foresee(choose_config(str(file)), tmp_path / "cache")
     assert outlook.refused is not None
-    assert "`nerve pull` fetches it" in outlook.refused
+    assert "fetch it with `nerve pull`" in outlook.refused
     assert outlook.model["name"] == "m"
 
 

@@ -149,8 +149,11 @@ def test_failures_are_one_line(lookup_model: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.write_text("")
     cases = (
-        (("--url", f"http://127.0.0.1:{free_port()}"), b"is the server running?"),
-        (("--url", "localhost:8000"), b"--url must start with http:// or https://"),
+        (
+            ("--url", f"http://127.0.0.1:{free_port()}"),
+            b"check the address, and that `nerve serve` runs there",
+        ),
+        (("--url", "localhost:8000"), b"--url is localhost:8000; write it with http:// or https://"),
         (("--texts", str(empty)), b"holds no text"),
     )
     for arguments, reason in cases:

@@ -226,7 +226,10 @@ def test_bad_rows_go_to_an_error_part(nerve: Call, tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text("{\n")
     files = ["--file", "a.jsonl", "b.csv", "c.csv", "d.jsonl"]
     strict = nerve("predict", *files, "--output", "strict")
-    assert (strict.returncode, strict.stderr) == (1, b"nerve: a.jsonl, line 6: not valid JSON\n")
+    assert (strict.returncode, strict.stderr) == (
+        1,
+        b"nerve: a.jsonl, line 6: not valid JSON; mend it, or leave such rows out with --skip-bad\n",
+    )
     done = nerve("predict", *files, "--output", "out", "--skip-bad")
     assert done.returncode == 0
     assert done.stderr.startswith(b"nerve predict: texts 42, bad rows 11, ")
@@ -350,7 +353,7 @@ def test_a_full_disk_ends_a_run_that_can_go_on(nerve: Call, small_disk: Path, tm
     done = nerve("predict", *common)
     assert done.returncode == 1
     assert done.stderr.count(b"\n") == 1
-    assert b"No space left on device; --resume goes on when that is mended" in done.stderr
+    assert b"No space left on device; mend that, then go on with --resume" in done.stderr
     assert len(entries(small_disk / "out")) > 0
     assert not [name for name in tree(small_disk / "out") if name.endswith(".part")]
     ballast.unlink()

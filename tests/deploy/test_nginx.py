@@ -38,7 +38,7 @@ from builders import (
     write_config,
     write_lookup_model,
 )
-from formats import BODIES
+from formats import BODIES, OTHER_BODIES, nested
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DEPLOY = REPOSITORY / "deploy"
@@ -520,6 +520,36 @@ def test_logs_hold_nothing_of_the_client(proxy: Callable[..., Proxy], front: Pro
         one.raw(f"POST /?{canary} HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999\r\n\r\n".encode())
         assert len(one.requests(11)) == 11
         assert canary not in one.log()
+
+
+def test_no_format_writes_a_text_into_the_logs(front: Proxy) -> None:
+    """A marker in each place of each format's bodies, good and hostile: in Nginx's log are routes and numbers only."""
+    canary = "canary7f3a"
+    for route, body_of in [*BODIES.items(), *OTHER_BODIES]:
+        for body in (body_of(canary), *nested(body_of("Anna"), canary)):
+            front.client.post(route, json=body)
+        for content in (
+            f'{{"{canary}": '.encode(),
+            canary.encode() + b"\xff",
+            canary.encode() * (BODY_LIMIT // 8),
+        ):
+            front.client.post(route, content=content)
+        for name in (
+            "content-type",
+            "content-encoding",
+            "accept",
+            "x-request-id",
+            "inference-header-content-length",
+        ):
+            front.client.post(route, json=body_of("Anna"), headers={name: f"{canary} {canary}"})
+    front.client.get("/health")
+    assert "canary" not in front.log()
+    assert {line["route"] for line in front.requests()} >= {
+        "/predict_tokens",
+        "/redact",
+        "/analyze",
+        "/bigquery",
+    }
 
 
 def test_routes_are_logged_by_name(front: Proxy) -> None:

@@ -177,7 +177,8 @@ class Run:
 
     def _reject(self, part: Part, bad: BadRow) -> None:
         if not self._skip_bad:
-            raise InputError(f"{bad.origin}: {bad.reason}" if bad.number else bad.reason)
+            hint = "; mend it, or leave such rows out with --skip-bad"
+            raise InputError(f"{bad.origin}: {bad.reason}{hint}" if bad.number else bad.reason)
         self._output.reject(part, bad)
 
     def _say(self, n_bytes: float, n_rows: int = 1) -> None:
