@@ -139,6 +139,14 @@ def test_overlaps(ask: Callable[..., Any], results: list[tuple[str, int, int, fl
             "anonymizers[...].type",
         ),
         ({}, "analyzer_results: required, but missing"),
+        (
+            {
+                "text": "Anna",
+                "analyzer_results": [],
+                "anonymizers": {"PER": {"type": "replace", "new_value": "x" * 257}},
+            },
+            "anonymizers[...].new_value: expected `str` of length <= 256",
+        ),
     ],
 )
 def test_bad_anonymize_bodies(ask: Callable[..., Any], body: dict[str, Any], error: str) -> None:

@@ -127,6 +127,10 @@ def test_numbers_are_those_of_the_request(ask: Ask) -> None:
         ({"labels": [SECRET], "patterns": ["email"]}, "labels: unknown label; known labels: PER, LOC, EMAIL$"),
         ({"min_score": {SECRET: 1}}, "min_score: unknown label; known labels: PER, LOC$"),
         ({"operators": {SECRET: {"type": "mask"}}}, "operators: unknown label; known labels: PER, LOC$"),
+        (
+            {"operators": {"PER": {"type": "replace", "new_value": SECRET * 50}}},
+            r"operators\[...\].new_value: expected `str` of length <= 256",
+        ),
         ({"operators": {"PER": {"type": SECRET}}}, r"operators\[...\].type: unknown value; known values: replace"),
         ({"operators": {"PER": {}}}, r"operators\[...\]: type is required, but missing"),
         ({"operators": {"PER": {"type": "mask", SECRET: 1}}}, r"operators\[...\]: it has an unknown field"),

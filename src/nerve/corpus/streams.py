@@ -68,4 +68,4 @@ def _refuse(title: str, error: Exception) -> NoReturn:
         reason = "cut short"
     else:
         reason = getattr(error, "strerror", None) or "damaged, or not what its ending says"
-    raise InputError(f"cannot read {title}: {reason}") from None
+    raise InputError(f"cannot read {title}: {reason}; check the file, or name another") from None
