@@ -330,10 +330,7 @@ def load_tokenizer(folder: Path, name: str = "tokenizer.json") -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare `Exception`
-        raise ModelError(
-            f"{path} is not a tokenizer that the `tokenizers` library reads: {error}; write it anew with "
-            "transformers (save_pretrained)"
-        ) from error
+        raise ModelError(f"{path} cannot be read by `tokenizers` ({error}); write it anew with it") from error
 
 
 def contradictions(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[str]:
@@ -398,8 +395,6 @@ def _special_tokens_around(tokenizer: Tokenizer) -> tuple[list[int], list[int], 
     n_prefix = mask.index(0)
     n_suffix = mask[::-1].index(0)
     if 1 in mask[n_prefix : len(mask) - n_suffix]:
-        raise ModelError(
-            "tokenizer.json: special tokens must stand before and after a text, not inside; choose another checkpoint"
-        )
+        raise ModelError("tokenizer.json puts special tokens inside a text; choose another checkpoint")
     ids: list[int] = encoding.ids
     return ids[:n_prefix], ids[len(mask) - n_suffix :], ids
