@@ -152,7 +152,9 @@ def _write_graph(model: Any, path: Path, torch: Any, task: Task, source: str) ->
         except ModelError as error:
             failures.append(f"{write.__name__.strip('_')}: {error}")
             log.warning("%s: %s", source, failures[-1])
-    raise ModelError(f"PyTorch cannot export {type(model).__name__} to ONNX: {'; '.join(failures)}")
+    raise ModelError(
+        f"PyTorch cannot export {type(model).__name__} to ONNX ({'; '.join(failures)}); try newer versions of it"
+    )
 
 
 def _last_line(error: BaseException) -> str:
