@@ -211,9 +211,9 @@ def test_request_id_is_echoed(server: ServerProcess) -> None:
         assert ids[2] != ids[3]
 
 
-@pytest.mark.parametrize("given", [b"\xff\xfe", b"a" * 10_000, b"a\tb"])
+@pytest.mark.parametrize("given", [b"\xff\xfe", b"a" * 10_000, b"a\tb", b"Maria Garcia"])
 def test_request_id_that_cannot_be_echoed(server: ServerProcess, given: bytes) -> None:
-    """An id that is too long or not printable ASCII is replaced; the request is answered."""
+    """An id that is too long, not printable ASCII, or has white space is replaced; the request is answered."""
     answer = server.client.post("/predict_tokens", json={"inputs": "Anna"}, headers={"x-request-id": given})
     assert answer.status_code == 200
     assert answer.headers["x-request-id"].encode("latin-1") != given

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import math
 import random
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from nerve.models.model import Model
     from nerve.observability.metrics import Metrics
 
-_MAX_REQUEST_ID_LENGTH = 128
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _AUTH_SCHEMES = ("bearer", "api-key")
 _OVERLOADED = 429
 # Share of the connections that requests and refusals may take which wait; the rest is for those who come.
@@ -373,9 +374,12 @@ def info_of(model: Model) -> dict[str, str]:
 
 
 def _request_id(request: Request) -> str:
-    """Return the client's id for the request, or a new one when it sent none that can be echoed."""
+    """Return the client's id for the request, or a new one when it sent none that can be echoed.
+
+    It is logged, so it must not be a sentence: ASCII without white space.
+    """
     given = request.header("x-request-id") or request.header("x-baseten-customer-request-id")
-    if given and len(given) <= _MAX_REQUEST_ID_LENGTH and given.isascii() and given.isprintable():
+    if given and _REQUEST_ID.fullmatch(given):
         return given
     return _new_id()
 
