@@ -18,6 +18,7 @@ Pure; any thread may call anything. T = tokens of a text without special ones, L
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 # By how much a token must prefer `O` beyond what is needed: more than sums in float64 can be wrong by.
 _MARGIN = 1e-6
 _IMPOSSIBLE = -np.inf
+# A token of the longest of some pieces that are solved side by side takes as long as so many of one alone.
+_ALONE_IS_QUICKER = 4
 # Tokens on either side of one that are looked at to prove that it is `O`, whatever is beyond them.
 _REACHES = (16, 64)
 
@@ -235,6 +238,36 @@ class Decoder:
         lengths = stops - begins
         if len(lengths) == 0:
             return
+        # The longest ones alone, so many that it takes least time.
+        costs = np.concatenate(([0], np.cumsum(lengths)))
+        costs[:-1] += _ALONE_IS_QUICKER * lengths
+        n_alone = int(np.argmin(costs))
+        for begin, stop in zip(begins[:n_alone].tolist(), stops[:n_alone].tolist(), strict=True):
+            self._solve_alone(logits, begin, stop, path)
+        self._solve_together(logits, begins[n_alone:], stops[n_alone:], path)
+
+    def _solve_alone(self, logits: FloatArray, begin: int, stop: int, path: IntArray) -> None:
+        """Do as `_solve` for one piece."""
+        inner = self._outside is not None
+        scores = logits[begin:stop].astype(np.float64)  # (tokens, L)
+        scores[0] += self._moves[self._outside] if begin > 0 and inner else self._first
+        self._step.walk(scores)
+        totals = scores[-1] + (self._into[self._outside] if stop < len(path) and inner else self._last)
+        label = int(totals.argmax())
+        if not np.isfinite(totals[label]):
+            return
+        labels = [label]
+        for row in scores[-2::-1]:
+            np.add(row, self._into[label], out=totals)
+            label = int(totals.argmax())
+            labels.append(label)
+        path[begin:stop] = labels[::-1]
+
+    def _solve_together(self, logits: FloatArray, begins: IntArray, stops: IntArray, path: IntArray) -> None:
+        """Do as `_solve` for pieces that are sorted, the longest first, side by side."""
+        lengths = stops - begins
+        if len(lengths) == 0:
+            return
         n_longer = np.searchsorted(-lengths, -np.arange(lengths[0] + 1), side="left")  # pieces longer than t
         into = self._moves[self._outside] if self._outside is not None else self._first
         out_of = self._into[self._outside] if self._outside is not None else self._last
@@ -284,6 +317,25 @@ class _Steps:
         self._sources = np.array(sources)
         self._biases = np.array(biases)
         self._target_begins = np.array(begins)
+
+    def walk(self, scores: Float64Array) -> None:
+        """Add to each row (T, L) the best score with which its labels can be reached from the row before.
+
+        As a call for each row, with nothing made anew.
+        """
+        by_source = np.empty(len(self._by_source))
+        sources = np.empty(len(self._source_begins))
+        reached = np.empty(len(self._sources))
+        targets = np.empty(len(self._target_begins))
+        best = np.empty(len(self._target_of))
+        for before, row in itertools.pairwise(scores):
+            before.take(self._by_source, out=by_source, mode="clip")
+            np.maximum.reduceat(by_source, self._source_begins, out=sources)
+            sources.take(self._sources, out=reached, mode="clip")
+            np.add(reached, self._biases, out=reached)
+            np.maximum.reduceat(reached, self._target_begins, out=targets)
+            targets.take(self._target_of, out=best, mode="clip")
+            np.add(row, best, out=row)
 
     def __call__(self, scores: Float64Array) -> Float64Array:
         """Return the best score with which each label can be reached, (pieces, L) to (pieces, L)."""
