@@ -1,6 +1,6 @@
 """Operators over many spans: what `/redact` writes is what presidio-anonymizer writes for the same spans.
 
-Where the two differ on purpose stands in docs/guide/redaction.md, "As Presidio, and not"; it is tested here, too.
+Where the two differ on purpose stands in docs/guide/redaction.md, "Operators"; it is tested here, too.
 """
 
 from __future__ import annotations
