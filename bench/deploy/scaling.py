@@ -67,6 +67,7 @@ class Pods:
 
     service: Service
     queues: np.ndarray
+    deadline: float = DEADLINE
     starting: list[float] = field(default_factory=list)
     busy: float = 0.0
     refused: int = 0
@@ -86,15 +87,17 @@ class Pods:
         if self.count > target:
             self.queues = np.sort(self.queues)[self.count - target :]
 
-    def step(self, now: float, rate: float, random: np.random.Generator) -> None:
-        """Let one step of time pass."""
+    def admit(self, now: float) -> None:
+        """Let those serve that are ready by now."""
         served = [at for at in self.starting if at <= now]
         if served:
             self.starting = [at for at in self.starting if at > now]
             self.queues = np.append(self.queues, np.zeros(len(served)))
-        arrived = random.poisson(rate * STEP / len(self.queues), len(self.queues))
+
+    def step(self, arrived: np.ndarray) -> None:
+        """Let one step of time pass, in which each pod gets so many requests."""
         work = arrived * self.service.engine_seconds
-        full = self.queues + work > DEADLINE
+        full = self.queues + work > self.deadline
         self.refused += int(arrived[full].sum())
         arrived[full], work[full] = 0, 0
         # Within a step requests come evenly, so the mean one finds half of the others' work before it.
@@ -137,7 +140,8 @@ def replay(load: dict, service: Service, scaling: dict, start_seconds: float, fi
             # Its requests fail, which the clients see; the Deployment starts another pod.
             pods.queues, lost_at = pods.queues[1:], None
             pods.starting.append(now + start_seconds)
-        pods.step(now, rate, random)
+        pods.admit(now)
+        pods.step(random.poisson(rate * STEP / len(pods.queues), len(pods.queues)))
         if tick % int(SCRAPE / STEP):
             continue
         waits_since, pods.waits = pods.waits, []
