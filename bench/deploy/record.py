@@ -7,7 +7,7 @@ that of the cluster: metrics are read each second where Prometheus reads them ev
 where it would have thirty.
 
 Per window of four seconds (there: a minute) the three metrics of the rule are made of the counters as the chart's
-queries make them, and the same is asked of the simulated pods of `bench.deploy.scaling`, which get the very same arrivals.
+queries make them, and the same is asked of the simulated pods of `bench.deploy.scaling`, which get the same arrivals.
 `bench.deploy.scaling` then replays what was recorded, 15 times as slow, against the rule.
 
 Writes bench/results/recorded-loads.json. Needs nginx and two quiet cores; takes about four minutes.
@@ -268,6 +268,7 @@ def main() -> None:
             "requests_per_second_of_a_server": round(1 / service.engine_seconds, 1),
             "lone_request_ms": round(service.lone_seconds * 1000, 1),
             **seen,
+            **({"lost_at": LOST_AT} if loses else {}),
             "recorded": recorded,
             "simulated": simulated,
         }

@@ -8,7 +8,11 @@ is asked every 15 s. A pod serves `--start` seconds after it was asked for: a no
 there, a model in it.
 
 Time goes in steps of 0.1 s: in each, every pod gets a Poisson number of requests and works off its queue.
-Writes bench/results/autoscaling.json and docs/images/autoscaling.svg.
+
+Loads are the curves of bench/deploy/loads.toml, and those that `bench.deploy.record` has recorded on real servers: the
+requests of each second, four times as many (for four pods in the place of each server) and 15 times as slow.
+Writes bench/results/autoscaling.json, docs/images/autoscaling.svg, and docs/images/autoscaling-recorded.svg with what
+real servers said of a load beside what the simulated pods say.
 
 usage: python -m bench.deploy.scaling [--start 40]
 """
@@ -30,6 +34,10 @@ from bench.serving import machine
 
 FILE = RESULTS / "autoscaling.json"
 PICTURE = REPOSITORY / "docs" / "images" / "autoscaling.svg"
+RECORDED = RESULTS / "recorded-loads.json"
+RECORDED_PICTURE = PICTURE.with_name("autoscaling-recorded.svg")
+# Pods in the place of each recorded server.
+PODS_OF_A_SERVER = 4
 VALUES = REPOSITORY / "deploy" / "helm" / "nerve" / "values.yaml"
 SOURCE = RESULTS / "house" / "base.json"
 STEP = 0.1
@@ -193,14 +201,55 @@ def summarize(history: list[dict], refused: int, service: Service, scaling: dict
     }
 
 
-def draw(found: dict, loads: dict, service: Service, path: Path) -> None:
-    """Draw rate, pods and p99 of each load."""
+def recorded_load(seen: dict, speed: float) -> tuple[dict, Service]:
+    """Return a load of `bench.deploy.record` as `replay` takes it, and what its servers did."""
+    seconds = np.array(seen["arrived"]).reshape(-1, round(1 / STEP)).sum(axis=1)
+    load = {
+        "unit": speed,
+        "at": [*range(len(seconds))],
+        "rate": [float(count) * PODS_OF_A_SERVER for count in seconds],
+    }
+    if "lost_at" in seen:
+        load["lost"] = seen["lost_at"]
+    service = Service(1 / seen["requests_per_second_of_a_server"], seen["lone_request_ms"] / 1000)
+    return load, service
+
+
+def draw_recorded(loads: dict, path: Path) -> None:
+    """Draw the busy share and the p99 of each recorded load, of the servers and of the simulated pods."""
+    plt = plots()
+    figure, axes = plt.subplots(2, len(loads), figsize=(15, 6), sharex="col", layout="constrained")
+    for column, (name, seen) in enumerate(loads.items()):
+        top, bottom = axes[0][column], axes[1][column]
+        top.set_title(name, fontsize=9)
+        for who, colour in (("recorded", "tab:blue"), ("simulated", "tab:orange")):
+            at = [each["from"] for each in seen[who]]
+            top.step(at, [each["busy"] for each in seen[who]], where="post", color=colour, label=who)
+            top.step(at, [each["refused"] for each in seen[who]], where="post", color=colour, linestyle=":")
+            bottom.step(at, [max(1, each["p99_ms"]) for each in seen[who]], where="post", color=colour)
+        top.set_ylim(0)
+        bottom.set_yscale("log")
+        bottom.set_xlabel("seconds")
+    axes[0][0].legend()
+    axes[0][0].set_ylabel("servers' worth of work;\ndotted: share refused")
+    axes[1][0].set_ylabel("p99, ms")
+    figure.savefig(path, metadata={"Date": None})
+
+
+def plots():
+    """Return pyplot, so set that a picture is the same each time."""
     import matplotlib as mpl  # noqa: PLC0415  only plots need it
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "nerve"
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
+    return plt
+
+
+def draw(found: dict, loads: dict, service: Service, path: Path) -> None:
+    """Draw rate, pods and p99 of each load."""
+    plt = plots()
     figure, axes = plt.subplots(2, len(loads), figsize=(15, 6), sharex="col", layout="constrained")
     for column, (name, load) in enumerate(loads.items()):
         history = found[name]["history"]
@@ -232,6 +281,7 @@ def main() -> None:
     service = measured_service()
     if arguments.draw:
         draw(json.loads(FILE.read_text())["loads"], loads, service, PICTURE)
+        draw_recorded(json.loads(RECORDED.read_text())["loads"], RECORDED_PICTURE)
         return
     found = {}
     for name, load in loads.items():
@@ -247,10 +297,17 @@ def main() -> None:
     }
     for name, each in others.items():
         print(name, {key: value for key, value in each.items() if key != "history"}, flush=True)
+    recording = json.loads(RECORDED.read_text())
+    recorded = {
+        name: replay(*recorded_load(seen, recording["speed"]), scaling, arguments.start)
+        for name, seen in recording["loads"].items()
+    }
+    for name, each in recorded.items():
+        print("recorded", name, {key: value for key, value in each.items() if key != "history"}, flush=True)
     # A point a minute, and five minutes of a day, are enough for whoever reads the file.
     for each in found.values():
         each["history"] = each["history"][:: 4 if len(each["history"]) < 1000 else 20]
-    for each in others.values():
+    for each in (*others.values(), *recorded.values()):
         del each["history"]
     facts = {"commit": machine.describe()["commit"], "machine": machine.describe()["machine"]}
     model = {
@@ -261,8 +318,10 @@ def main() -> None:
         "start_seconds": arguments.start,
     }
     content = {**facts, "service": model, "rule": scaling, "loads": found, "others": others}
+    content["recorded"] = {"source": str(RECORDED.relative_to(REPOSITORY)), "loads": recorded}
     FILE.write_text(json.dumps(content, indent=1) + "\n")
     draw(found, loads, service, PICTURE)
+    draw_recorded(recording["loads"], RECORDED_PICTURE)
 
 
 if __name__ == "__main__":

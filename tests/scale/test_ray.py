@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,37 @@ def test_map_batches(model: Path) -> None:
         for entity, one in zip(row["entities"] or [], expected or [], strict=True):
             assert (entity["start"], entity["end"], entity["label"]) == (one.start, one.end, "PER")
             assert entity["score"] == pytest.approx(one.results["PER"])
+
+
+def pids_of_workers() -> list[int]:
+    """Return the processes that hold a model of the command, by the name that Ray gives them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes().startswith(b"ray::Worker"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_workers_that_die_and_a_cluster_that_is_gone(cluster: Cluster, model: Path, tmp_path: Path) -> None:
+    """Killed workers lose nothing; without its head the command ends with a reason, and --resume goes on without it."""
+    write_rows(tmp_path, 10_000)
+    common = ["--file", "in", "--skip-bad", *PARTS]
+    finish(nerve("redact", model, tmp_path, *common, "--output", "here"))
+    there = [*common, "--output", "there", "--resume"]
+    process = nerve("redact", model, tmp_path, *there, "--ray", cluster.address)
+    for number in range(2):
+        wait_for(tmp_path / "there", 2 + 2 * number, process)
+        for pid in pids_of_workers():
+            os.kill(pid, signal.SIGKILL)
+    wait_for(tmp_path / "there", n_entries(tmp_path / "there") + 1, process)
+    cluster.shutdown()
+    _, said = process.communicate(timeout=200)
+    assert process.returncode not in {0, None}
+    assert b"Traceback" not in said, said.decode()
+    assert said.splitlines()[-1].startswith(b"nerve: "), said.decode()
+    assert n_entries(tmp_path / "there") < n_entries(tmp_path / "here"), (
+        "the run ended before its cluster did"
+    )
+    finish(nerve("redact", model, tmp_path, *there))
+    assert tree(tmp_path / "there") == tree(tmp_path / "here")
