@@ -17,6 +17,7 @@ usage: python -m bench.deploy.record
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import re
@@ -105,38 +106,49 @@ class Sender:
 
 @dataclass
 class Scrape:
-    """Counters of all servers, as the chart's queries need them. buckets: answered requests by their seconds."""
+    """Counters of a server, as the chart's queries need them. buckets: answered requests by their seconds."""
 
     busy: float = 0.0
-    threads: float = 0.0
     refused: float = 0.0
     buckets: dict[float, float] = field(default_factory=dict)
 
-    def add(self, text: str) -> None:
-        """Add what one server says."""
-        for name, labels, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)", text, re.MULTILINE):
-            if name == "nerve_engine_busy_seconds_total":
-                self.busy += float(value)
-            elif name == "nerve_engine_threads":
-                self.threads += float(value)
-            elif name == "nerve_rejections_total" and re.search(
-                'reason="(queue_tokens|queue_wait|queue_deadline|pool|pending_bytes|deadline)"', labels
-            ):
-                self.refused += float(value)
-            elif name == "nerve_request_duration_seconds_bucket":
-                bound = float(re.search('le="([^"]+)"', labels)[1])  # type: ignore[index]
-                self.buckets[bound] = self.buckets.get(bound, 0.0) + float(value)
+    def since(self, before: "Scrape") -> "Scrape":
+        """Return what came since another scrape; a server that was started anew counts from 0 on."""
+        if self.busy < before.busy:
+            return self
+        buckets = {bound: count - before.buckets.get(bound, 0.0) for bound, count in self.buckets.items()}
+        return Scrape(self.busy - before.busy, self.refused - before.refused, buckets)
+
+    def __add__(self, other: "Scrape") -> "Scrape":
+        """Return both together."""
+        bounds = sorted({*self.buckets, *other.buckets})
+        buckets = {bound: self.buckets.get(bound, 0.0) + other.buckets.get(bound, 0.0) for bound in bounds}
+        return Scrape(self.busy + other.busy, self.refused + other.refused, buckets)
 
 
-def window_of(before: Scrape, after: Scrape, seconds: float) -> dict:
-    """Return what the chart's queries give between two scrapes."""
-    counts = {bound: after.buckets[bound] - before.buckets.get(bound, 0.0) for bound in sorted(after.buckets)}
-    answered = max(counts.values(), default=0.0)
-    refused = after.refused - before.refused
+def read_scrape(text: str) -> Scrape:
+    """Read what /metrics says."""
+    found = Scrape()
+    for name, labels, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)", text, re.MULTILINE):
+        if name == "nerve_engine_busy_seconds_total":
+            found.busy += float(value)
+        elif name == "nerve_rejections_total" and re.search(
+            'reason="(queue_tokens|queue_wait|queue_deadline|pool|pending_bytes|deadline)"', labels
+        ):
+            found.refused += float(value)
+        elif name == "nerve_request_duration_seconds_bucket":
+            bound = float(re.search('le="([^"]+)"', labels)[1])  # type: ignore[index]
+            found.buckets[bound] = found.buckets.get(bound, 0.0) + float(value)
+    return found
+
+
+def window_of(seen: Scrape, seconds: float) -> dict:
+    """Return what the chart's queries give of what came within some seconds."""
+    answered = max(seen.buckets.values(), default=0.0)
     return {
-        "busy": round((after.busy - before.busy) / seconds, 3),
-        "refused": round(refused / max(1.0, refused + answered), 4),
-        "p99_ms": round(1000 * quantile(counts, 0.99 * answered), 1),
+        "busy": round(seen.busy / seconds, 3),
+        "refused": round(seen.refused / max(1.0, seen.refused + answered), 4),
+        "p99_ms": round(1000 * quantile(seen.buckets, 0.99 * answered), 1),
     }
 
 
@@ -158,7 +170,7 @@ async def record(held: Fleet, times: list[float], rates: list[float], *, loses: 
     """Run one load; return arrivals by tenth of a second, metrics of each second, and what clients saw."""
     sender = Sender(held.port, bodies_of(25))
     began = time.monotonic()
-    scrapes: list[tuple[float, Scrape]] = []
+    scrapes: list[tuple[float, list[Scrape | None]]] = []
     work = asyncio.create_task(sender.run(times, rates))
     is_lost = is_back = False
     while not work.done():
@@ -178,26 +190,27 @@ async def record(held: Fleet, times: list[float], rates: list[float], *, loses: 
     return {
         "arrived": arrived.tolist(),
         "outcomes": dict(sender.outcomes),
-        "scrapes": [[round(at, 2), each] for at, each in scrapes],
+        "scrapes": scrapes,
     }
 
 
-def scrape(servers: list[Server]) -> Scrape:
-    """Read the counters of the servers that are there."""
-    found = Scrape()
-    for server in servers:
-        if server.process.poll() is None and (text := server.metrics()):
-            found.add(text)
-    return found
+def scrape(servers: list[Server]) -> list[Scrape | None]:
+    """Read the counters of each server, None of one that is not there."""
+    texts = ["" if server.process.poll() is not None else server.metrics() for server in servers]
+    return [read_scrape(text) if text else None for text in texts]
 
 
-def windows_of(scrapes: list, end: float) -> list[dict]:
-    """Return the metrics of each window of the recording."""
+def windows_of(scrapes: list[tuple[float, list[Scrape | None]]], end: float) -> list[dict]:
+    """Return the metrics of each window of the recording, by server and then together, as Prometheus' rate does."""
     found = []
-    for k in range(int(end) // WINDOW):
-        inside = [each for each in scrapes if k * WINDOW <= each[0] <= (k + 1) * WINDOW + 0.5]
-        (first, before), (last, after) = inside[0], inside[-1]
-        found.append({"from": k * WINDOW, **window_of(before, after, last - first)})
+    for start in range(0, int(end) // WINDOW * WINDOW, WINDOW):
+        inside = [each for each in scrapes if start <= each[0] <= start + WINDOW + 0.5]
+        seen = Scrape()
+        for (_, before), (_, after) in itertools.pairwise(inside):
+            for one, other in zip(before, after, strict=True):
+                if one is not None and other is not None:
+                    seen += other.since(one)
+        found.append({"from": start, **window_of(seen, inside[-1][0] - inside[0][0])})
     return found
 
 
@@ -248,7 +261,8 @@ def main() -> None:
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=[*LOADS])
     options = parser.parse_args()
     facts = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **machine.describe()}
-    loads = {}
+    before = json.loads(FILE.read_text()) if FILE.exists() else {}
+    loads = before.get("loads", {})
     for name in options.loads:
         times, shares = LOADS[name]
         loses = name == "lost"
@@ -265,6 +279,9 @@ def main() -> None:
         recorded = windows_of(seen.pop("scrapes"), times[-1])
         simulated = simulate(seen["arrived"], service, 2 if loses else 1, loses=loses)
         loads[name] = {
+            "commit": facts["commit"],
+            "started": facts["started"],
+            "load_before": facts["machine"]["load_before"],
             "requests_per_second_of_a_server": round(1 / service.engine_seconds, 1),
             "lone_request_ms": round(service.lone_seconds * 1000, 1),
             **seen,

@@ -1,5 +1,6 @@
 """The autoscaling rule as Kubernetes documents it, and capacity on paper."""
 
+import json
 import tomllib
 
 import pytest
@@ -7,8 +8,9 @@ import yaml
 
 from bench.deploy.autoscaler import Autoscaler, Metric, wish
 from bench.deploy.capacity import MODELS, Figures, NotPossible, plan, read_figures
+from bench.deploy.record import read_scrape, windows_of
 from bench.deploy.replicas import middle
-from bench.deploy.scaling import VALUES, Service, percentile, replay
+from bench.deploy.scaling import RECORDED, VALUES, Service, percentile, recorded_load, replay
 from bench.paths import BENCH
 
 SCALING = yaml.safe_load(VALUES.read_text())["autoscaling"]
@@ -144,3 +146,35 @@ def test_rounds_of_replicas_come_together() -> None:
         "shares": [0.5],
     }
     assert middle([one, {**one, "exit_status": -9}])["exit_status"] == -9
+
+
+def test_metrics_of_a_recording_are_those_of_prometheus() -> None:
+    """Counters go by server: one that dies takes nothing away, and one that is started anew counts from 0 on."""
+    text = "\n".join(
+        [
+            "nerve_engine_busy_seconds_total {busy}",
+            'nerve_rejections_total{{reason="queue_deadline"}} 2.0',
+            'nerve_rejections_total{{reason="unauthorized"}} 9.0',
+            'nerve_request_duration_seconds_bucket{{endpoint="x",le="0.1"}} {low}',
+            'nerve_request_duration_seconds_bucket{{endpoint="x",le="+Inf"}} {low}',
+        ]
+    )
+    seen = [
+        read_scrape(text.format(busy=busy, low=low)) for busy, low in ((1.0, 10.0), (3.0, 40.0), (0.5, 4.0))
+    ]
+    assert (seen[0].refused, seen[0].buckets[0.1]) == (2.0, 10.0)
+    scrapes = [(0.0, [seen[0], seen[0]]), (2.0, [seen[1], None]), (4.0, [seen[2], seen[0]])]
+    (window,) = windows_of(scrapes, 4)
+    assert window == {"from": 0, "busy": 0.625, "refused": pytest.approx(2 / 36, abs=1e-4), "p99_ms": 99.0}
+
+
+def test_recorded_loads_and_simulated_pods_agree() -> None:
+    """What the rule would do is the same, whether it is told by the servers or by the simulated pods."""
+    recording = json.loads(RECORDED.read_text())
+    for name, seen in recording["loads"].items():
+        for one, other in zip(seen["recorded"], seen["simulated"], strict=True):
+            assert one["busy"] == pytest.approx(other["busy"], abs=0.25), (name, one)
+            assert one["refused"] == pytest.approx(other["refused"], abs=0.15), (name, one)
+        load, service = recorded_load(seen, recording["speed"])
+        assert sum(load["rate"]) == 4 * sum(seen["arrived"])
+        assert 0 < service.engine_seconds < service.lone_seconds * 2

@@ -173,7 +173,7 @@ def pids_of_workers() -> list[int]:
 
 
 def test_workers_that_die_and_a_cluster_that_is_gone(cluster: Cluster, model: Path, tmp_path: Path) -> None:
-    """Killed workers lose nothing; without its head the command ends with a reason, and --resume goes on without it."""
+    """Killed workers lose nothing. Without its head Ray ends the command, and --resume goes on, here without Ray."""
     write_rows(tmp_path, 10_000)
     common = ["--file", "in", "--skip-bad", *PARTS]
     finish(nerve("redact", model, tmp_path, *common, "--output", "here"))
@@ -188,7 +188,7 @@ def test_workers_that_die_and_a_cluster_that_is_gone(cluster: Cluster, model: Pa
     _, said = process.communicate(timeout=200)
     assert process.returncode not in {0, None}
     assert b"Traceback" not in said, said.decode()
-    assert said.splitlines()[-1].startswith(b"nerve: "), said.decode()
+    assert b"a worker was lost" in said, said.decode()
     assert n_entries(tmp_path / "there") < n_entries(tmp_path / "here"), (
         "the run ended before its cluster did"
     )
