@@ -10,7 +10,8 @@ there, a model in it.
 Time goes in steps of 0.1 s: in each, every pod gets a Poisson number of requests and works off its queue.
 
 Loads are the curves of bench/deploy/loads.toml, and those that `bench.deploy.record` has recorded on real servers: the
-requests of each second, four times as many (for four pods in the place of each server) and 15 times as slow.
+requests of each second, four times as many (for four pods in the place of each server) and 15 times as slow; the
+recorded day takes a day.
 Writes bench/results/autoscaling.json, docs/images/autoscaling.svg, and docs/images/autoscaling-recorded.svg with what
 real servers said of a load beside what the simulated pods say.
 
@@ -36,6 +37,8 @@ FILE = RESULTS / "autoscaling.json"
 PICTURE = REPOSITORY / "docs" / "images" / "autoscaling.svg"
 RECORDED = RESULTS / "recorded-loads.json"
 RECORDED_PICTURE = PICTURE.with_name("autoscaling-recorded.svg")
+# The recorded day has 72 seconds.
+DAY_SPEED = 86400 / 72
 # Pods in the place of each recorded server.
 PODS_OF_A_SERVER = 4
 VALUES = REPOSITORY / "deploy" / "helm" / "nerve" / "values.yaml"
@@ -299,7 +302,9 @@ def main() -> None:
         print(name, {key: value for key, value in each.items() if key != "history"}, flush=True)
     recording = json.loads(RECORDED.read_text())
     recorded = {
-        name: replay(*recorded_load(seen, recording["speed"]), scaling, arguments.start)
+        name: replay(
+            *recorded_load(seen, DAY_SPEED if name == "day" else recording["speed"]), scaling, arguments.start
+        )
         for name, seen in recording["loads"].items()
     }
     for name, each in recorded.items():
