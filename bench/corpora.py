@@ -14,7 +14,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -167,7 +166,7 @@ def measure(commands: list[list[str]], place: Path, out: Path, seconds: float) -
                     memory.append(sum(map(rss_mb, (process.pid for process in running))))
         finally:
             for process in running:
-                process.send_signal(signal.SIGINT)
+                process.terminate()
             for process in running:
                 process.wait()
     (begun, before, ticks), (ended, after, later) = series[0], series[-1]
