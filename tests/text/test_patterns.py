@@ -12,6 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nerve.text import identifiers, scanning
+from nerve.text import patterns as patterns_module
 from nerve.text.identifiers import passes_luhn, passes_mod_97
 from nerve.text.patterns import RULES, Patterns, longest_first
 from nerve.types import Entity, PatternName
@@ -158,3 +160,17 @@ def test_rules_with_one_name_are_all_asked() -> None:
     assert patterns.labels == ("X", "IP_ADDRESS", "CREDIT_CARD", "IBAN_CODE")
     found = patterns.find("a@x.org https://x.org/ 536-22-1234")
     assert [(each.label, each.start) for each in found] == [("X", 0), ("X", 8), ("X", 23)]
+
+
+@given(st.text("wW.@_1234567890-AZ \u00a0d", max_size=60), st.integers(1, 7))
+@example("www.536-22-1234 1.2.3.4", 1)
+def test_steps_change_nothing(text: str, step: int) -> None:
+    """A long text is gone through in steps; what lies across their borders is found as without."""
+    patterns = (patterns_module._WWW, patterns_module._IPV4, identifiers._SSN, identifiers._IBAN_START)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scanning, "_STEP", step)
+        for pattern in patterns:
+            found = [each.span() for each in scanning.find_all(pattern, text, 45)]
+            assert found == [each.span() for each in pattern.finditer(text)]
+        in_steps = Patterns(list(PatternName)[:6], {}).find(text)
+    assert in_steps == Patterns(list(PatternName)[:6], {}).find(text)

@@ -9,6 +9,8 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
+from nerve.text.scanning import find_all
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -118,7 +120,7 @@ def _is_fraction(text: str, start: int) -> bool:
 
 def find_ibans(text: str) -> Iterator[Span]:
     """Give IBANs (ISO 13616) of the registered lengths that pass mod 97, also in groups with one gap between them."""
-    for found in _IBAN_START.finditer(text):
+    for found in find_all(_IBAN_START, text, 4):
         length = _IBAN_LENGTHS.get(found.group()[:2].upper())
         if length is None:
             continue
@@ -143,7 +145,7 @@ def find_ssns(text: str) -> Iterator[Span]:
 
     https://www.ssa.gov/employer/randomization.html: no area 000, 666 or from 900 on, no group 00, no serial 0000.
     """
-    for found in _SSN.finditer(text):
+    for found in find_all(_SSN, text, 16):
         area, group, serial = int(found[1]), int(found[3]), int(found[4])
         if 0 < area < 900 and area != 666 and group and serial:
             yield found.span()

@@ -9,11 +9,14 @@ import numpy as np
 from nerve.types import OffsetUnit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
-def positions_in(text: str, unit: OffsetUnit) -> list[int] | None:
-    """Give the position of every code point boundary in `unit`, or None where it is the boundary itself."""
+def positions_in(text: str, unit: OffsetUnit) -> Sequence[int] | None:
+    """Give the position of every code point boundary in `unit`, or None where it is the boundary itself.
+
+    8 bytes for each, where a list would take 40.
+    """
     if unit is OffsetUnit.CODE_POINT or text.isascii():
         return None
     # A lone surrogate has no UTF-8 form; it is counted as the three bytes of its code point.
@@ -23,7 +26,9 @@ def positions_in(text: str, unit: OffsetUnit) -> list[int] | None:
     if unit is OffsetUnit.BYTE:
         widths += points >= 0x80
         widths += points >= 0x800
-    return [0, *np.cumsum(widths).tolist()]
+    positions = np.zeros(len(points) + 1, dtype=np.int64)
+    np.cumsum(widths, out=positions[1:])
+    return positions.data
 
 
 def trim(text: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ import re
 from typing import TYPE_CHECKING
 
 from nerve.text.identifiers import find_cards, find_ibans, find_ssns
+from nerve.text.scanning import find_all
 from nerve.types import Entity, PatternName
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _after_schemes(text: str) -> Iterator[Span]:
 
 
 def _after_www(text: str) -> Iterator[Span]:
-    return ((found.start(), found.end()) for found in _WWW.finditer(text))
+    return ((found.start(), found.end()) for found in find_all(_WWW, text, 4))
 
 
 def _without_sentence(text: str, start: int, end: int) -> int:
@@ -161,7 +162,7 @@ def _without_sentence(text: str, start: int, end: int) -> int:
 
 def find_ip_addresses(text: str) -> Iterator[Span]:
     """Give IPv4 addresses of four numbers up to 255, and IPv6 addresses (RFC 4291) but for `::` alone."""
-    for found in _IPV4.finditer(text) if text.count(".") >= 3 else ():
+    for found in find_all(_IPV4, text, _LONGEST_IPV6) if text.count(".") >= 3 else ():
         if all(int(part) <= 255 for part in found.group().split(".")):
             yield found.span()
     if "::" not in text and text.count(":") < 7:
