@@ -88,6 +88,22 @@ def test_litellm_calls_of_tools(ask: Callable[..., Any]) -> None:
     assert ask(LITELLM, blocks).json() == {"action": "BLOCKED", "blocked_reason": "the text has: LOC"}
 
 
+def test_litellm_calls_in_an_answer(ask: Callable[..., Any]) -> None:
+    """LiteLLM takes none back: what stops an answer stops it for its calls of tools, too; a mask leaves them."""
+    calls = [
+        {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"to":["Paris"],"n":1}'}}
+    ]
+    body = {"texts": [], "input_type": "response", "tool_calls": calls}
+    assert ask(LITELLM, body).json() == {"action": "NONE"}
+    blocks = {**body, "additional_provider_specific_params": {"on_found": "block"}}
+    assert ask(LITELLM, blocks).json() == {"action": "BLOCKED", "blocked_reason": "the text has: LOC"}
+    assert ask(LITELLM, {**blocks, "tool_calls": None, "texts": ["the"]}).json()["action"] == "NONE"
+    harmless = [{"function": {"name": "Paris", "arguments": '{"n":"the"}'}}]
+    assert ask(LITELLM, {**blocks, "tool_calls": harmless}).json()["action"] == "NONE"
+    for wrong in (["Anna"], [{"function": ["Anna"]}], [[["Anna"]]]):
+        assert ask(LITELLM, {**blocks, "tool_calls": wrong}).status in (200, 422)
+
+
 def test_litellm_messages_without_calls(ask: Callable[..., Any]) -> None:
     """Where the texts say it all, no messages go back; of an answer none are read."""
     body = {"texts": ["Anna and the"], "input_type": "request", "structured_messages": MESSAGES[:1]}

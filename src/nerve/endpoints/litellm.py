@@ -54,6 +54,7 @@ class GuardrailRequest(msgspec.Struct, frozen=True):
     texts: list[str] | None
     input_type: str | None = None
     structured_messages: list[dict[str, Any]] | None = None
+    tool_calls: list[Any] | None = None
     additional_provider_specific_params: GuardrailParameters | None = None
 
 
@@ -106,7 +107,10 @@ class GuardrailCodec:
                 "additional_provider_specific_params.on_found: unknown value; known values: mask, block"
             )
         is_answer = request.input_type == "response"
-        messages = [] if is_answer else request.structured_messages or []
+        blocks = chosen.on_found == _BLOCK
+        messages = request.structured_messages or []
+        if is_answer:  # LiteLLM takes no calls of tools back, so that they can be stopped, but not masked
+            messages = [{"tool_calls": request.tool_calls}] if blocks and request.tool_calls else []
         asked = [*texts, *_only_in(messages, texts)]
         if not asked:  # images alone
             return Reply(lambda: _NOTHING)
@@ -114,7 +118,7 @@ class GuardrailCodec:
         query = self.defaults.redact_query(
             asked, labels=chosen.labels, min_score=chosen.min_score, operators=chosen.operators
         )
-        return extend(GuardrailQuery, query, chosen.on_found == _BLOCK, len(texts), messages, is_answer)
+        return extend(GuardrailQuery, query, blocks, len(texts), messages, is_answer)
 
     def encode(self, query: Query, rows: list[list[Row]]) -> bytes:
         """See `Codec`."""
