@@ -67,7 +67,10 @@ test-image: $(DEV_READY) $(DEPLOY_READY)
 	image="$(NERVE_TEST_IMAGE)"; \
 	test -n "$$image" || { RUN=0 BAKE=config.yaml ENGINE="$(NERVE_TEST_ENGINE)" deploy/docker/build-and-run.sh && image=nerve:cpu; } \
 		|| echo "no image could be built, see above; what needs one is skipped"; \
-	export NERVE_TEST_IMAGE="$$image" NERVE_TEST_BAKED_IMAGE="$(or $(NERVE_TEST_BAKED_IMAGE),$$image)"; \
+	nginx="$(NERVE_TEST_NGINX_IMAGE)"; \
+	test -n "$$nginx" || { ENGINE="$(NERVE_TEST_ENGINE)" tests/kubernetes/build_nginx.sh nerve-nginx:test && nginx=nerve-nginx:test; } \
+		|| echo "no image of Nginx could be built, see above; the test of the side-car is skipped"; \
+	export NERVE_TEST_IMAGE="$$image" NERVE_TEST_BAKED_IMAGE="$(or $(NERVE_TEST_BAKED_IMAGE),$$image)" NERVE_TEST_NGINX_IMAGE="$$nginx"; \
 	$(BIN)/python -m pytest tests/deploy/test_image.py && NERVE_PYTHON=$(abspath $(BIN)/python) \
 		$(DEPLOY)/bin/python -m pytest -c tests/kubernetes/pytest.ini --rootdir=tests/kubernetes tests/kubernetes/test_container.py
 

@@ -128,7 +128,7 @@ def run(options: argparse.Namespace, place: Path) -> dict:
         "processes": seen.tries,
         "load": {"mean": round(sum(seen.loads) / len(seen.loads), 1), "most": round(max(seen.loads), 1)},
         "rss_mb_by_tenth": [
-            max((mb for share, mb in seen.memory if tenth <= 10 * share < tenth + 1), default=None)
+            max((mb for share, mb in seen.memory if min(9, int(10 * share)) == tenth), default=None)
             for tenth in range(10)
         ],
         "rss_mb_most": max(memory),

@@ -4,18 +4,21 @@
 #
 #   tests/kubernetes/build_nginx.sh [TAG]   (default: nerve-nginx:test; then NERVE_TEST_NGINX_IMAGE=TAG make test-deploy)
 #
-#   ENGINE=docker BASE_IMAGE=debian:bookworm-slim (with libpcre2, libssl3 and zlib) BUILD_OPTS=   options of `build`
+#   ENGINE=docker   docker or podman (default: the one that is installed)
+#   BASE_IMAGE=     Debian 12 with libpcre2, libssl3 and zlib (default: that of deploy/Dockerfile)
+#   BUILD_OPTS=     further options of `build`
 set -euo pipefail
+engine=${ENGINE:-$(command -v docker || command -v podman)} || { echo "neither docker nor podman is installed" >&2; exit 1; }
 here=$(readlink -f "$(dirname "$0")")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 bash "$here/../deploy/fetch_nginx.sh" "$folder/nginx"
 cat >"$folder/Dockerfile" <<END
-FROM ${BASE_IMAGE:-debian:bookworm-slim}
+FROM ${BASE_IMAGE:-python:3.11-slim-bookworm}
 COPY nginx/usr/sbin/nginx /usr/sbin/nginx
 RUN echo "nginx:x:101:101::/nonexistent:/usr/sbin/nologin" >>/etc/passwd && echo "nginx:x:101:" >>/etc/group
 STOPSIGNAL SIGQUIT
 END
 # Options are words: BUILD_OPTS is split on purpose.
 # shellcheck disable=SC2086
-"${ENGINE:-docker}" build ${BUILD_OPTS:-} --tag "${1:-nerve-nginx:test}" "$folder"
+"$engine" build ${BUILD_OPTS:-} --tag "${1:-nerve-nginx:test}" "$folder"
