@@ -6,6 +6,8 @@ follow each other, and ratios are made within each round. `busy` is the share of
 Needs the environment of `make test-scale`, root (network namespaces), two cores and a quiet machine; the defaults take
 about eleven minutes.
 
+With --docs the tables of docs/guide/corpora-at-scale.md are made of corpora.json and of whole-corpora.json.
+
 usage: .venv-scale/bin/python -m bench.corpora [--seconds 18] [--rounds 3] [--models tiny rampart] [--cases here ray]
 """
 
@@ -26,9 +28,10 @@ from pathlib import Path
 import yaml
 from tokenizers import Tokenizer
 
-from bench.paths import RESULTS, WORK
+from bench.paths import REPOSITORY, RESULTS, WORK
 from bench.serving import machine
 from bench.serving.models import BenchModel, find_model
+from bench.serving.render import fill
 from bench.serving.workload import make_text
 
 # Input of a part: about a second of work, so that the manifest tells a rate.
@@ -37,6 +40,16 @@ PART_BYTES = {"tiny": 100_000, "rampart": 4_000}
 RATIOS = {"ray over one process": ("ray", "here"), "two nodes over two processes": ("nodes", "processes")}
 CASES = ("here", "ray", "processes", "nodes")
 _DISTINCT = 2_000
+FILE = RESULTS / "corpora.json"
+PAGE = REPOSITORY / "docs" / "guide" / "corpora-at-scale.md"
+BEGIN = "<!-- results: made by bench/corpora.py -->"
+TITLES = {
+    "here": "one process with both cores",
+    "ray": "`--ray local`",
+    "processes": "two processes, a core each",
+    "nodes": "two nodes, a core each",
+}
+MODELS = {"tiny": "tiny BERT (2 x 128)", "rampart": "default model"}
 
 
 def main() -> None:
@@ -48,8 +61,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=["tiny", "rampart"], choices=PART_BYTES)
     parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
-    parser.add_argument("--out", type=Path, default=RESULTS / "corpora.json")
+    parser.add_argument("--out", type=Path, default=FILE)
+    parser.add_argument("--docs", action="store_true", help="measure nothing; render the result files")
     options = parser.parse_args()
+    if options.docs:
+        whole = RESULTS / "whole-corpora.json"
+        fill(PAGE, render(json.loads(FILE.read_text())) + render_whole(json.loads(whole.read_text())), BEGIN)
+        return
     isolate("bench.corpora")
     result = json.loads(options.out.read_text()) if options.out.exists() else {}
     result |= {"started": datetime.now(UTC).isoformat(timespec="seconds"), **machine.describe()}
@@ -59,6 +77,47 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="corpora-", dir=WORK) as folder:
             result[name] = compare(model, Path(folder), options)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def render(result: dict) -> str:
+    """Return rates by case, and ratios, as Markdown."""
+    names = [name for name in MODELS if name in result]
+    lines = [f"| rows/s | {' | '.join(MODELS[name] for name in names)} |", "|---|" + "---|" * len(names)]
+
+    def rates(name: str, case: str) -> str:
+        seen = [each["rows_per_s"] for each in result[name]["cases"].get(case, [])]
+        return f"{statistics.median(seen):,.0f} ({min(seen):,.0f} to {max(seen):,.0f})" if seen else ""
+
+    for case, title in TITLES.items():
+        lines.append(f"| {title} | {' | '.join(rates(name, case) for name in names)} |")
+    for ratio in RATIOS:
+        cells = [f"{result[name]['medians'].get(ratio, float('nan')):.2f}" for name in names]
+        lines.append(f"| {ratio} | {' | '.join(cells)} |")
+    rounds = {name: len(next(iter(result[name]["cases"].values()))) for name in names}
+    counts = " and ".join(map(str, dict.fromkeys(rounds.values())))
+    facts = result["machine"]
+    lines += [
+        "",
+        f"Medians, and the least and the most, of {counts} rounds; ratios are made within a round. Commit "
+        f"{result['commit']}, {facts['cores']} cores of {facts['cpu']}, load before: {facts['load_before']:.1f}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def render_whole(result: dict) -> str:
+    """Return the runs of `bench.whole_corpus` as Markdown."""
+    lines = [
+        "",
+        "| a whole corpus | rows | seconds | CPU seconds | killed at | memory, MB, by tenth | load |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, seen in result.items():
+        rows = f"{seen['rows']:,}" if seen["to_the_end"] else f"{seen['rows']:,} of {seen['of_rows']:,}"
+        cells = [name, rows, f"{seen['seconds']:,.0f}", f"{seen['cpu_seconds']:,.0f}"]
+        cells.append(", ".join(f"{share:.0%}" for share in seen["killed_at"]))
+        cells += [" ".join(map(str, filter(None, seen["rss_mb_by_tenth"]))), str(seen["load"]["mean"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def isolate(module: str) -> None:
