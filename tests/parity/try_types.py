@@ -49,6 +49,16 @@ _LATENT = {
 _LINEAR = {
     **{"linear_num_value_heads": 2, "linear_num_key_heads": 2},
     **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    "layer_types": ["linear_attention", "full_attention"],
+}
+_GEMMA = {
+    **{"vocab_size": 200, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, **_HEADS, "sliding_window": 16, "max_position_embeddings": 600},
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+_VISION = {
+    **{"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+    **{"image_size": 28, "patch_size": 14},
 }
 # What a type's config wants beyond that, or instead; None: it has no such key.
 OWN: dict[str, dict[str, Any]] = {
@@ -63,6 +73,13 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen3_5": {**_HEADS, **_LINEAR},
     "gpt_oss": {**_HEADS, **_EXPERTS, "sliding_window": 16},
     "openai_privacy_filter": {**_HEADS, **_EXPERTS, "num_local_experts": 6, "sliding_window": 16},
+    "beam": {
+        **_HEADS,
+        **_EXPERTS,
+        **{"n_group": 1, "topk_group": 1, "sliding_window": 16, "num_experts": 4},
+        "layer_types": ["sliding_attention", "full_attention"],
+        "mlp_layer_types": ["dense", "sparse"],
+    },
     "esm": {"token_dropout": False, "mask_token_id": 3},
     "funnel": {
         **{"num_hidden_layers": None, "block_sizes": [1, 1, 1], "num_decoder_layers": 1},
@@ -76,6 +93,16 @@ OWN: dict[str, dict[str, Any]] = {
         "window_size": 16,
     },
     "luke": {"entity_vocab_size": 20, "entity_emb_size": 32},
+    "t5gemma2": {
+        "encoder": {
+            "text_config": _GEMMA,
+            "vision_config": _VISION,
+            "boi_token_index": 7,
+            "eoi_token_index": 8,
+        },
+        "decoder": _GEMMA,
+        **{"image_token_index": 9, "eoi_token_index": 8},
+    },
     "xlnet": {"max_position_embeddings": None, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
 }

@@ -10,7 +10,7 @@ _PLACES = "it wants the places of words on a page"
 _IMAGES = "it wants images"
 _PADDING = "its answers change with the padding beside a text"
 _NO_FAST_TOKENIZER = "it has no fast tokenizer, which offsets come from"
-_FAILS = "the graph that PyTorch writes fails"
+_LENGTH = "the graph is right for the traced length only"
 
 REFUSED = {
     **dict.fromkeys(("bros", "layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "markuplm"), _PLACES),
@@ -18,11 +18,7 @@ REFUSED = {
     "qwen3_asr": "it wants sound",
     **dict.fromkeys(("flaubert", "xlm"), _NO_FAST_TOKENIZER),
     "canine": "it reads characters, not tokens",
-    **dict.fromkeys(("convbert", "nystromformer", "yoso"), _PADDING),
-    **dict.fromkeys(
-        ("diffllama", "fnet", "glm", "glm4", "mistral4", "qwen3_next", "t5gemma2"),
-        "PyTorch can export it in neither of its ways",
-    ),
-    "helium": _FAILS,
-    "longformer": "the graph is right for the traced length only",
+    **dict.fromkeys(("convbert", "fnet", "nystromformer", "yoso"), _PADDING),
+    **dict.fromkeys(("funnel", "longformer", "minimax"), _LENGTH),
+    "helium": "its graph gives no number for a padding token, so that no text has an answer beside one",
 }
