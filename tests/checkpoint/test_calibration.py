@@ -55,6 +55,8 @@ def test_the_point_that_is_asked_for(tmp_path: Path) -> None:
             points(default={**GOOD, "transition_bias_end_to_start": "1"}),
             "end_to_start must be a finite number",
         ),
+        (points(default={**GOOD, "transition_bias_end_to_start": 1e15}), "from -1000000 to 1000000"),
+        (points(default={**GOOD, "transition_bias_end_to_start": -(10**400)}), "from -1000000 to 1000000"),
         (points(default={**GOOD, "transition_bias_end_to_start": True}), "must be a finite number"),
         (points(default={**GOOD, "transition_bias_end_to_start": float("nan")}), "must be a finite number"),
         (points(default={**GOOD, "transition_bias_end_to_start": float("inf")}), "must be a finite number"),

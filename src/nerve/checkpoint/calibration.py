@@ -25,6 +25,8 @@ BIASES = (
     "end_to_background",
     "end_to_start",
 )
+# Nats. Beside a bias of some 1e15 the scores of tokens vanish in rounding, and everything would be `O`.
+_MOST = 1_000_000
 _KEY = "runtime.viterbi_operating_point"
 _DEFAULT = "default"
 
@@ -60,6 +62,15 @@ def read_calibration(folder: Path, point: str) -> dict[str, float] | None:
             f"{where} must hold exactly {', '.join(sorted(wanted))}; missing or unknown: {', '.join(wrong)}; mend it"
         )
     for name, value in biases.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
             raise CheckpointError(f"{where}: {name} must be a finite number; mend it")
+        if abs(value) > _MOST:
+            raise CheckpointError(
+                f"{where}: {name} must be a number from -{_MOST} to {_MOST}: beyond that nothing else counts; mend it"
+            )
     return {name: float(biases[_PREFIX + name]) for name in BIASES}
+
+
+def _is_finite(value: float) -> bool:
+    """Tell whether a number is finite; a whole number of any length is."""
+    return isinstance(value, int) or math.isfinite(value)
