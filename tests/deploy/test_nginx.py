@@ -522,6 +522,7 @@ def test_logs_hold_nothing_of_the_client(proxy: Callable[..., Proxy], front: Pro
         assert canary not in one.log()
 
 
+@pytest.mark.timeout(300)  # some 900 requests
 def test_no_format_writes_a_text_into_the_logs(front: Proxy) -> None:
     """A marker in each place of each format's bodies, good and hostile: in Nginx's log are routes and numbers only."""
     canary = "canary7f3a"
