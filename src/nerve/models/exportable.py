@@ -19,6 +19,7 @@ REFUSED = {
     **dict.fromkeys(("flaubert", "xlm"), _NO_FAST_TOKENIZER),
     "canine": "it reads characters, not tokens",
     **dict.fromkeys(("convbert", "fnet", "nystromformer", "yoso"), _PADDING),
+    "qwen3_next": "its linear attention solves triangular systems, which ONNX has no operator for",
     **dict.fromkeys(("funnel", "longformer", "minimax"), _LENGTH),
     "helium": "its graph gives no number for a padding token, so that no text has an answer beside one",
 }
