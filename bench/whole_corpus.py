@@ -96,14 +96,9 @@ def run(options: argparse.Namespace, place: Path) -> dict:
     """Run until the end, or until the time is over; returns what the result file says."""
     seen = prepare(options, place)
     command = [sys.executable, "-m", "nerve", "predict", "--config", str(place / "config.yaml")]
-    command += [
-        "--file",
-        "a.jsonl",
-        "--output",
-        "out",
-        "--resume",
-        *(["--ray", "local"] if options.ray else []),
-    ]
+    command += ["--file", "a.jsonl", "--output", "out", "--resume"]
+    command += ["--part-bytes", str(round(options.megabytes * 1e6 / PARTS))]
+    command += ["--ray", "local"] if options.ray else []
     rng = random.Random(len(seen.kills))
     planned = sorted(rng.uniform(0.05, 0.95) for _ in range(options.kills - len(seen.kills)))
     give_up = time.monotonic() + 60 * options.minutes
