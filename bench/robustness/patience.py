@@ -3,9 +3,10 @@
 For each model: right answers a second with 32, 128, 400 and 1,000 connections, round after round, as ratios to 32 in
 the same round; then with a queue that is full, where 400 clients repeat what was refused at once; then a fleet that
 starts at once (1,000 connections, one request each) and a batch job (requests of 32 texts) beside one client of single
-texts. Requests may take 120 s. Writes bench/results/patience.json; models that were not run now stay.
+texts. Requests may take 120 s, those of the batch job 600. Writes bench/results/patience.json; models that were not run
+now stay, and with --only job all that is not the batch job.
 
-usage: python -m bench.robustness.patience [--models rampart base] [--rounds 5] [--seconds 10]
+usage: python -m bench.robustness.patience [--models rampart base] [--rounds 5] [--seconds 10] [--only job]
 """
 
 import argparse
@@ -32,6 +33,9 @@ PATIENT = {"limits": {"request_timeout_ms": 120_000}}
 # Room for the requests of 32 connections, and no more.
 FULL = {**PATIENT, "batching": {"max_queue_tokens": 32 * 36}}
 BATCH_REQUESTS, BATCH_TEXTS = 64, 32
+# A batch job of BERT-base may take more than 120 s beside another client.
+JOB = {"limits": {"request_timeout_ms": 600_000}}
+LONGEST_SECONDS = 660
 
 
 def start(model, requests, settings: dict) -> tuple[Server, Target]:
@@ -52,7 +56,7 @@ async def ask(port: int, body: bytes, started: float) -> tuple[int, float]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         head = f"POST /predict_tokens HTTP/1.1\r\nhost: a\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         writer.write(head.encode() + body)
-        answer = await asyncio.wait_for(reader.read(), 120)
+        answer = await asyncio.wait_for(reader.read(), LONGEST_SECONDS)
         writer.close()
         return int(answer.split(b" ", 2)[1]), time.perf_counter() - started
     except (OSError, TimeoutError, IndexError, ValueError):
@@ -119,9 +123,19 @@ def run_model(name: str, rounds: int, seconds: float) -> dict:
             )
         with server.turn():
             found["fleet"] = asyncio.run(start_fleet(server.port, requests.bodies))
-            found["batch_job"] = asyncio.run(run_batch_job(server.port, requests.bodies))
+        found["batch_job"] = run_job(name)
     print(json.dumps({key: found[key] for key in ("ratios", "fleet", "batch_job")}, indent=1))
     return found
+
+
+def run_job(name: str) -> dict:
+    """Run the batch job of a model on a server of its own."""
+    model = find_model(name)
+    requests = Reference(model).requests(Workload())
+    server, _ = start(model, requests, JOB)
+    with contextlib.closing(server), server.turn():
+        found = asyncio.run(run_batch_job(server.port, requests.bodies))
+    return {"commit": machine.describe()["commit"], **found}
 
 
 def main() -> None:
@@ -131,11 +145,17 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["rampart", "base"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--only", choices=["job"])
     arguments = parser.parse_args()
     file = RESULTS / "patience.json"
     content = json.loads(file.read_text()) if file.exists() else {}
     with hold_work():
         for name in arguments.models:
+            if arguments.only == "job":
+                content[name]["batch_job"] = run_job(name)
+                file.write_text(json.dumps(content, indent=1) + "\n")
+                print(json.dumps(content[name]["batch_job"]))
+                continue
             found = run_model(name, arguments.rounds, arguments.seconds)
             content[name] = {**machine.describe(), **found}
             file.write_text(json.dumps(content, indent=1) + "\n")
