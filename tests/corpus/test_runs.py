@@ -284,12 +284,18 @@ def test_a_compressed_corpus_is_read_over_and_goes_on(nerve: Call, tmp_path: Pat
     (tmp_path / "in/a.jsonl.gz").write_bytes(packed[: len(packed) // 2])
     (tmp_path / "in/b.txt").write_text("Anna\n")
     done = nerve("predict", *common, "--file", "in", "--output", "cut")
-    assert (done.returncode, done.stderr) == (1, b"nerve: cannot read in/a.jsonl.gz: cut short\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"nerve: cannot read in/a.jsonl.gz: cut short; check the file, or name another\n",
+    )
     done = nerve("predict", *common, "--file", "in", "--output", "cut", "--resume", "--skip-bad")
     assert done.returncode == 0
     found = answers("cut")
     (bad,) = (line for name, part in found.items() if name.startswith("_errors") for line in part)
-    assert (bad["row"], bad["reason"]) == (0, "cannot read in/a.jsonl.gz: cut short")
+    assert (bad["row"], bad["reason"]) == (
+        0,
+        "cannot read in/a.jsonl.gz: cut short; check the file, or name another",
+    )
     ids = [line["id"] for name, part in sorted(found.items()) if name.startswith("a-") for line in part]
     assert ids == list(range(len(ids)))
     assert len(ids) > 300

@@ -108,7 +108,7 @@ def test_model_that_proves_itself(folder: Path) -> None:
         (write("config.json", "[]"), "is not a JSON object"),
         (write("tokenizer_config.json", "[]"), "is not a JSON object"),
         (remove("tokenizer.json"), "tokenizer.json"),
-        (write("tokenizer.json", "{}"), "tokenizer.json is not a tokenizer"),
+        (write("tokenizer.json", "{}"), "tokenizer.json cannot be read by `tokenizers`"),
         (remove("model.onnx"), "nerve export"),
         (write("model.onnx", "no graph"), "model.onnx"),
     ],
