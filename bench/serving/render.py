@@ -31,6 +31,8 @@ def goals_table(results: dict[str, Result]) -> str:
         "|---|---|---|---|---|",
     ]
     for goal in read_goals():
+        if goal.scenario not in results:  # it is of another set, and of another page
+            continue
         found = goal.ratios(results)
         if found is None or not found[0]:
             lines.append(f"| {goal.measure} | {goal.wanted} | not measured | - | {goal.scenario} |")
