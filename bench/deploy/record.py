@@ -32,6 +32,7 @@ from bench.deploy.fleet import Clients, Fleet, Server, bodies_of, fleet
 from bench.deploy.scaling import STEP, Pods, Service, percentile
 from bench.paths import RESULTS
 from bench.serving import machine
+from bench.serving.connections import Connections
 
 FILE = RESULTS / "recorded-loads.json"
 SPEED = 15
@@ -59,7 +60,9 @@ class Sender:
     sent: Counter = field(default_factory=Counter)
     outcomes: Counter = field(default_factory=Counter)
     moments: list[float] = field(default_factory=list)
-    _idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._connections = Connections(self.port)
 
     async def run(self, times: list[float], rates: list[float]) -> None:
         """Send along a curve of requests/s, and wait for the answers."""
@@ -71,37 +74,17 @@ class Sender:
             self.moments.append(due)
             tasks.append(asyncio.create_task(self._ask(self.bodies[len(tasks) % len(self.bodies)])))
         await asyncio.gather(*tasks)
-        for _, writer in self._idle:
-            writer.close()
+        self._connections.close()
 
     async def _ask(self, body: bytes) -> None:
         head = f"POST /predict_tokens HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
         head += f"content-type: application/json\r\nrequest-timeout-ms: {DEADLINE_MS}\r\n\r\n"
         try:
             async with asyncio.timeout(10):
-                status = await self._exchange(head.encode() + body)
+                status, _ = await self._connections.exchange(head.encode() + body)
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             status = type(error).__name__
         self.outcomes[str(status)] += 1
-
-    async def _exchange(self, request: bytes) -> int:
-        if self._idle:
-            reader, writer = self._idle.pop()
-        else:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            writer.write(request)
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-            await reader.readexactly(length)
-        except BaseException:
-            writer.close()
-            raise
-        if b"connection: close" in head:
-            writer.close()
-        else:
-            self._idle.append((reader, writer))
-        return int(head.split(b" ", 2)[1])
 
 
 @dataclass

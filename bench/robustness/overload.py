@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench.paths import RESULTS
 from bench.serving import generators, machine
+from bench.serving.connections import Connections
 from bench.serving.generators import Target, percentiles_ms
 from bench.serving.models import find_model, hold_work
 from bench.serving.run import learn_answers
@@ -38,15 +39,13 @@ class Flood:
     def __init__(self, target: Target, rate: float, seconds: float) -> None:
         self._target = target
         self._raw = [generators.raw_request(target, body, True) for body in target.bodies]
-        self._port = int(target.url.rpartition(":")[2])
+        self.connections = Connections(int(target.url.rpartition(":")[2]))
         self._rate = rate
         self._count = round(rate * seconds)
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self.outcomes: Counter = Counter()
         self.latency_us: Counter = Counter()
         self.late_us: Counter = Counter()  # how long after its moment a request left
         self.latest = 0.0  # seconds of the last answer that was admitted
-        self.most_connections = 0
 
     async def run(self) -> None:
         """Send all, and wait for the answers."""
@@ -58,14 +57,13 @@ class Flood:
                 await asyncio.sleep(pause)
             tasks.append(asyncio.create_task(self._ask(number % len(self._raw), due)))
         await asyncio.gather(*tasks)
-        for _, writer in self._idle:
-            writer.close()
+        self.connections.close()
 
     async def _ask(self, number: int, due: float) -> None:
         self.late_us[round((time.perf_counter() - due) * 1e6)] += 1
         try:
             async with asyncio.timeout(DEADLINE_SECONDS + GRACE_SECONDS):
-                status, body = await self._exchange(number)
+                status, body = await self.connections.exchange(self._raw[number])
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             self.outcomes["unanswered"] += 1
             return
@@ -76,26 +74,6 @@ class Flood:
         self.latest = max(self.latest, seconds)
         self.latency_us[round(seconds * 1e6)] += 1
         self.outcomes[generators.judge(status, body, self._target.answers[number])] += 1
-
-    async def _exchange(self, number: int) -> tuple[int, bytes]:
-        if self._idle:
-            reader, writer = self._idle.pop()
-        else:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-            self.most_connections += 1
-        try:
-            writer.write(self._raw[number])
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-            body = await reader.readexactly(length)
-        except BaseException:
-            writer.close()
-            raise
-        if b"connection: close" in head:
-            writer.close()
-        else:
-            self._idle.append((reader, writer))
-        return int(head.split(b" ", 2)[1]), body
 
 
 def tree_rss_mib(pid: int) -> float:
@@ -127,7 +105,7 @@ def run_model(name: str, seconds: float) -> dict:
                     "outcomes": dict(flood.outcomes),
                     "admitted_ms": percentiles_ms(flood.latency_us),
                     "late_ms": percentiles_ms(flood.late_us),
-                    "connections": flood.most_connections,
+                    "connections": flood.connections.opened,
                     "rss_mib": [before, tree_rss_mib(server.process.pid)],
                 }
             )

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from outputs import n_entries, tree
 
 KILLS = 20
 N_ROWS = 1_500
@@ -47,18 +48,6 @@ def write_corpus(folder: Path) -> None:
     (folder / "f.parquet").write_bytes((folder / "e.parquet").read_bytes()[:3_000])
     (folder / "g.jsonl").write_bytes(b"")
     (folder / "h.csv").write_bytes(b"")
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Return all files of an output but its manifest."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "_manifest.jsonl")
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def n_entries(folder: Path) -> int:
-    """Return how many parts the manifest has."""
-    manifest = folder / "_manifest.jsonl"
-    return manifest.read_bytes().count(b"\n") - 1 if manifest.exists() else 0
 
 
 @pytest.mark.timeout(900)

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import ray
+from outputs import n_entries, tree
 from ray.cluster_utils import Cluster
 
 WORDS = ("Anna Maria lives in New York", "Bob sees Paris", "a . x and y", "bob@example.org in Newville")
@@ -50,18 +51,6 @@ def write_rows(folder: Path, n_rows: int) -> None:
     lines[50] = json.dumps({"id": 50, "text": "Anna " * 3_000})
     (folder / "in/a.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "in/b.txt").write_text("Anna\nBob\nAnna\n" * 300)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Return all files of an output but its manifest."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "_manifest.jsonl")
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def n_entries(folder: Path) -> int:
-    """Return how many parts the manifest has."""
-    manifest = folder / "_manifest.jsonl"
-    return manifest.read_bytes().count(b"\n") - 1 if manifest.exists() else 0
 
 
 def wait_for(folder: Path, n_parts: int, process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Peer (f): FastAPI, tokenizers and OpenVINO, answering inline in the event loop.
+"""Peer (f): peer (c) over OpenVINO.
 
 The graph is that of the other peers, in operators of ONNX alone; BENCH_DTYPE: float32 or bfloat16.
 """
@@ -8,10 +8,7 @@ import os
 import numpy as np
 import onnx_model
 import openvino
-import orjson
 import under_uvicorn
-from fastapi import FastAPI, Response
-from pydantic import BaseModel
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -42,23 +39,8 @@ class Graph(onnx_model.Graph):
         return [found[self.compiled.output(name)] for name in outputs]
 
 
-onnx_model.Graph = Graph
-app = FastAPI()
-model = onnx_model.Model()
-
-
-class Request(BaseModel):
-    """What of the contract's request the bench uses."""
-
-    inputs: list[str]
-    raw_scores: bool = False
-
-
-@app.post("/predict_tokens")
-async def predict_tokens(body: Request) -> Response:
-    answer = model.predict(body.inputs, body.raw_scores)
-    return Response(orjson.dumps(answer), media_type="application/json")
-
+onnx_model.Graph = Graph  # of the model that the next import makes
+from fastapi_onnx import app  # noqa: E402, F401
 
 if __name__ == "__main__":
     under_uvicorn.run("fastapi_openvino:app")

@@ -179,35 +179,23 @@ def _arguments(model: Any, torch: Any) -> tuple[list[str], tuple[Any, ...], Any]
 
 def _trace(model: Any, path: Path, torch: Any) -> None:
     """Export with the tracer."""
-    names, arguments, wrapped = _arguments(model, torch)
-    with _quiet():
-        torch.onnx.export(
-            wrapped,
-            arguments,
-            str(path),
-            input_names=names,
-            output_names=["logits"],
-            dynamic_axes={name: {0: "batch", 1: "tokens"} for name in (*names, "logits")},
-            opset_version=_OPSET,
-            dynamo=False,
-        )
+    names = (*_input_names(model), "logits")
+    axes = {name: {0: "batch", 1: "tokens"} for name in names}
+    _write(model, path, torch, dynamo=False, dynamic_axes=axes, opset_version=_OPSET)
 
 
 def _export(model: Any, path: Path, torch: Any) -> None:
     """Export with torch.export, whose reports go nowhere."""
-    names, arguments, wrapped = _arguments(model, torch)
     dimensions = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
-        torch.onnx.export(
-            wrapped,
-            arguments,
-            str(path),
-            input_names=names,
-            output_names=["logits"],
-            dynamic_shapes=(tuple(dimensions for _ in names),),  # those of `*tensors`, which is one argument
-            dynamo=True,
-            external_data=False,
-        )
+    shapes = (tuple(dimensions for _ in _input_names(model)),)  # those of `*tensors`, which is one argument
+    with contextlib.redirect_stdout(io.StringIO()):
+        _write(model, path, torch, dynamo=True, dynamic_shapes=shapes, external_data=False)
+
+
+def _write(model: Any, path: Path, torch: Any, **how: Any) -> None:
+    names, arguments, wrapped = _arguments(model, torch)
+    with _quiet():
+        torch.onnx.export(wrapped, arguments, str(path), input_names=names, output_names=["logits"], **how)
 
 
 def _logits_of(model: Any, names: list[str], torch: Any) -> Any:
