@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     Span = tuple[int, int]
 
 # One of these may stand between groups of digits.
-_GAP = "\u0020\u00a0\u2007\u202f\u2009\\-\u2010-\u2015\u2212"
+_BLANK = "\u0020\u00a0\u2007\u202f\u2009"
+_HYPHEN = "\\-\u2010-\u2015\u2212"
+_GAP = _BLANK + _HYPHEN
+# Or a hyphen with a blank on either side.
+_SPACED_HYPHEN = f"[{_BLANK}][{_HYPHEN}][{_BLANK}]"
 # Groups of digits with one gap between them; possessive: nothing that was read is read again.
-_CHAIN = re.compile(rf"\d++(?:[{_GAP}]\d++)*+")
+# A full stop between four digits each: those of thousands have three.
+_CHAIN = re.compile(rf"\d++(?:(?:[{_GAP}]|{_SPACED_HYPHEN}|(?<=\d{{4}})\.(?=\d{{4}}))\d++)*+")
 _GROUP = re.compile(r"\d++")
 _CARD_LENGTHS = range(12, 20)
 # A card is one group, or some of three digits at least.
@@ -31,10 +36,17 @@ _CARD_STARTS = "23456"
 
 # What stands before is looked at last: the library goes quickly over text without digits.
 _SSN = re.compile(
-    rf"(\d\d\d)(?<!\d{{4}})(?<!\d[\-.]\d{{3}})([.{_GAP}])(\d{{2}})\2(\d{{4}})(?!\d|[\-.]\d)",
+    rf"(\d\d\d)(?<!\d{{4}})(?<!\d[\-.]\d{{3}})([.{_GAP}]|{_SPACED_HYPHEN})(\d{{2}})\2(\d{{4}})(?!\d|[\-.]\d)",
 )
 
-_IBAN_START = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}")
+# Nine digits that are said to be a social security number, shortly before them.
+_BARE_SSN = re.compile(r"(\d\d\d)(\d\d)(\d{4})(?<!\d{10})(?!\d)")
+_SSN_WORDS = re.compile(r"(?<![a-z])(?:ssn|social[ _-]?security)(?![a-z])\D{0,20}\Z")
+_SSN_REACH = 40
+
+_IBAN_START = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=[Ii][Bb][Aa][Nn]))[A-Za-z]{2}[0-9]{2}")
+# What may stand between its characters: as between digits, up to two, a full stop, the end of a line.
+_IBAN_GAP = rf"(?:[{_GAP}]{{1,2}}|\.|[{_BLANK}]?\r?\n|{_SPACED_HYPHEN})?"
 # Characters of an IBAN by country: https://www.swift.com/resource/iban-registry-pdf
 _IBAN_LENGTHS = {
     country: int(length)
@@ -132,7 +144,7 @@ def find_ibans(text: str) -> Iterator[Span]:
 @cache
 def _iban_of(length: int) -> re.Pattern[str]:
     """Return what matches letters and digits of an IBAN with single gaps between them, and no more after it."""
-    return re.compile(rf"[A-Za-z](?:[{_GAP}]?[A-Za-z0-9]){{{length - 1}}}(?![A-Za-z0-9])")
+    return re.compile(rf"[A-Za-z](?:{_IBAN_GAP}[A-Za-z0-9]){{{length - 1}}}(?![A-Za-z0-9])")
 
 
 def passes_mod_97(iban: str) -> bool:
@@ -145,7 +157,14 @@ def find_ssns(text: str) -> Iterator[Span]:
 
     https://www.ssa.gov/employer/randomization.html: no area 000, 666 or from 900 on, no group 00, no serial 0000.
     """
-    for found in find_all(_SSN, text, 16):
-        area, group, serial = int(found[1]), int(found[3]), int(found[4])
-        if 0 < area < 900 and area != 666 and group and serial:
+    for found in find_all(_SSN, text, 20):
+        if _may_be_given(found[1], found[3], found[4]):
             yield found.span()
+    for found in find_all(_BARE_SSN, text, 12):
+        before = text[max(0, found.start() - _SSN_REACH) : found.start()].lower()
+        if _SSN_WORDS.search(before) is not None and _may_be_given(found[1], found[2], found[3]):
+            yield found.span()
+
+
+def _may_be_given(area: str, group: str, serial: str) -> bool:
+    return 0 < int(area) < 900 and int(area) != 666 and int(group) > 0 and int(serial) > 0

@@ -5,8 +5,8 @@ looks at each character a bounded number of times, have a bounded length (a URL 
 checked. No expression backtracks over what it has read.
 
 Words are those of scripts that put blanks between them: an address ends where Chinese, Japanese, Korean or Thai
-letters begin. Characters without a width (joiners, directional marks) do not hide an address. Digits are those of any
-script.
+letters begin, unless its host begins with them. Each text is looked at twice: as it is, and as its reader sees it
+(`folding`), so that characters without a width hide nothing, and digits and letters are those of any form.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING
 
+from nerve.text.folding import fold
 from nerve.text.identifiers import find_cards, find_ibans, find_ssns
 from nerve.text.scanning import find_all
 from nerve.types import Entity, PatternName
@@ -25,33 +26,46 @@ if TYPE_CHECKING:
     Span = tuple[int, int]
     Rule = Callable[[str], Iterable[Span]]
 
-# Characters without a width, which may stand in an address, but not at its ends.
-_WIDTHLESS = (
-    "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068"
-    "\u2069\ufeff"
-)
-_NO_WIDTHLESS = dict.fromkeys(map(ord, _WIDTHLESS))
 # Letters, digits and marks beyond ASCII, of scripts with blanks between words.
 _FOREIGN = (
     "\u00aa\u00b5\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u0dff\u0f00-\u10ff\u1200-\u1fff\u2c00-\u2dff\ua4d0-\ua95f"
     "\ua980-\uabff\ufb00-\ufdff\ufe00-\ufe0f\ufe20-\ufe2f\ufe70-\ufefe\U00010000-\U0001afff"
 )
+# Chinese, Japanese, Korean, Thai and the like.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1100-\u11ff\u3005-\u3007\u3040-\u31ff\u3400-\u9fff\ua960-\ua97f"
+    "\uac00-\ud7ff\U00020000-\U0003ffff"
+)
+_IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 # Longest part of an address on either side of `@`.
 _LONGEST = 254
-# Read backwards from `@`.
-_LOCAL = re.compile(
-    rf"""[A-Za-z0-9_.%+'!#$&*~^?{{|}}\-{_FOREIGN}{_WIDTHLESS}]{{1,{_LONGEST}}}|"[^"\r\n]{{1,64}}\"""",
-)
-_DOMAIN = re.compile(rf"[A-Za-z0-9.\-{_FOREIGN}{_WIDTHLESS}]{{1,{_LONGEST}}}")
+
+
+class _Words:
+    """What addresses are made of.
+
+    letters: those beyond ASCII, as ranges of a regular expression.
+    """
+
+    def __init__(self, letters: str) -> None:
+        # Read backwards from `@`.
+        self.local = re.compile(
+            rf"""[A-Za-z0-9_.%+'\u2019!#$&*~^?{{|}}\-{letters}]{{1,{_LONGEST}}}|"[^"\r\n]{{1,64}}\""""
+        )
+        self.no_word = re.compile(rf"[^A-Za-z0-9_\"{letters}]+")
+        self.domain = re.compile(rf"[A-Za-z0-9.\-{letters}]{{1,{_LONGEST}}}")
+        self.label = re.compile(rf"(?!-)[A-Za-z0-9\-{letters}]{{1,63}}(?<!-)")
+        self.top_level = re.compile(rf"[A-Za-z{letters}]{{2,63}}|[Xx][Nn]--[A-Za-z0-9\-]{{2,59}}")
+        self.url_body = re.compile(rf"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%|{{}}{letters}]+")
+
+
+_SPACED_WORDS = _Words(_FOREIGN)
+_ALL_WORDS = _Words(_FOREIGN + _UNSPACED)
 _ADDRESS_LITERAL = re.compile(r"\[(?:IPv6:)?[0-9A-Fa-f:.]{2,45}\]")
-_NO_WORD = re.compile(rf"[^A-Za-z0-9_\"{_FOREIGN}]+")
-_LABEL = re.compile(rf"(?!-)[A-Za-z0-9\-{_FOREIGN}]{{1,63}}(?<!-)")
-_TOP_LEVEL = re.compile(rf"[A-Za-z{_FOREIGN}]{{2,63}}|[Xx][Nn]--[A-Za-z0-9\-]{{2,59}}")
 
 _SCHEME = re.compile(r"[A-Za-z0-9+.\-]{1,32}")  # read backwards
 # What stands before is looked at last, here and below: the library goes quickly over text without the first sign.
 _WWW = re.compile(r"[wW][wW][wW]\.(?<![A-Za-z0-9_.@-][wW]{3}\.)")
-_URL_BODY = re.compile(rf"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%|{{}}{_FOREIGN}{_WIDTHLESS}]+")
 _AFTER_URL = ".,;:!?'*_~|"
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 
@@ -69,40 +83,50 @@ _OF_DIGITS = (PatternName.CREDIT_CARD, PatternName.IBAN, PatternName.US_SSN, Pat
 def find_emails(text: str) -> Iterator[Span]:
     """Give e-mail addresses (RFC 5322's dot-atoms and short quoted strings, RFC 6531's letters): what is around `@`.
 
-    The domain has a dot and ends with a top level of letters, or is an IP address in brackets.
+    The domain has a dot and ends with a top level of letters, or is an IP address in brackets. `%40` is `@` in the
+    parameters of a URL.
     """
-    at = text.find("@")
+    yield from _around("@", text)
+    yield from _around("%40", text)
+
+
+def _around(sign: str, text: str) -> Iterator[Span]:
+    at = text.find(sign)
     done = 0
     while at >= 0:
-        before = _LOCAL.match(text[max(done, at - _LONGEST) : at][::-1])
-        end = _domain_end(text, at + 1) if before is not None else 0
+        words = _words_at(text, at + len(sign))
+        before = words.local.match(text[max(done, at - _LONGEST) : at][::-1])
+        end = _domain_end(text, at + len(sign), words) if before is not None else 0
         if before is not None and end:
             start = at - before.end()
-            signs = _NO_WORD.match(text, start, at)
+            signs = words.no_word.match(text, start, at)
             start = start if signs is None else signs.end()
             if start < at:
                 yield start, end
                 done = end
-        at = text.find("@", max(at + 1, done))
+        at = text.find(sign, max(at + 1, done))
 
 
-def _domain_end(text: str, start: int) -> int:
+def _words_at(text: str, host: int) -> _Words:
+    return _SPACED_WORDS if _IS_UNSPACED.match(text, host) is None else _ALL_WORDS
+
+
+def _domain_end(text: str, start: int, words: _Words) -> int:
     """Return where the domain of an address ends; 0 where there is none."""
     literal = _ADDRESS_LITERAL.match(text, start)
     if literal is not None:
         return literal.end()
-    found = _DOMAIN.match(text, start)
+    found = words.domain.match(text, start)
     if found is None:
         return 0
     end, position = 0, start
     for number, label in enumerate(found.group().split(".")):
-        bare = label.translate(_NO_WIDTHLESS)
-        head = bare.partition("-")[0]  # a hyphen may belong to the sentence
-        if number and _TOP_LEVEL.fullmatch(bare):
-            end = position + len(label.rstrip(_WIDTHLESS))
-        elif number and label.startswith(head) and _TOP_LEVEL.fullmatch(head):
+        head = label.partition("-")[0]  # a hyphen may belong to the sentence
+        if number and words.top_level.fullmatch(label):
+            end = position + len(label)
+        elif number and words.top_level.fullmatch(head):
             end = position + len(head)
-        if _LABEL.fullmatch(bare) is None:
+        if words.label.fullmatch(label) is None:
             break
         position += len(label) + 1
     return end
@@ -120,7 +144,7 @@ def find_urls(text: str) -> Iterator[Span]:
     for start, host in sorted(starts):
         if start < done:
             continue
-        body = _URL_BODY.match(text, host)
+        body = _words_at(text, host).url_body.match(text, host)
         if body is None:
             continue
         end = _without_sentence(text, start, body.end())
@@ -154,7 +178,7 @@ def _without_sentence(text: str, start: int, end: int) -> int:
         last = text[end - 1]
         if last in _BRACKETS and closed[last] > opened[last]:
             closed[last] -= 1
-        elif last not in _AFTER_URL and last not in _WIDTHLESS:
+        elif last not in _AFTER_URL:
             break
         end -= 1
     return end
@@ -248,14 +272,23 @@ class Patterns:
 
         labels: only these; None for all.
         """
+        found = self._find_in(text, labels)
+        folded = fold(text)
+        if folded is not None:
+            found += [
+                Entity(each.label, each.score, *folded.span(each.start, each.end))
+                for each in self._find_in(folded.text, labels)
+            ]
+        return longest_first(found) if len(found) > 1 else found
+
+    def _find_in(self, text: str, labels: frozenset[str] | None) -> list[Entity]:
         rules = self._rules if _DIGIT.search(text) is not None else self._rules_without_digits
-        found = [
+        return [
             Entity(label, 1.0, start, end)
             for label, rule in rules
             if labels is None or label in labels
             for start, end in rule(text)
         ]
-        return longest_first(found) if len(found) > 1 else found
 
 
 def longest_first(entities: list[Entity]) -> list[Entity]:
