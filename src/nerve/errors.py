@@ -8,6 +8,8 @@ Messages say what was wrong and what to do. They never contain input text: they 
 logs and metrics.
 """
 
+from __future__ import annotations
+
 import traceback
 
 
@@ -47,9 +49,22 @@ class PredictError(NerveError):
 
 
 class InvalidRequest(PredictError):
-    """The request is well-formed but asks for something that is not possible."""
+    """The request is well-formed but asks for something that is not possible.
+
+    index: of the text that is at fault, where it is one of them; `message` says what it has, and its place, as the
+    request's format names it, is put before that (`at`).
+    """
 
     reason = "invalid"
+
+    def __init__(self, message: str = "", index: int | None = None) -> None:
+        super().__init__(message if index is None else f"inputs[{index}]: {message}")
+        self.index = index
+        self._message = message
+
+    def at(self, place: str) -> InvalidRequest:
+        """Return the same about a text at a place."""
+        return InvalidRequest(f"{place}: {self._message}")
 
 
 class MalformedRequest(PredictError):

@@ -75,12 +75,16 @@ def test_labels_are_ignored(ask: Callable[..., Any]) -> None:
             422,
             "the body has an unknown field; known fields: inputs, parameters, options",
         ),
-        ({"inputs": "", "parameters": {SECRET: 1}}, 422, "parameters: it has an unknown field"),
+        (
+            {"inputs": "", "parameters": {SECRET: 1}},
+            422,
+            "parameters: it has an unknown field; known fields: aggregation_strategy, ignore_labels, stride",
+        ),
         ({"inputs": "", "parameters": {"stride": -1}}, 422, "parameters.stride: expected `int` >= 0"),
         (
             {"inputs": "", "parameters": {"aggregation_strategy": SECRET}},
             422,
-            "aggregation_strategy: unknown value; known values: none, simple, first, average, max, viterbi",
+            "parameters.aggregation_strategy: unknown value; known values: none, simple, first, average, max, viterbi",
         ),
         (
             {"inputs": "", "parameters": {"ignore_labels": []}},

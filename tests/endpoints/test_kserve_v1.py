@@ -41,7 +41,7 @@ def test_predictions(ask: Callable[..., Any], route: str) -> None:
         ({"instances": []}, "instances: no text; send at least one"),
         ({"instances": ["a"] * 9}, "instances: 9 texts, above limits.max_inputs = 8; send several requests"),
         ({"instances": [{"text": 1}]}, "instances[0].text: expected `str`, got `int`"),
-        ({"instances": [{"text": "a", "b": 1}]}, "instances[0]: it has an unknown field"),
+        ({"instances": [{"text": "a", "b": 1}]}, "instances[0]: it has an unknown field; known fields: text"),
         ({"instances": [1]}, "instances[0]: expected `str | object`, got `int`"),
         ({"inputs": ["a"]}, "the body has an unknown field; known fields: instances, parameters"),
         (
@@ -59,7 +59,12 @@ def test_bad_bodies(ask: Callable[..., Any], route: str, body: object, error: st
 def test_errors_that_are_not_of_the_body(ask: Callable[..., Any]) -> None:
     """Those keep the contract's status; another model is not there."""
     answer = ask(ROUTES[0], {"instances": [TEXT]}, content_type="text/csv")
-    assert (answer.status, answer.json()) == (415, {"error": "content-type must be application/json"})
+    assert (answer.status, answer.json()) == (
+        415,
+        {
+            "error": "header content-type must be application/json; with curl: -H 'content-type: application/json'"
+        },
+    )
     answer = ask(ROUTES[0], {"instances": [TEXT]}, request_timeout_ms="0")
     assert (answer.status, list(answer.json())) == (504, ["error"])
     assert ask("/v1/models/other:predict", {"instances": [TEXT]}).status == 404

@@ -72,6 +72,7 @@ def test_inputs_are_flattened_in_order(inputs: object, texts: list[str], msgpack
         ({"inputs": ["a"] * 129}, "inputs: 129 texts, above limits.max_inputs = 128"),
         ({"inputs": "a", SECRET: 1}, "the body has an unknown field; known fields: inputs, truncate,"),
         ({"inputs": "a", "missing required field": 1}, "unknown field"),
+        ({"input": "a"}, "the body has an unknown field, perhaps meant as inputs; known fields: inputs,"),
         ({"inputs": "a", "truncate": 1}, "truncate: expected `bool`"),
         ({"inputs": "a", "truncate": SECRET}, "truncate: expected `bool`"),
         ({"inputs": "a", "raw_scores": "yes"}, "raw_scores: expected `bool`"),
@@ -247,7 +248,7 @@ def test_filters_of_entities() -> None:
         ({"min_score": 1.5}, "min_score: expected `float` <= 1"),
         ({"min_score": SECRET}, "min_score: expected `float | object`, got `str`"),
         ({"min_score": {SECRET: -1}}, r"min_score\[...\]: expected `float` >= 0"),
-        ({"aggregation_strategy": "none", "labels": []}, "labels: there are no entities"),
+        ({"aggregation_strategy": "none", "labels": []}, "labels: aggregation_strategy none answers tokens"),
     ):
         with pytest.raises(InvalidRequest, match=message) as caught:
             resolve(encode({"inputs": "a", "aggregation_strategy": "first", **wrong}, False))

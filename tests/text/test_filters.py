@@ -68,8 +68,8 @@ def test_unknown_labels_are_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("labels", "min_score", "message"),
     [
-        (["PER"], None, "labels: there are no entities with aggregation_strategy none"),
-        (None, 0.5, "min_score: there are no entities"),
+        (["PER"], None, "labels: aggregation_strategy none answers tokens"),
+        (None, 0.5, "min_score: aggregation_strategy none answers"),
     ],
 )
 def test_none_has_no_entities(labels: list[str] | None, min_score: float | None, message: str) -> None:

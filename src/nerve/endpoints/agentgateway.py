@@ -57,7 +57,7 @@ class PromptRequest(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         """Refuse what has neither, as a body that has the wrong fields: what is not JSON at all is refused as that."""
         if self.body is None and self.messages is None:
-            raise ValueError("body: required, but missing")
+            raise ValueError("it needs `body`, or `messages` in the raw format")
 
 
 class AnswerBody(msgspec.Struct, frozen=True):
@@ -73,10 +73,18 @@ class AnswerRequest(msgspec.Struct, frozen=True):
 
 
 class ConversationQuery(RedactQuery, frozen=True):
-    """What a request asks for. turns: messages or choices, in which the texts stand in order; is_raw: its format."""
+    """What a request asks for. turns: messages or choices, in which the texts stand in order; is_raw: its format.
+
+    places: of the turn of each text.
+    """
 
     turns: list[dict[str, Any]]
     is_raw: bool
+    places: list[str]
+
+    def place(self, index: int) -> str:
+        """See `Query`."""
+        return self.places[index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +99,21 @@ class ConversationCodec:
     def decode(self, body: bytes | bytearray) -> Query | Reply:
         """See `Codec`."""
         turns, is_raw = self._read(body)
+        field = self.field if is_raw else f"body.{self.field}"
         texts: list[str] = []
+        places: list[str] = []
 
         def collect(text: str) -> str:
             texts.append(text)
             return text
 
         for index, turn in enumerate(turns):
-            _rewrite(turn, self.field, index, collect)
+            _rewrite(turn, field, index, collect)
+            places += [f"{field}[{index}]"] * (len(texts) - len(places))
         if not texts:
             return Reply(lambda: _encode({"messages": turns}) if is_raw else _PASS)
-        check_count(len(texts), self.field, self.limits)
-        return extend(ConversationQuery, self.defaults.redact_query(texts), turns, is_raw)
+        check_count(len(texts), field, self.limits)
+        return extend(ConversationQuery, self.defaults.redact_query(texts), turns, is_raw, places)
 
     def encode(self, query: Query, rows: list[list[Row]]) -> bytes:
         """See `Codec`."""
@@ -161,12 +172,12 @@ _answer = JsonBody(AnswerRequest)
 
 def _rewrite(turn: dict[str, Any], field: str, index: int, replace: Callable[[str], str]) -> dict[str, Any]:
     """Return a turn with what `replace` gives for each of its texts. Raises `InvalidRequest`, see `rewrite`."""
-    if field != "choices":
-        return rewrite(turn, f"messages[{index}]", replace)
+    if not field.endswith("choices"):
+        return rewrite(turn, f"{field}[{index}]", replace)
     message = turn.get("message")
     if not isinstance(message, dict):
-        raise InvalidRequest(f"body.choices[{index}].message: required, as an object")
-    return {**turn, "message": rewrite(message, f"body.choices[{index}].message", replace)}
+        raise InvalidRequest(f"{field}[{index}].message: required, as an object")
+    return {**turn, "message": rewrite(message, f"{field}[{index}].message", replace)}
 
 
 def _route(path: str, codec: ConversationCodec, body: JsonBody[Any], summary: str) -> PostRoute:

@@ -1,11 +1,8 @@
-"""What formats with a body of nerve's own share: JSON or MessagePack, checked fields, texts, and messages about them.
-
-`msgspec` checks types while it parses. Its messages are rewritten here, because they can quote what the client sent,
-and a client may send personal data in any place, even as the name of a field.
-"""
+"""What formats with a body of nerve's own share: JSON or MessagePack, checked fields and texts."""
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -13,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from nerve.accept import read_choices
-from nerve.config.operators import OPERATOR_NAMES, HashType
+from nerve.endpoints.explaining import explain
 from nerve.endpoints.protocol import JSON_TYPE
 from nerve.errors import InvalidRequest, MalformedRequest, UnsupportedMediaType
 
@@ -23,12 +20,14 @@ if TYPE_CHECKING:
     from nerve.config import LimitsConfig
 
 MSGPACK_TYPE = "application/msgpack"
+# curl says of any body that it is a form.
+CURL_HINT = f"with curl: -H 'content-type: {JSON_TYPE}'"
 _MSGPACK_TYPES = frozenset({MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"})
 
 # Values of a list up to which it is encoded in one go.
 _FEW = 64
-# By the name of a field whose values have names.
-_KNOWN_VALUES = {"type": OPERATOR_NAMES, "hash_type": tuple(HashType)}
+# Where msgspec says that a body breaks off from what it should be.
+_PLACE = re.compile(r"\(byte (\d+)\)$")
 
 CodecT = TypeVar("CodecT", bound="BodyCodec")
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
@@ -49,7 +48,7 @@ def is_msgpack(content_type: str | None) -> bool:
         return True
     if media_type in (JSON_TYPE, ""):
         return False
-    raise UnsupportedMediaType(f"content-type must be {JSON_TYPE} or {MSGPACK_TYPE}")
+    raise UnsupportedMediaType(f"header content-type must be {JSON_TYPE} or {MSGPACK_TYPE}; {CURL_HINT}")
 
 
 def wants_msgpack(accept: str | None) -> bool:
@@ -104,7 +103,7 @@ class BodyReader(Generic[RequestT]):
     def __init__(self, kind: type[RequestT]) -> None:
         self._json = msgspec.json.Decoder(kind)
         self._msgpack = msgspec.msgpack.Decoder(kind)
-        self.known_fields = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))
+        self._kind = kind
 
     def read(self, body: bytes | bytearray, *, msgpack: bool) -> RequestT:
         """Decode a body. Raises `MalformedRequest` (not decodable) or `InvalidRequest` (wrong types or fields)."""
@@ -112,9 +111,9 @@ class BodyReader(Generic[RequestT]):
             return self._msgpack.decode(body) if msgpack else self._json.decode(body)
         except msgspec.ValidationError as error:
             _check_well_formed(body, msgpack=msgpack)
-            raise InvalidRequest(_explain(str(error), self.known_fields)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise _malformed(msgpack=msgpack) from None
+            raise InvalidRequest(explain(str(error), self._kind)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _malformed(body, error, msgpack=msgpack) from None
 
 
 def texts_of(inputs: str | list[str | list[str]], limits: LimitsConfig) -> list[str]:
@@ -184,34 +183,19 @@ def _check_well_formed(body: bytes | bytearray, *, msgpack: bool) -> None:
     """Raise `MalformedRequest` when the whole body cannot be decoded; the typed decoder stops early."""
     try:
         (msgspec.msgpack if msgpack else msgspec.json).decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
-        raise _malformed(msgpack=msgpack) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise _malformed(body, error, msgpack=msgpack) from None
 
 
-def _malformed(*, msgpack: bool) -> MalformedRequest:
+def _malformed(body: bytes | bytearray, error: Exception, *, msgpack: bool) -> MalformedRequest:
     kind = "MessagePack" if msgpack else "JSON in UTF-8"
-    return MalformedRequest(f"the body is not valid {kind}, or is cut short")
+    if not body:
+        return MalformedRequest(f"the body is empty; send {kind}")
+    found = _PLACE.search(str(error)) if isinstance(error, msgspec.DecodeError) else None
+    place = f"; see byte {found[1]} of {len(body)}" if found else ""
+    return MalformedRequest(f"the body is not valid {kind}, or is cut short{place}")
 
 
 def _array_header(length: int) -> bytes:
     """Return MessagePack's `array 32` header; https://github.com/msgpack/msgpack/blob/master/spec.md."""
     return struct.pack(">BI", 0xDD, length)
-
-
-def _explain(message: str, known_fields: str) -> str:
-    """Rewrite msgspec's message without anything that the client sent."""
-    text, _, where = message.replace(" | null`", "`").partition(" - at `$")
-    path = where.rstrip("`").lstrip(".")
-    if "unknown field" in message:
-        if path:
-            return f"{path}: it has an unknown field"
-        return f"the body has an unknown field; known fields: {known_fields}"
-    if "missing required field" in message:
-        name = text.split("`")[1]  # of the type, not of the client
-        if path:
-            return f"{path}: {name} is required, but missing"
-        return f"{name}: required, but missing; known fields: {known_fields}"
-    if text.startswith("Invalid "):  # it quotes the value
-        known = _KNOWN_VALUES.get(path.rpartition(".")[2])
-        return f"{path}: unknown value" + (f"; known values: {', '.join(known)}" if known else "")
-    return f"{path or 'the body'}: {text[0].lower()}{text[1:]}"

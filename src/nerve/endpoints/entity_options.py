@@ -55,10 +55,12 @@ def entity_options(
 ) -> PredictOptions:
     """Return the options of a request for entities; what it leaves out is the configuration's.
 
-    strategy: its `aggregation_strategy`; without one it is `runtime.entity_strategy`. labels: only these are answered;
-    an unknown one is refused when the model is asked. Raises `InvalidRequest`.
+    strategy: its `parameters.aggregation_strategy`; without one it is `runtime.entity_strategy`. labels: only these are
+    answered; an unknown one is refused when the model is asked. Raises `InvalidRequest`.
     """
-    chosen = None if strategy is None else member_of(AggregationStrategy, strategy, "aggregation_strategy")
+    chosen = None
+    if strategy is not None:
+        chosen = member_of(AggregationStrategy, strategy, "parameters.aggregation_strategy")
     return PredictOptions(
         aggregation_strategy=chosen,
         truncate=runtime.truncate,

@@ -62,6 +62,10 @@ class HuggingFaceQuery(Query, frozen=True):
     is_list: bool
     ignored: frozenset[str]
 
+    def place(self, index: int) -> str:
+        """See `Query`."""
+        return f"inputs[{index}]" if self.is_list else "inputs"
+
 
 _body = JsonBody(HuggingFaceRequest)
 _DEFAULTS = HuggingFaceParameters()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from nerve.endpoints.bodies import BodyReader
+from nerve.endpoints.bodies import CURL_HINT, BodyReader
 from nerve.endpoints.protocol import JSON_TYPE, ErrorForm
 from nerve.errors import InvalidRequest, UnsupportedMediaType
 
@@ -53,7 +53,7 @@ def require_json(header: Header, *also: str) -> None:
         return
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in (JSON_TYPE, "", *also):
-        raise UnsupportedMediaType(f"content-type must be {JSON_TYPE}")
+        raise UnsupportedMediaType(f"header content-type must be {JSON_TYPE}; {CURL_HINT}")
 
 
 def check_texts(texts: Sequence[str], field: str, limits: LimitsConfig) -> None:

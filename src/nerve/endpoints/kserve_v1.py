@@ -67,6 +67,14 @@ class InstancesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: InstanceParameters | None = None
 
 
+class InstancesQuery(Query, frozen=True):
+    """What a request asks for."""
+
+    def place(self, index: int) -> str:
+        """See `Query`."""
+        return f"instances[{index}]"
+
+
 _body = JsonBody(InstancesRequest)
 
 
@@ -89,7 +97,7 @@ class InstancesCodec:
             raise InvalidRequest(
                 "parameters.aggregation_strategy: this format has entities only; ask /predict_tokens for tokens"
             )
-        return Query(texts, options)
+        return InstancesQuery(texts, options)
 
     def encode(self, query: Query, rows: list[list[Row]]) -> bytes:
         """See `Codec`."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _REF = "#/components/schemas/{name}"
 _MASK, _BLOCK = "mask", "block"
+_PARAMETERS = "additional_provider_specific_params"
 # A sentence has ended where the next one, or a line, has begun; a point after a letter or two is of a name.
 _SENTENCE_ENDS = re.compile(r"(?<=\w\w\w)[.!?][\"')\]]?\s+(?=\S)|[\u3002\uff01\uff1f]|\n+")
 _encode = msgspec.json.Encoder().encode
@@ -83,6 +84,10 @@ class GuardrailQuery(RedactQuery, frozen=True):
     messages: list[dict[str, Any]]
     is_answer: bool
 
+    def place(self, index: int) -> str:
+        """See `Query`."""
+        return f"texts[{index}]" if index < self.n_texts else "structured_messages"
+
 
 _body = JsonBody(GuardrailRequest)
 _DEFAULTS = GuardrailParameters()
@@ -103,9 +108,7 @@ class GuardrailCodec:
         texts = request.texts or []
         chosen = request.additional_provider_specific_params or _DEFAULTS
         if chosen.on_found not in (None, _MASK, _BLOCK):
-            raise InvalidRequest(
-                "additional_provider_specific_params.on_found: unknown value; known values: mask, block"
-            )
+            raise InvalidRequest(f"{_PARAMETERS}.on_found: unknown value; known values: {_MASK}, {_BLOCK}")
         is_answer = request.input_type == "response"
         blocks = chosen.on_found == _BLOCK
         messages = request.structured_messages or []
@@ -116,7 +119,11 @@ class GuardrailCodec:
             return Reply(lambda: _NOTHING)
         check_count(len(asked), "texts", self.limits)
         query = self.defaults.redact_query(
-            asked, labels=chosen.labels, min_score=chosen.min_score, operators=chosen.operators
+            asked,
+            labels=chosen.labels,
+            min_score=chosen.min_score,
+            operators=chosen.operators,
+            prefix=f"{_PARAMETERS}.",
         )
         return extend(GuardrailQuery, query, blocks, len(texts), messages, is_answer)
 

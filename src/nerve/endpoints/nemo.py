@@ -100,10 +100,22 @@ class ChatEntity(msgspec.Struct, frozen=True, gc=False):
     score: float
 
 
+class ExtractQuery(EntityQuery, frozen=True):
+    """What an extraction asks for."""
+
+    def place(self, index: int) -> str:
+        """See `Query`; there is one text."""
+        return "text"
+
+
 class ChatQuery(EntityQuery, frozen=True):
     """What a chat asks for. model: as it calls it."""
 
     model: str
+
+    def place(self, index: int) -> str:
+        """See `Query`."""
+        return f"messages[{index}].content"
 
 
 _extract_body = JsonBody(ExtractRequest)
@@ -120,7 +132,10 @@ class ExtractCodec:
     def decode(self, body: bytes | bytearray) -> Query:
         """See `Codec`."""
         request = _extract_body.decode(body)
-        return self.defaults.query([request.text], labels=request.labels or None, min_score=request.threshold)
+        query = self.defaults.query(
+            [request.text], labels=request.labels or None, min_score=request.threshold
+        )
+        return extend(ExtractQuery, query)
 
     def encode(self, query: Query, rows: list[list[Row]]) -> bytes:
         """See `Codec`."""

@@ -57,6 +57,10 @@ class TextTensorQuery(Query, frozen=True):
 
     id: str | None
 
+    def place(self, index: int) -> str:
+        """See `Query`; there is one tensor of texts."""
+        return f"inputs[0].data[{index}]"
+
 
 @dataclass(frozen=True, slots=True)
 class InferCodec:

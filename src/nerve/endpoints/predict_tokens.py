@@ -57,7 +57,6 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc
 
 
 _reader = BodyReader(PredictRequest)
-KNOWN_FIELDS = _reader.known_fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,10 @@ class AnalyzeQuery(EntityQuery, frozen=True):
     is_list: bool
     allowed: frozenset[str]
 
+    def place(self, index: int) -> str:
+        """See `Query`."""
+        return f"text[{index}]" if self.is_list else "text"
+
 
 _analyze_body = JsonBody(AnalyzeRequest)
 _anonymize_body = JsonBody(AnonymizeRequest)

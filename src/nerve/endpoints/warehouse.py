@@ -49,11 +49,20 @@ class SnowflakeRequest(msgspec.Struct, frozen=True):
 
 
 class RowsQuery(RedactQuery, frozen=True):
-    """What a batch asks for. has_text: of each row; mode: what it is answered with; wrap: makes the body."""
+    """What a batch asks for.
+
+    has_text: of each row; place_of_row: where its text stands; mode: what it is answered with; wrap: makes the body.
+    """
 
     has_text: list[bool]
+    place_of_row: str
     mode: str
     wrap: Callable[[list[Any]], bytes]
+
+    def place(self, index: int) -> str:
+        """See `Query`."""
+        rows = [row for row, has_text in enumerate(self.has_text) if has_text]
+        return self.place_of_row.format(rows[index])
 
 
 _bigquery_body = JsonBody(BigQueryRequest)
@@ -78,16 +87,16 @@ class RowsCodec:
         values = iter(found)
         return query.wrap([next(values) if has_text else None for has_text in query.has_text])
 
-    def ask(self, texts: list[str | None], mode: str, wrap: Callable[[list[Any]], bytes]) -> Query | Reply:
-        """Return what asks for rows, of which null stays null. Raises `InvalidRequest`."""
-        if mode not in (_REDACT, _ENTITIES):
-            raise InvalidRequest(f"mode: unknown value; known values: {_REDACT}, {_ENTITIES}")
+    def ask(
+        self, texts: list[str | None], place: str, mode: str, wrap: Callable[[list[Any]], bytes]
+    ) -> Query | Reply:
+        """Return what asks for rows, of which null stays null. place: of a row's text. Raises `InvalidRequest`."""
         found = [text for text in texts if text is not None]
         if not found:
             return Reply(lambda: wrap([None] * len(texts)))
-        check_count(len(found), "rows", self.limits)
+        check_count(len(found), place.partition("[")[0], self.limits)
         has_text = [text is not None for text in texts]
-        return extend(RowsQuery, self.defaults.redact_query(found), has_text, mode, wrap)
+        return extend(RowsQuery, self.defaults.redact_query(found), has_text, place, mode, wrap)
 
 
 class BigQueryCodec(RowsCodec):
@@ -102,7 +111,11 @@ class BigQueryCodec(RowsCodec):
             if len(call) != 1:
                 raise InvalidRequest(f"calls[{index}]: send one argument, the text")
         mode = (request.userDefinedContext or {}).get("mode", _REDACT)
-        return self.ask([call[0] for call in request.calls], mode, _wrap_replies)
+        if mode not in (_REDACT, _ENTITIES):
+            raise InvalidRequest(
+                f"userDefinedContext.mode: unknown value; known values: {_REDACT}, {_ENTITIES}"
+            )
+        return self.ask([call[0] for call in request.calls], "calls[{}][0]", mode, _wrap_replies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +132,7 @@ class SnowflakeCodec(RowsCodec):
         def wrap(values: list[Any]) -> bytes:
             return _encode({"data": list(zip(numbers, values, strict=True))})
 
-        return self.ask([text for _, text in request.data], self.mode, wrap)
+        return self.ask([text for _, text in request.data], "data[{}][1]", self.mode, wrap)
 
 
 class Warehouse:

@@ -17,6 +17,10 @@ class Query(msgspec.Struct, frozen=True):
     texts: list[str]
     options: PredictOptions
 
+    def place(self, index: int) -> str:
+        """Return where a text stands in the request, as its format names it."""
+        return f"inputs[{index}]"
+
 
 class IdQuery(msgspec.Struct, frozen=True):
     """What a request asks for that has token ids, as a client's own tokenizer gave them.

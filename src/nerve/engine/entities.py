@@ -101,14 +101,18 @@ class EntityDefaults:
         patterns: Sequence[str] | None = None,
         operators: Mapping[str, Operator] | None = None,
         offset_unit: OffsetUnit | None = None,
+        prefix: str = "",
     ) -> RedactQuery:
-        """Return what asks for texts without their entities, as `query`; operators: instead of the configured ones."""
+        """Return what asks for texts without their entities, as `query`; operators: instead of the configured ones.
+
+        prefix: of the place where these fields stand in the request, for errors.
+        """
         chosen = self._operators if operators is None else Operators(operators, self._key)
-        asked = [] if operators is None else [("operators", label) for label in chosen.labels]
+        asked = [] if operators is None else [(f"{prefix}operators", label) for label in chosen.labels]
         rules = self._choose_patterns(patterns)
         return RedactQuery(
             texts,
-            self._options(strategy, labels, min_score, rules, asked),
+            self._options(strategy, labels, min_score, rules, asked, prefix=prefix),
             rules,
             chosen,
             self._runtime.offset_unit if offset_unit is None else offset_unit,
@@ -122,6 +126,7 @@ class EntityDefaults:
         rules: Patterns | None,
         asked: Iterable[tuple[str, str]],
         labels_field: str = "labels",
+        prefix: str = "",
     ) -> PredictOptions:
         chosen = EntityStrategy.AUTO
         if strategy is not None:
@@ -131,7 +136,7 @@ class EntityDefaults:
         return PredictOptions(
             aggregation_strategy=own,  # never truncated: what is not read is not found
             filter=choose_filter(
-                self._runtime, own, labels, min_score, list(asked), also_known, labels_field
+                self._runtime, own, labels, min_score, list(asked), also_known, labels_field, prefix
             ),
         )
 

@@ -126,4 +126,8 @@ def _submit(engine: Engine, first: int, chunk: list[str], options: PredictOption
 
 def _in_texts(index: int, error: InvalidRequest) -> InvalidRequest:
     """Return an error about one text with the index that the caller knows."""
-    return InvalidRequest(f"texts[{index}]: {str(error).partition(': ')[2]}")
+    return (
+        error.at(f"texts[{index}]")
+        if error.index is not None
+        else InvalidRequest(f"texts[{index}]: {str(error).partition(': ')[2]}")
+    )

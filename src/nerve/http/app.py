@@ -251,7 +251,10 @@ class App:
         if epoch is not None:
             milliseconds = min(milliseconds, _milliseconds("Request-Deadline-Ms", epoch) - time.time() * 1000)
         if milliseconds <= 0:
-            raise DeadlineExceeded("the deadline had passed when the request arrived")
+            raise DeadlineExceeded(
+                "the deadline, of header Request-Timeout-Ms or Request-Deadline-Ms, had passed when the request "
+                "arrived; send it again with more time"
+            )
         return started + milliseconds / 1000
 
     def _authorize(self, request: Request) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from nerve.engine.codec import IdQuery, Query, Reply
 from nerve.engine.engine import INLINE_TOKENS, Cancel
 from nerve.engine.ids import start_ids
-from nerve.errors import ClientGone, DeadlineExceeded, PayloadTooLarge
+from nerve.errors import ClientGone, DeadlineExceeded, InvalidRequest, PayloadTooLarge
 from nerve.http.gzip import INLINE_BYTES, gunzip, is_gzip
 from nerve.http.pending import UNCOUNTED_BYTES, PendingBytes, Share
 from nerve.http.request import Body, Headers, Response
@@ -132,7 +132,7 @@ class Exchange:
     def expire(self) -> None:
         """See `Pending`."""
         what = "the answer was ready" if self._is_read else "the whole body had arrived"
-        self._drop(DeadlineExceeded(f"the deadline passed before {what}"))
+        self._drop(self._too_late(what))
 
     def watch_client(self) -> bool:
         """See `Pending`. Not before the body is there: reading it tells, too."""
@@ -230,7 +230,7 @@ class Exchange:
     def _on_encoded(self, summary: Summary, encoded: bytes) -> None:
         now = time.monotonic()
         if now >= self.deadline:
-            self._fail(DeadlineExceeded("the deadline passed before the answer was ready"))
+            self._fail(self._too_late("the answer was ready"))
             return
         service = self._service
         if not service.in_flight.remove(self):
@@ -249,6 +249,13 @@ class Exchange:
         headers[0] = ("content-type", self._codec.media_type)
         self._answer(Response(200, headers, encoded, summary=summary, encode_seconds=self._encode_seconds))
 
+    def _too_late(self, what: str) -> DeadlineExceeded:
+        seconds = self.deadline - self._started
+        return DeadlineExceeded(
+            f"the deadline, {seconds * 1000:.0f} ms after the request came, passed before {what}; send it again with "
+            f"more time, or less text (limits.request_timeout_ms = {self._service.limits.request_timeout_ms})"
+        )
+
     def _drop(self, error: Exception) -> None:
         """Give up work that nobody waits for any more, whatever step it is at."""
         survive(self._cancel.set, "in work that is given up")
@@ -257,6 +264,12 @@ class Exchange:
     def _fail(self, error: Exception) -> None:
         if self._service.in_flight.remove(self):
             self._let_go()
+            if (
+                isinstance(error, InvalidRequest)
+                and error.index is not None
+                and isinstance(self._query, Query)
+            ):
+                error = error.at(self._query.place(error.index))
             self._answer(error_response(error, self._headers, self._request_id, self._errors))
 
     def _count(self, texts: list[str]) -> None:

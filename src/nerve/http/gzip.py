@@ -25,7 +25,9 @@ def is_gzip(content_encoding: str) -> bool:
         return False
     if len(coded) == 1 and coded[0] in ("gzip", "x-gzip"):
         return True
-    raise UnsupportedEncoding(f"content-encoding must be one of {ACCEPTED}; send the body without any other")
+    raise UnsupportedEncoding(
+        f"header content-encoding must be one of {ACCEPTED}; send the body without any other"
+    )
 
 
 def gunzip(body: bytes | bytearray, limit: int) -> bytes:

@@ -5,6 +5,7 @@ A path is the client's, and may hold anything; what leaves this module is a path
 
 from __future__ import annotations
 
+import difflib
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,10 @@ OPEN_ROUTES = {
     "/metrics": "scrapes",
 }
 _UNKNOWN = "unknown"
+# Letters of a path that are compared with those that are served.
+_LONGEST = 100
+# How like a path must be to be taken for it; difflib.SequenceMatcher.ratio().
+_LIKENESS = 0.7
 _SERVER, _NONE = "server", "none"  # stand for an endpoint where requests are counted
 
 
@@ -106,6 +111,15 @@ class Routing:
         route = route or (None if path in self._got else self.posts.get(path))
         return None if route is None else route.errors
 
+    def _near(self, path: str) -> str:
+        """Return what a client may have meant; the path itself is not told."""
+        found = difflib.get_close_matches(path[:_LONGEST], [*self.posts, *self._got], n=1, cutoff=_LIKENESS)
+        if found:
+            methods = "POST" if found[0] in self.posts else "GET"
+            return f"did you mean {methods} {found[0]}? All routes are in GET /openapi.json"
+        routes = ", ".join(f"POST {route}" for route in self.posts if route != "/")
+        return f"predictions are at {routes}; all routes are in GET /openapi.json"
+
     def refuse(self, method: str, path: str, headers: Headers) -> Response:
         """Answer a request that asks for nothing that is here."""
         allowed = [
@@ -113,8 +127,7 @@ class Routing:
             *(["POST"] if path in self.posts else []),
         ]
         if not allowed:
-            routes = " and ".join(f"POST {route}" for route in self.posts if route != "/")
-            return error_body(404, "NotFound", f"no such route; predictions are at {routes}", headers)
+            return error_body(404, "NotFound", f"no such route; {self._near(path)}", headers)
         names = ", ".join(allowed)
         headers.append(("allow", names))
         errors = self.errors_of(method, path)

@@ -124,7 +124,9 @@ class Queue:
         while late := [job for job in self._candidates() if job.deadline <= now]:
             for job in late:
                 self.forget(job)
-                job.error = DeadlineExceeded("the deadline passed while the request waited in the queue")
+                job.error = DeadlineExceeded(
+                    "the deadline passed while the request waited in the queue; send it again with more time"
+                )
                 if not job.n_running:
                     expired.append(job)
         return expired

@@ -25,25 +25,29 @@ def choose_filter(
     also_asked: Sequence[tuple[str, str]] = (),
     also_known: Iterable[str] = (),
     labels_field: str = "labels",
+    prefix: str = "",
 ) -> EntityFilter | None:
     """Return which entities a request is answered, the configuration's defaults filled in.
 
     strategy: None for the model's own. also_asked: labels that other fields name. also_known: labels that are not the
-    model's. labels_field: what the request calls `labels`.
+    model's. labels_field: what the request calls `labels`. prefix: of the place where the fields are in the request.
     Raises `InvalidRequest` for a choice where there are no entities, and for a value that is none.
     """
     if strategy is AggregationStrategy.NONE:
         if labels is None and min_score is None:
             return None
         field = "min_score" if labels is None else "labels"
-        raise InvalidRequest(f"{field}: there are no entities with aggregation_strategy none; choose another")
+        raise InvalidRequest(
+            f"{prefix}{field}: aggregation_strategy none answers tokens, not entities; choose simple, first, "
+            "average, max or viterbi"
+        )
     if labels is None and min_score is None and not also_asked:
         return make_filter(runtime.labels, runtime.min_score)
     _check_values(labels, min_score)
     return make_filter(
         runtime.labels if labels is None else labels,
         runtime.min_score if min_score is None else min_score,
-        (*names_in(labels, min_score, labels_field), *also_asked),
+        (*names_in(labels, min_score, labels_field, prefix), *also_asked),
         also_known,
     )
 
@@ -87,12 +91,13 @@ def names_in(
     labels: Sequence[str] | None,
     min_score: float | Mapping[str, float] | None,
     labels_field: str = "labels",
+    prefix: str = "",
 ) -> list[tuple[str, str]]:
     """Return the labels that a request or the configuration names, each with the field."""
     by_label = [] if min_score is None or isinstance(min_score, float | int) else list(min_score)
     return [
-        *((labels_field, label) for label in labels or ()),
-        *(("min_score", label) for label in by_label if label != OTHERS),
+        *((f"{prefix}{labels_field}", label) for label in labels or ()),
+        *((f"{prefix}min_score", label) for label in by_label if label != OTHERS),
     ]
 
 

@@ -234,16 +234,18 @@ class TextTokenizer:
 
     def _too_long(self, index: int, n_tokens: str) -> InvalidRequest:
         return InvalidRequest(
-            f"inputs[{index}]: {n_tokens} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
-            "send it in parts, or with truncate: true where that is offered"
+            f"{n_tokens} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
+            "send it in parts, or to /predict_tokens with truncate: true",
+            index,
         )
 
     def _check_ids(self, index: int, ids: list[int]) -> None:
         found = self.foreign_tokens.keys() & set(ids)
         if found:
             raise InvalidRequest(
-                f"inputs[{index}]: it has a token that the tokenizer knows and the model does not (id {min(found)}); "
-                "leave it out of the text"
+                f"it has a token that the tokenizer knows and the model does not (id {min(found)}); "
+                "leave it out of the text",
+                index,
             )
 
     def _cut(
@@ -303,7 +305,7 @@ class _Explained:
 def too_many_tokens(most: int) -> InvalidRequest:
     """Return the error of a request whose texts have more tokens together than one may have."""
     return InvalidRequest(
-        f"inputs: more tokens in all than limits.max_request_tokens = {most}; send several requests"
+        f"the texts: more tokens in all than limits.max_request_tokens = {most}; send several requests"
     )
 
 
