@@ -233,11 +233,9 @@ class TextTokenizer:
             raise self._too_long(index, str(n_tokens))
 
     def _too_long(self, index: int, n_tokens: str) -> InvalidRequest:
-        return InvalidRequest(
-            f"{n_tokens} tokens, above limits.max_input_tokens = {self._max_input_tokens}; "
-            "send it in parts, or to /predict_tokens with truncate: true",
-            index,
-        )
+        limit = f"limits.max_input_tokens = {self._max_input_tokens}"
+        remedy = "send it in parts, or to /predict_tokens with truncate: true"
+        return InvalidRequest(f"{n_tokens} tokens, above {limit}; {remedy}", index)
 
     def _check_ids(self, index: int, ids: list[int]) -> None:
         found = self.foreign_tokens.keys() & set(ids)
