@@ -26,6 +26,39 @@ ODD = {
     "line breaks": "'Anna\\nMaria\\r\\nBob\\n'",
     "halves of pairs": "'\\ud83d Anna \\udc00 Paris'",
 }
+# Gives the distance of each badge from its own mark's text, and the order of all letters from left to right: as they
+# stand, and as they would stand without marks.
+READ_BADGES = r"""() => {
+  const line = document.querySelector("#view-text .line");
+  const boxOf = (node, at) => {
+    const range = document.createRange();
+    range.setStart(node, at);
+    range.setEnd(node, at + 1);
+    return range.getBoundingClientRect();
+  };
+  const order = (inner) => {
+    const walker = document.createTreeWalker(inner, NodeFilter.SHOW_TEXT);
+    const found = [];
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+      if (node.parentElement.className === "badge") continue;
+      for (let at = 0; at < node.length; at += 1)
+        if (node.data[at].trim()) found.push([boxOf(node, at).left, node.data[at]]);
+    }
+    return found.sort((one, other) => one[0] - other[0]).map((each) => each[1]).join("");
+  };
+  const gaps = [...line.querySelectorAll(".badge")].map((badge) => {
+    const box = badge.getBoundingClientRect();
+    const text = badge.previousSibling;
+    return Math.min(
+      ...[...text.data]
+        .map((_, at) => boxOf(text, at))
+        .map((each) => Math.max(box.left - each.right, each.left - box.right)),
+    );
+  });
+  const places = order(line);
+  line.textContent = [...line.childNodes].map((node) => (node.firstChild ? node.firstChild.data : node.data)).join("");
+  return [gaps, places, order(line)];
+}"""
 LONGEST_TASK_MILLISECONDS = 250  # on a machine that does other work, too
 
 
@@ -78,6 +111,26 @@ def test_places_are_exact(ready: ServerProcess, open_tab: OpenTab, kind: str) ->
         assert set(units[2 * start : 2 * end].decode("utf-16-le").split()) <= NAMES
     direction = tab.page.evaluate("getComputedStyle(document.querySelector('#view-text .line')).direction")
     assert direction == ("rtl" if kind in ("hebrew", "arabic") else "ltr")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "שלום Maria Bob אמר",
+        "Visit עולם שלום Bob לוי Paris",
+        "مرحبا Maria Bob في Paris 12",
+        "Bob said שלום Paris",
+        "שלום 12 Paris, Bob: עולם",
+    ],
+)
+def test_a_badge_stands_at_its_own_mark(ready: ServerProcess, open_tab: OpenTab, text: str) -> None:
+    """In lines of both directions, too; nothing else lies between the two, and the letters stand as without marks."""
+    tab = open_tab(ready)
+    tab.type(text)
+    gaps, places, plain = tab.page.evaluate(READ_BADGES)
+    assert gaps
+    assert max(gaps) < 8  # pixels
+    assert places == plain
 
 
 def test_answers_come_while_one_types(ready: ServerProcess, open_tab: OpenTab) -> None:

@@ -4,6 +4,11 @@ const PIECE_CHARACTERS = 2_000; // of text that is laid out together
 const LONGEST_LINE = 4_000; // a longer line is shown in parts
 const SLICE_MILLISECONDS = 8;
 
+// Letters that are written from right to left: those after which numbers behave otherwise, and all others.
+const ARABIC = /[\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}]/u;
+const HEBREW = /[\p{Script=Hebrew}\p{Script=Nko}\p{Script=Adlam}\p{Script=Samaritan}\p{Script=Mandaic}]/u;
+const LETTER = /\p{L}/u;
+
 const create = (name, className, text) => {
   const element = document.createElement(name);
   if (className) element.className = className;
@@ -76,10 +81,27 @@ async function draw(box, text, spans, styleOf) {
   return true;
 }
 
+/**
+ * Gives the class of a mark that ends at `end`: the direction of the last letter up to there.
+ * Without it a badge at the end of a foreign run stands at that run's other end, beside a neighbour.
+ */
+function directionAt(text, start, end) {
+  for (let at = end; at > start; at -= 1) {
+    if (/[\udc00-\udfff]/.test(text[at - 1]) && at - 1 > start) at -= 1;
+    const letter = String.fromCodePoint(text.codePointAt(at - 1));
+    if (HEBREW.test(letter)) return "to-left";
+    if (ARABIC.test(letter) && LETTER.test(letter)) return "to-left-arabic";
+    if (LETTER.test(letter)) return "to-right";
+  }
+  return "";
+}
+
 /** Draws one line; gives the first span that goes on after it. */
 function drawLine(piece, text, start, end, spans, next, styleOf) {
   const line = create("div", "line");
   line.dir = "auto";
+  const here = text.slice(start, end);
+  const isMixed = HEBREW.test(here) || ARABIC.test(here);
   let position = start;
   while (next < spans.length && (spans[next].start < end || (spans[next].start === end && spans[next].end === end))) {
     const span = spans[next];
@@ -89,7 +111,11 @@ function drawLine(piece, text, start, end, spans, next, styleOf) {
     const mark = create("mark", styleOf(span.label), text.slice(from, to));
     mark.title = span.title;
     const saysIt = text.slice(span.start, span.end).includes(span.label); // as redacted texts do
-    if (span.end <= end && !saysIt) mark.append(create("span", "badge", span.label));
+    if (span.end <= end && !saysIt) {
+      mark.append(create("span", "badge", span.label));
+      const direction = isMixed && directionAt(text, start, to);
+      if (direction) mark.classList.add(direction);
+    }
     line.append(mark);
     position = Math.max(position, to);
     if (span.end > end) {
