@@ -305,9 +305,7 @@ class Call:
     def _queue(self, tokenized: list[TokenizedText]) -> None:
         try:
             if time.monotonic() >= self._deadline:
-                raise DeadlineExceeded(
-                    "the deadline passed before the request reached the queue; send it again with more time"
-                )
+                raise DeadlineExceeded("the deadline passed before the queue; send it again with more time")
             job = make_job(tokenized, self._options, self._deadline)
             if job.n_tokens > self._engine.max_request_tokens:
                 raise too_many_tokens(self._engine.max_request_tokens)
