@@ -18,7 +18,7 @@ _PART = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def filled(page: Path) -> str:
     """Return a page with its tables of figures as the result files have them."""
-    return _PART.sub(lambda part: f"{part[1]}\n{TABLES[part[2]]()}\n{part[3]}", page.read_text())
+    return _PART.sub(lambda part: f"{part[1]}\n{TABLES[part[2]](page)}\n{part[3]}", page.read_text())
 
 
 def pages() -> list[Path]:
@@ -34,6 +34,10 @@ def _read(name: str) -> dict[str, Any]:
 
 # --- against what a user would pick instead ----------------------------------------------------------------------
 
+# The result files of the table of README, without `.json`; a scenario is looked for in the first, then in the next.
+# After a new measurement change this alone, and run `make reference`: columns, machine, commits and ratios follow.
+SPEED = ("goals", "rest")
+
 _SERVERS = (
     ("**nerve**", ("nerve/auto",)),
     ("**nerve**, int8", ("nerve-int8/auto",)),
@@ -42,36 +46,81 @@ _SERVERS = (
     ("LitServe + ONNX Runtime", ("litserve/1 worker", "litserve/1 thread")),
     ("mosec + ONNX Runtime", ("mosec/1 worker", "mosec/1 thread")),
 )
-# Result file, scenario, what is read there, title.
+_OURS, _TORCH, _RIVALS = _SERVERS[0][1], _SERVERS[2][1], tuple(variants for _, variants in _SERVERS[3:])
+# Scenario, what is read there, title. One that no file has is left out.
 _COLUMNS = (
-    ("goals", "real-c1", "p50", "one request at a time, p50"),
-    ("goals", "real-c32", "rps", "32 clients, requests/s"),
-    ("rest", "real-doc-c1", "p50", "a text of 512 tokens, p50"),
-    ("rest", "real-32texts-c1", "p50", "a request of 32 texts, p50"),
+    ("real-c1", "p50", "one request at a time, p50"),
+    ("real-c8", "rps", "8 clients, requests/s"),
+    ("real-c32", "rps", "32 clients, requests/s"),
+    ("real-doc-c1", "p50", "a text of 512 tokens, p50"),
+    ("real-32texts-c1", "p50", "a request of 32 texts, p50"),
 )
 
 
-def speed() -> str:
-    """Return the table of README: the default model, as each server does best; nerve as it comes."""
-    lines = ["| | " + " | ".join(title for *_, title in _COLUMNS) + " |", "|---|" + "---|" * len(_COLUMNS)]
+def speed(page: Path) -> str:
+    """Return the table of README: the default model, as each server does best; nerve as it comes.
+
+    Its last rows are ratios; below it is where the figures are from.
+    """
+    files = {name: _read(name) for name in SPEED}
+    columns = []
+    for scenario, what, title in _COLUMNS:
+        measured = [file["scenarios"][scenario] for file in files.values() if scenario in file["scenarios"]]
+        if measured:
+            columns.append((measured[0], what, title))
+    lines = ["| | " + " | ".join(title for *_, title in columns) + " |", "|---|" + "---|" * len(columns)]
     for name, variants in _SERVERS:
-        cells = [_cell(file, scenario, what, variants) for file, scenario, what, _ in _COLUMNS]
+        cells = [_cell(*_best(measured, what, variants), what) for measured, what, _ in columns]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    for name, rivals in (("FastAPI + transformers", (_TORCH,)), ("best of the ONNX servers", _RIVALS)):
+        ratios = [_ratio(measured, what, rivals) for measured, what, _ in columns]
+        lines.append(f"| nerve / {name} | {' | '.join(ratios)} |")
+    return "\n".join([*lines, "", _sources(files, page)])
 
 
-def _cell(file: str, scenario: str, what: str, variants: tuple[str, ...]) -> str:
-    """Return the best of some variants; what was only measured to find the best variants has a `~`."""
-    measured = _read(file)["scenarios"][scenario]
+def _best(measured: dict[str, Any], what: str, variants: tuple[str, ...]) -> tuple[float | None, str]:
+    """Return the best of some variants, and its sign: what was only measured to find the best variants has a `~`."""
     for runs, sign in (
         (measured["summary"], ""),
         (measured["qualification"], "~"),
     ):
         values = [_value(runs[variant][0], what) for variant in variants if variant in runs]
         if values:
-            best = min(values) if what == "p50" else max(values)
-            return f"{sign}{_short(best)}{' ms' if what == 'p50' else ''}"
-    return "-"
+            return (min(values) if what == "p50" else max(values)), sign
+    return None, ""
+
+
+def _cell(value: float | None, sign: str, what: str) -> str:
+    return "-" if value is None else f"{sign}{_short(value)}{' ms' if what == 'p50' else ''}"
+
+
+def _ratio(measured: dict[str, Any], what: str, rivals: tuple[tuple[str, ...], ...]) -> str:
+    """Return what nerve's figure is of the best of others."""
+    ours = _best(measured, what, _OURS)[0]
+    theirs = [value for each in rivals if (value := _best(measured, what, each)[0]) is not None]
+    if ours is None or not theirs:
+        return "-"
+    return f"{ours / (min(theirs) if what == 'p50' else max(theirs)):.2f}"
+
+
+def _sources(files: dict[str, dict[str, Any]], page: Path) -> str:
+    """Return which machine the figures are of, and which files and commits."""
+    up = "../" * (len(page.relative_to(REPOSITORY).parts) - 1)
+    links = ", ".join(
+        f"[{name}.json]({up}bench/results/{name}.json) (commit {file['commit'][:7]})"
+        for name, file in files.items()
+    )
+    machines = dict.fromkeys(_machine(file["machine"]) for file in files.values())
+    return (
+        f"On {' and '.join(machines)}; from {links}. `~`: a short run. In the last two rows less than 1 is better for "
+        "a time, more than 1 for requests/s."
+    )
+
+
+def _machine(found: dict[str, Any]) -> str:
+    name = found["cpu"].replace("(R)", "").replace(" Processor", "")
+    vnni = " with AVX512-VNNI" if "avx512_vnni" in found["flags"] else ""
+    return f"{found['cores']} cores of {name}{vnni}"
 
 
 def _value(run: dict[str, Any], what: str) -> float:
@@ -86,7 +135,7 @@ def _short(value: float) -> str:
 # --- size a machine ----------------------------------------------------------------------------------------------
 
 
-def sizes() -> str:
+def sizes(_: Path) -> str:
     """Return what one server on two cores answers and holds, by model, and so what one core does in a second."""
     found = _read("sizes")
     lines = [
@@ -106,7 +155,7 @@ def sizes() -> str:
 _CALLS = (("bert", "BERT-base"), ("modernbert", "ModernBERT-base"), ("deberta-v2", "DeBERTa-v3-base"))
 
 
-def calls() -> str:
+def calls(_: Path) -> str:
     """Return how long one call of the model takes, by architecture, precision, tokens and threads."""
     found = _read("architectures")["calls"]
     kinds = ("1x36", "1x128", "1x512", "2x36", "2x512")
@@ -120,7 +169,7 @@ def calls() -> str:
     return "\n".join(lines)
 
 
-def isolation() -> str:
+def isolation(_: Path) -> str:
     """Return how long short requests take alone, and beside one large document."""
     lines = [
         "| round | alone, p50 / p99 ms | meanwhile, p50 / p99 ms | the document, s |",
