@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from builders import PATIENCE, Gate, hold, write_config
@@ -170,6 +171,28 @@ def test_deadline_is_kept_while_the_request_waits(gated: tuple[App, Gate]) -> No
     assert tokens(send(app).answer()) == ["anna", "paris"]
     assert gate.n_windows == 2
     assert late.answers.empty()
+
+
+def test_a_client_may_wait_longer_than_the_default(
+    config: Config, lookup_model: Path, tmp_path: Path
+) -> None:
+    """As long as it asks for, up to a limit; whoever asks for nothing has the default. 504 says what to do."""
+    limits = msgspec.structs.replace(config.limits, request_timeout_ms=50, max_request_timeout_ms=400)
+    config = msgspec.structs.replace(config, limits=limits)
+    held, gate = hold(load_model(config, ModelFolder(lookup_model, "test", ""), tmp_path))
+    app = make_app(config)
+    app.start(held, config)
+    started = time.monotonic()
+    usual, patient = send(app), send(app, Probe(request_timeout_ms="60000"))
+    answer = usual.answer()
+    assert answer.status == 504
+    assert b"more time with the header Request-Timeout-Ms" in answer.body
+    assert patient.answer().status == 504
+    assert 0.4 <= time.monotonic() - started < 30
+    waiting = send(app, Probe(request_deadline_ms=str(int(time.time() * 1000) + 390)))
+    gate.opened.set()
+    assert tokens(waiting.answer()) == ["anna", "paris"]
+    app.close()
 
 
 def test_deadline_is_kept_while_the_body_arrives(gated: tuple[App, Gate]) -> None:

@@ -41,7 +41,9 @@ EVERYTHING: dict[str, Any] = {
         ],
     },
     "autoscaling": {"kind": "keda"},
-    "config": {"limits": {"max_body_bytes": 8388608, "request_timeout_ms": 12500}},
+    "config": {
+        "limits": {"max_body_bytes": 8388608, "request_timeout_ms": 2500, "max_request_timeout_ms": 12500}
+    },
     "cache": {"kind": "volume"},
 }
 CASES: dict[str, dict[str, Any]] = {

@@ -32,6 +32,16 @@ def test_connection_that_was_answered_last_is_idle() -> None:
     assert not looks.is_late(1000.0, sent=0.0, received=0.0)
 
 
+def test_connection_whose_request_is_under_way_is_busy() -> None:
+    """However long it is silent; one whose request was answered is not, from the next look on."""
+    looks = Looks(busy={PORT})
+    looks.heads.begin_look()
+    assert looks.heads.is_busy(PORT)
+    looks.busy = set()
+    looks.heads.begin_look()
+    assert not looks.heads.is_busy(PORT)
+
+
 def test_head_that_stops_is_late_after_its_time() -> None:
     """Counted from its last byte where the watch has not seen it begin."""
     looks = Looks()

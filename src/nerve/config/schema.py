@@ -200,6 +200,7 @@ class LimitsConfig(_Section, frozen=True):
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     max_pending_bytes: PositiveInt | None = None
     request_timeout_ms: PositiveInt = 30_000
+    max_request_timeout_ms: PositiveInt = 300_000
 
     def __post_init__(self) -> None:
         """Refuse limits that do not fit each other: what one allows would always be refused by the other."""
@@ -210,6 +211,11 @@ class LimitsConfig(_Section, frozen=True):
             )
         if self.most_request_tokens < self.most_input_tokens:
             raise ValueError("max_request_tokens must not be below max_input_tokens, which is for one text")
+
+    @property
+    def longest_timeout_ms(self) -> int:
+        """The longest that a client may ask for."""
+        return max(self.request_timeout_ms, self.max_request_timeout_ms)
 
     @property
     def most_input_tokens(self) -> int:

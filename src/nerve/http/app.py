@@ -242,18 +242,18 @@ class App:
         Exchange(service, request, route, request_id, headers, answer, started, deadline).begin()
 
     def _deadline(self, request: Request, started: float) -> float:
-        """Return the `time.monotonic()` by which the answer must be ready; the nearest limit wins."""
-        milliseconds = float(self._limits.request_timeout_ms)
-        timeout = request.header("request-timeout-ms")
+        """Return the `time.monotonic()` by which to answer: the nearer header, up to a limit, or the default."""
+        timeout, epoch = request.header("request-timeout-ms"), request.header("request-deadline-ms")
+        if timeout is None and epoch is None:
+            return started + self._limits.request_timeout_ms / 1000
+        milliseconds = float(self._limits.longest_timeout_ms)
         if timeout is not None:
             milliseconds = min(milliseconds, _milliseconds("Request-Timeout-Ms", timeout))
-        epoch = request.header("request-deadline-ms")
         if epoch is not None:
             milliseconds = min(milliseconds, _milliseconds("Request-Deadline-Ms", epoch) - time.time() * 1000)
         if milliseconds <= 0:
             raise DeadlineExceeded(
-                "the deadline, of header Request-Timeout-Ms or Request-Deadline-Ms, had passed when the request "
-                "arrived; send it again with more time"
+                "Request-Timeout-Ms or Request-Deadline-Ms had passed; send it with more time"
             )
         return started + milliseconds / 1000
 
@@ -357,6 +357,7 @@ def describe(model: Model, config: Config) -> dict[str, object]:
             "max_body_bytes": config.limits.max_body_bytes,
             "max_pending_bytes": config.limits.most_pending_bytes,
             "request_timeout_ms": config.limits.request_timeout_ms,
+            "max_request_timeout_ms": config.limits.longest_timeout_ms,
             "max_batch_tokens": model.policy.token_budget,
             "max_batch_size": model.policy.max_batch_size,
             "max_queue_tokens": config.batching.max_queue_tokens,

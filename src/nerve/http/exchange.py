@@ -252,8 +252,9 @@ class Exchange:
     def _too_late(self, what: str) -> DeadlineExceeded:
         seconds = self.deadline - self._started
         return DeadlineExceeded(
-            f"the deadline, {seconds * 1000:.0f} ms after the request came, passed before {what}; send it again with "
-            f"more time, or less text (limits.request_timeout_ms = {self._service.limits.request_timeout_ms})"
+            f"the deadline, {seconds * 1000:.0f} ms after the request came, passed before {what}; send less text, or "
+            "ask for more time with the header Request-Timeout-Ms "
+            f"(limits.max_request_timeout_ms = {self._service.limits.longest_timeout_ms} at most)"
         )
 
     def _drop(self, error: Exception) -> None:

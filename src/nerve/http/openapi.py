@@ -218,7 +218,11 @@ def _header(description: str, schema: dict[str, Any], *, required: bool = True) 
 
 _MILLISECONDS = {**_INTEGER, "minimum": 0, "maximum": _MAX_HEADER_MILLISECONDS}
 _DEADLINE_PARAMETERS = [
-    _parameter("Request-Timeout-Ms", "Milliseconds the answer may take", _MILLISECONDS),
+    _parameter(
+        "Request-Timeout-Ms",
+        "Milliseconds the answer may take, instead of the server's default; up to limits.max_request_timeout_ms",
+        _MILLISECONDS,
+    ),
     _parameter(
         "Request-Deadline-Ms", "Unix time in milliseconds after which the answer is not wanted", _MILLISECONDS
     ),

@@ -58,11 +58,13 @@ class Progress:
     n_unsent: int
     is_first: bool = False
 
-    def has_stopped(self, idle_seconds: float, stall_seconds: float) -> bool:
-        """Tell whether nothing came or went for `idle_seconds`, or an answer was not taken for `stall_seconds`."""
-        if self.n_unsent and self.sent_seconds >= stall_seconds:
-            return True
-        return min(self.sent_seconds, self.received_seconds) >= idle_seconds
+    def is_stalled(self, seconds: float) -> bool:
+        """Tell whether an answer was not taken for so long."""
+        return self.n_unsent > 0 and self.sent_seconds >= seconds
+
+    def is_idle(self, seconds: float) -> bool:
+        """Tell whether nothing came or went for so long."""
+        return min(self.sent_seconds, self.received_seconds) >= seconds
 
 
 def keep_alive_seconds(server: ServerConfig) -> float:
@@ -112,11 +114,13 @@ class Heads:
         if begun <= now - progress.sent_seconds:  # before the last answer
             begun = self._begun[inode] = now - progress.received_seconds
         self._seen.add(inode)
-        if now - begun < self._seconds:
-            return False
+        return now - begun >= self._seconds and not self.is_busy(port)
+
+    def is_busy(self, port: int) -> bool:
+        """Tell whether a request of the client at this port is under way."""
         if self._busy_ports is None:
             self._busy_ports = self._find_busy_ports()
-        return port not in self._busy_ports
+        return port in self._busy_ports
 
     def end_look(self) -> None:
         """Forget the connections that were not there any more."""
@@ -127,7 +131,7 @@ class Heads:
 def watch_connections(idle_seconds: float, stall_seconds: float, heads: Heads) -> None:
     """Start a thread that closes this process's server connections that have stopped; for ever.
 
-    idle_seconds: longer than a request may take.
+    idle_seconds: for connections on which no request is under way; those have deadlines.
     """
     if sys.platform != "linux":
         return
@@ -169,9 +173,7 @@ def close_stopped(
             if one.getsockname()[1] not in ports or _listening_port(one):
                 continue
             progress = _progress_of(one)
-            if progress.has_stopped(idle_seconds, stall_seconds) or (
-                heads is not None and _is_late(one, progress, heads)
-            ):
+            if progress.is_stalled(stall_seconds) or _has_stopped(one, progress, idle_seconds, heads):
                 if progress.n_unsent:
                     one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 one.shutdown(socket.SHUT_RDWR)
@@ -181,9 +183,12 @@ def close_stopped(
     return n_closed
 
 
-def _is_late(one: socket.socket, progress: Progress, heads: Heads) -> bool:
+def _has_stopped(one: socket.socket, progress: Progress, idle_seconds: float, heads: Heads | None) -> bool:
+    if heads is None:
+        return progress.is_idle(idle_seconds)
     inode, port = os.fstat(one.fileno()).st_ino, one.getpeername()[1]
-    return heads.is_late(inode, port, progress, time.monotonic())
+    is_late = heads.is_late(inode, port, progress, time.monotonic())
+    return is_late or (progress.is_idle(idle_seconds) and not heads.is_busy(port))
 
 
 def _sockets(pause: threading.Event) -> Iterator[socket.socket]:

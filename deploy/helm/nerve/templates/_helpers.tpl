@@ -100,10 +100,11 @@ annotations:
 {{- if (include "nerve.server" . | fromYaml).tls }}HTTPS{{ else }}HTTP{{ end -}}
 {{- end -}}
 
-{{/* Seconds after which a client has its answer or its 504: limits.request_timeout_ms and 5 s, rounded up. */}}
+{{/* Seconds after which a client has its answer or its 504: what limits allow at most and 5 s, rounded up. */}}
 {{- define "nerve.answerSeconds" -}}
 {{- $limits := .Values.config.limits | default dict -}}
-{{- add 5 (ceil (divf (float64 ($limits.request_timeout_ms | default 30000)) 1000) | int64) -}}
+{{- $longest := max (int64 ($limits.request_timeout_ms | default 30000)) (int64 ($limits.max_request_timeout_ms | default 300000)) -}}
+{{- add 5 (ceil (divf (float64 $longest) 1000) | int64) -}}
 {{- end -}}
 
 {{- define "nerve.graceSeconds" -}}
@@ -152,7 +153,7 @@ annotations:
 {{- $bytes := $limits.max_body_bytes | default 4194304 | int64 | toString -}}
 {{- $conf := .Files.Get "files/nginx.conf" -}}
 {{- $conf = $conf | replace "unix:/run/nerve/nerve.sock" "127.0.0.1:8000" | replace "4194304" $bytes -}}
-{{- $conf = $conf | replace "proxy_read_timeout 35s;" (printf "proxy_read_timeout %ss;" (include "nerve.answerSeconds" .)) -}}
+{{- $conf = $conf | replace "proxy_read_timeout 305s;" (printf "proxy_read_timeout %ss;" (include "nerve.answerSeconds" .)) -}}
 {{- $conf | replace "worker_shutdown_timeout 30s;" (printf "worker_shutdown_timeout %ds;" (ceil .Values.drain.timeoutSeconds | int64)) -}}
 {{- end -}}
 
