@@ -38,7 +38,7 @@ PARITY_READY := $(PARITY)/.ready
 TYPES := .venv-types
 
 .PHONY: install serve test test-clients test-deploy test-docs test-image test-openvino test-package test-page test-scale docs reference \
-	check format lint types imports bench bench-quick golden parity zoo variants tokenizers types-new types-try fuzz fuzz-quick \
+	check format lint types imports bench bench-quick configs golden parity zoo variants tokenizers types-new types-try fuzz fuzz-quick \
 	pictures audit clean
 
 install: $(READY)
@@ -116,6 +116,10 @@ golden: $(PARITY_READY)
 	$(PARITY)/bin/python tests/parity/record_architectures.py
 	$(PARITY)/bin/python tests/parity/record_whole.py
 	$(PARITY)/bin/python tests/parity/compare_tokenizers.py --record --characters 0
+
+# Draws configs of every built family at random, and compares with transformers: about ten minutes.
+configs: $(PARITY_READY)
+	OMP_NUM_THREADS=1 $(PARITY)/bin/python tests/parity/fuzz_configs.py --each 60 --out tests/parity/configs.json
 
 # Recomputes the golden answers live and compares, and tests `nerve export` against PyTorch. CHECKPOINTS: folders whose
 # tokenizers are compared, too.

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from nerve.config import Device, Precision
+from nerve.errors import ModelError
 from nerve.graph import GraphKind, attention, blocks, load_graph
 from nerve.graph.architectures import FAMILIES
 from nerve.runtime.sessions import create_session
@@ -182,3 +183,21 @@ def test_old_names_of_layer_norms_are_known(tmp_path: Path) -> None:
     save_file(old, folder / "model.safetensors")
     logits = run(open_session(folder, tmp_path), tiny.make_texts("bert"))[0][2]
     np.testing.assert_allclose(logits, np.array(EXPECTED["bert"][0]), rtol=0, atol=TOLERANCE)
+
+
+def test_keys_may_have_their_other_names(tmp_path: Path) -> None:
+    """Some classes know a key under two names, and the number of heads is nowhere else in a checkpoint."""
+    folder = tiny.write_checkpoint(tmp_path / "model", "distilbert")
+    config = json.loads((folder / "config.json").read_text())
+    for own, other in (
+        ("dim", "hidden_size"),
+        ("n_heads", "num_attention_heads"),
+        ("n_layers", "num_hidden_layers"),
+    ):
+        config[other] = config.pop(own)
+    (folder / "config.json").write_text(json.dumps(config))
+    logits = run(open_session(folder, tmp_path), tiny.make_texts("distilbert"))[0][2]
+    np.testing.assert_allclose(logits, np.array(EXPECTED["distilbert"][0]), rtol=0, atol=TOLERANCE)
+    (folder / "config.json").write_text(json.dumps(config | {"n_heads": 2}))
+    with pytest.raises(ModelError, match="num_attention_heads and n_heads contradict each other"):
+        load_graph(folder, Precision.FLOAT32, tmp_path)

@@ -194,6 +194,14 @@ CASES |= {
     f"{model_type} unusual": (model_type, _UNUSUAL)
     for model_type in ("albert", "deberta", "deberta-v2", "modernbert", "gte", "nomic_bert", "megatron-bert")
 }
+# What a token gets depends on what stands beside it where these are computed in the obvious way (fuzz_configs.py).
+CASES |= {
+    f"bert unusual {name}": ("bert", {**_UNUSUAL, "hidden_act": name}) for name in ("mish", "sqrtsoftplus")
+}
+CASES["openai_privacy_filter many experts"] = (
+    "openai_privacy_filter",
+    {"num_local_experts": 8, "num_experts_per_tok": 7},
+)
 
 
 def padding_id(model_type: str) -> int:

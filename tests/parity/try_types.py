@@ -62,10 +62,9 @@ _VISION = {
 }
 # What a type's config wants beyond that, or instead; None: it has no such key.
 OWN: dict[str, dict[str, Any]] = {
-    **{
-        name: _HEADS
-        for name in ("apertus", "diffllama", "glm", "glm4", "helium", "llama", "mistral", "qwen2", "qwen3")
-    },
+    **{name: _HEADS for name in ("apertus", "diffllama", "exaone4", "gemma", "gemma2", "glm", "glm4")},
+    **{name: _HEADS for name in ("helium", "llama", "ministral", "ministral3", "mistral", "nemotron")},
+    **{name: _HEADS for name in ("phi", "phi3", "qwen2", "qwen3", "seed_oss", "stablelm", "ultrabert")},
     **{name: {**_HEADS, **_EXPERTS} for name in ("mixtral", "minimax", "qwen3_moe")},
     **{name: _LATENT for name in ("axk1", "axk2", "deepseek_v3", "mistral4")},
     "qwen2_moe": {**_HEADS, **_EXPERTS, "shared_expert_intermediate_size": 16},

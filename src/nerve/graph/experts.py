@@ -76,7 +76,12 @@ def mix(
     value = graph.node("Reshape", [value, apart], f"{name}.apart")  # (N, K, H)
     shares = graph.node("Unsqueeze", [routes.shares, graph.integers(2)], f"{name}.shares_column")
     value = graph.node("Mul", [value, shares], f"{name}.weighted")
-    return graph.node("ReduceSum", [value, graph.integers(1)], f"{name}.sum", keepdims=0)
+    value = graph.node("Reshape", [value, graph.integers(0, -1)], f"{name}.beside")
+    parts = [f"{name}.{place}.chosen" for place in range(experts.n_chosen)]
+    sizes = graph.integers(*[experts.down.shape[1]] * experts.n_chosen)
+    graph.node("Split", [value, sizes], f"{name}.parts", outputs=parts, axis=1)
+    # ReduceSum adds in another order where there is one token only.
+    return graph.node("Sum", parts, f"{name}.sum")
 
 
 def split_rows(graph: GraphWriter, value: str, routes: Routes, n_experts: int, name: str) -> list[str]:

@@ -214,8 +214,18 @@ def _gelu_10(graph: GraphWriter, value: str, name: str) -> str:
 
 
 def _mish(graph: GraphWriter, value: str, name: str) -> str:
-    soft = graph.node("Tanh", [graph.node("Softplus", [value], f"{name}.softplus")], f"{name}.tanh")
-    return graph.node("Mul", [value, soft], f"{name}.mish")
+    """Give x tanh(log(1 + e^x)) as x n / (n + 2), where n is e^x (e^x + 2).
+
+    ONNX Runtime's Softplus and Log compute the last numbers of an array otherwise than the rest: what a token gets
+    would depend on the batch. Beyond the bound the factor is 1, and in float16 n would be none.
+    """
+    few = graph.node("Clip", [value, "", _number(graph, 5.5 if graph.half else 20)], f"{name}.few")
+    power = graph.node("Exp", [few], f"{name}.power")
+    above = graph.node(
+        "Mul", [power, graph.node("Add", [power, _number(graph, 2)], f"{name}.power_2")], f"{name}.n"
+    )
+    below = graph.node("Add", [above, _number(graph, 2)], f"{name}.n_2")
+    return graph.node("Mul", [value, graph.node("Div", [above, below], f"{name}.part")], f"{name}.mish")
 
 
 def _laplace(graph: GraphWriter, value: str, name: str) -> str:
@@ -233,7 +243,14 @@ def _relu_2(graph: GraphWriter, value: str, name: str) -> str:
 
 
 def _sqrt_softplus(graph: GraphWriter, value: str, name: str) -> str:
-    return graph.node("Sqrt", [graph.node("Softplus", [value], f"{name}.softplus")], f"{name}.root")
+    """Give the root of log(1 + e^x), which is max(x, 0) + 2 atanh(t / (t + 2)), where t is e^-|x|; see `_mish`."""
+    size = graph.node("Neg", [graph.node("Abs", [value], f"{name}.size")], f"{name}.minus_size")
+    power = graph.node("Exp", [size], f"{name}.power")
+    below = graph.node("Add", [power, _number(graph, 2)], f"{name}.power_2")
+    rest = graph.node("Atanh", [graph.node("Div", [power, below], f"{name}.part")], f"{name}.atanh")
+    rest = graph.node("Mul", [rest, _number(graph, 2)], f"{name}.rest")
+    total = graph.node("Add", [graph.node("Relu", [value], f"{name}.relu"), rest], f"{name}.softplus")
+    return graph.node("Sqrt", [total], f"{name}.root")
 
 
 _SEVERAL_OPERATORS: dict[Activation, Callable[[GraphWriter, str, str], str]] = {

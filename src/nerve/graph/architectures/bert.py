@@ -13,6 +13,7 @@ from nerve.checkpoint.settings import position_padding_id
 from nerve.graph.architectures.encoder import Encoder, FeedForward, Layer
 from nerve.graph.architectures.reading import (
     NotBuildable,
+    by_own_names,
     is_leftover,
     read_activation,
     read_flag,
@@ -43,6 +44,7 @@ class BertForm:
     epsilon_key: None where the family has one epsilon.
     relative_bias: tensor (relative_buckets, heads) that is added to attention scores by distance.
     task_key: key that tells whether there is a vector for the task; task 0 is what a token classifier has.
+    other_names: of keys, and the keys that they stand for.
     """
 
     prefix: str
@@ -68,6 +70,7 @@ class BertForm:
     heads_key: str = "num_attention_heads"
     activation_key: str = "hidden_act"
     epsilon_key: str | None = "layer_norm_eps"
+    other_names: tuple[tuple[str, str], ...] = ()
     default_hidden: int = 768
     default_layers: int = 12
     default_heads: int = 12
@@ -100,6 +103,7 @@ class BertForm:
 
     def describe(self, config: Mapping[str, Any], tensors: Tensors) -> Encoder:
         """Name every weight of the checkpoint. Raises `NotBuildable`."""
+        config = by_own_names(config, dict(self.other_names))
         words = tensors.take(self.word_table, None, None)
         size = words.shape[1]
         hidden = read_integer(config, self.hidden_key, self.default_hidden)

@@ -300,11 +300,11 @@ def bucket_rows(n_buckets: int, reach: int) -> npt.NDArray[np.int64]:
     while True:
         distance = np.arange(-farthest, farthest + 1)
         far = np.where(np.abs(distance) < middle, middle - 1, np.abs(distance))
-        with np.errstate(divide="ignore"):
-            growth = np.log((far / middle).astype(np.float32).astype(np.float64)).astype(np.float32)
         whole = np.float32(np.log(np.float64(np.float32((reach - 1) / middle))))
-        widening = np.ceil(growth / whole * np.float32(middle - 1)) + middle
-        bucket = np.where(far <= middle, distance, widening * np.sign(distance)).astype(np.int64)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of near distances, whose rows are not these
+            growth = np.log((far / middle).astype(np.float32).astype(np.float64)).astype(np.float32)
+            widening = np.ceil(growth / whole * np.float32(middle - 1)) + middle
+            bucket = np.where(far <= middle, distance, widening * np.sign(distance)).astype(np.int64)
         rows: npt.NDArray[np.int64] = np.clip(bucket + n_buckets, 0, 2 * n_buckets - 1)
         if (rows[0] == 0 and rows[-1] == 2 * n_buckets - 1) or farthest >= _FARTHEST:
             return rows

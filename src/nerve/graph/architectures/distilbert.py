@@ -19,5 +19,10 @@ DISTILBERT = BertForm(
     heads_key="n_heads",
     activation_key="activation",
     epsilon_key=None,
+    other_names=(
+        ("hidden_size", "dim"),
+        ("num_attention_heads", "n_heads"),
+        ("num_hidden_layers", "n_layers"),
+    ),
     default_layers=6,
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nerve.graph.architectures.encoder import Activation, Encoder, Experts, Layer, Stack
 from nerve.graph.architectures.reading import (
     NotBuildable,
+    by_own_names,
     is_leftover,
     read_flag,
     read_integer,
@@ -18,7 +19,13 @@ from nerve.graph.architectures.reading import (
     read_layers,
     read_number,
 )
-from nerve.graph.architectures.rotary import from_pairs, make_yarn, read_head_size, read_yarn
+from nerve.graph.architectures.rotary import (
+    check_whole_heads,
+    from_pairs,
+    make_yarn,
+    read_head_size,
+    read_yarn,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,6 +116,7 @@ class _PrivacyFilter:
         return (_read_window(config),) * read_integer(config, "num_hidden_layers", 8)
 
     def _yarn(self, config: Mapping[str, Any]) -> Yarn:
+        check_whole_heads(config)
         found = config.get("rope_scaling") or config.get("rope_parameters") or _YARN
         return read_yarn(found, read_number(config, "rope_theta", _THETA), self.most_positions(config) or 1)
 
@@ -140,6 +148,7 @@ def _layer(config: Mapping[str, Any], tensors: Tensors, start: str, sizes: _Size
 def _experts(config: Mapping[str, Any], tensors: Tensors, start: str, sizes: _Sizes) -> Experts:
     """Name the weights of a layer's experts, which are stored (E, in, out)."""
     hidden, inner = sizes.hidden, sizes.inner
+    config = by_own_names(config, {"num_experts": "num_local_experts"})
     n_experts = read_integer(config, "num_local_experts", 128)
     n_chosen = read_integer(config, "num_experts_per_tok", 4)
     if not 1 <= n_chosen <= n_experts:

@@ -97,6 +97,18 @@ def read_flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
     return value
 
 
+def by_own_names(config: Mapping[str, Any], others: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return a config whose keys have the names of their class; others: further names, and what they mean.
+
+    transformers calls them `attribute_map`. A config that says both, and not the same, is refused.
+    """
+    found = dict(config)
+    for other, own in others.items():
+        if other in found and found.setdefault(own, found[other]) != found[other]:
+            raise NotBuildable(f"config.json: {other} and {own} contradict each other")
+    return found
+
+
 def read_activation(config: Mapping[str, Any], key: str, default: str = "gelu") -> Activation:
     """Return the activation that the config names; `default` where it names none."""
     name = config.get(key, default)

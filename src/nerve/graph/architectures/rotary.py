@@ -36,9 +36,14 @@ def read_theta(config: Mapping[str, Any], default: float) -> float:
     """Return the base of the angles: of `rope_parameters`, or of the keys that older configs have."""
     found = config.get("rope_scaling") or config.get("rope_parameters") or {}
     check_plain(found)
+    check_whole_heads(config)
+    return read_number(found, "rope_theta", read_number(config, "rope_theta", default))
+
+
+def check_whole_heads(config: Mapping[str, Any]) -> None:
+    """Prove that all numbers of a head are turned."""
     if config.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise NotBuildable("config.json sets partial_rotary_factor")
-    return read_number(found, "rope_theta", read_number(config, "rope_theta", default))
 
 
 def check_plain(parameters: Mapping[str, Any]) -> None:
