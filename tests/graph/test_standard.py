@@ -14,20 +14,15 @@ import pytest
 from onnx import helper
 
 from nerve.config import Precision
-from nerve.errors import ModelError
 from nerve.graph import load_graph
 from nerve.graph.architectures import NotBuildable
 from nerve.graph.standard import standardize
-from nerve.runtime.devices import CPU_BFLOAT16
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 CPU = ["CPUExecutionProvider"]
-LOCAL = [
-    case for case, (family, _) in tiny.CASES.items() if family in ("modernbert", "openai_privacy_filter")
-]
 
 
-@pytest.mark.parametrize("case", sorted(set(tiny.CASES) - set(LOCAL)))
+@pytest.mark.parametrize("case", tiny.CASES)
 def test_logits_are_those_of_the_fused_operators(case: str, tmp_path: Path) -> None:
     """Every family, alone and with padding, to 1e-4; no operator is left that only ONNX Runtime has."""
     folder = tiny.write_checkpoint(tmp_path / "model", case)
@@ -81,9 +76,14 @@ def test_an_unknown_operator_is_refused() -> None:
         standardize(model)
 
 
-@pytest.mark.parametrize("case", LOCAL)
-def test_attention_within_windows_is_refused(case: str, tmp_path: Path) -> None:
-    """With what would be computed wrongly, and the way out; the same checkpoint is served in float32."""
-    folder = tiny.write_checkpoint(tmp_path / "model", case)
-    with pytest.raises(ModelError, match="attention within windows has no form in standard operators"):
-        load_graph(folder, Precision.BFLOAT16, tmp_path / "cache", provider=CPU_BFLOAT16)
+def test_an_unknown_branch_is_refused() -> None:
+    """Of a branch that is not known nobody can say which side is right for all texts."""
+    info = helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None)
+    sides = {
+        name: helper.make_graph([helper.make_node("Identity", ["a"], ["logits"])], name, [], [info])
+        for name in ("then_branch", "else_branch")
+    }
+    node = helper.make_node("If", ["window_x.is_short"], ["logits"], **sides)
+    model = helper.make_model(helper.make_graph([node], "g", [], [info]))
+    with pytest.raises(NotBuildable, match=r"no standard form of a branch by window_x\.is_short"):
+        standardize(model)

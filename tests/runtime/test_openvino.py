@@ -27,8 +27,7 @@ from nerve.types import TokenScores, Window
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 
 
-LOCAL = ("modernbert", "openai_privacy_filter")  # not in standard operators
-CASES = sorted(case for case, (family, _) in tiny.CASES.items() if family not in LOCAL)
+CASES = sorted(tiny.CASES)
 
 
 def has_bfloat16() -> bool:
@@ -80,7 +79,7 @@ def test_openvino_computes_what_the_graph_says(
 
 
 @needs_bfloat16
-@pytest.mark.parametrize("case", ["bert", "roberta", "deberta-v2", "eurobert"])
+@pytest.mark.parametrize("case", ["bert", "roberta", "deberta-v2", "eurobert", "modernbert"])
 def test_answers_are_near_those_of_float32(case: str, tmp_path: Path) -> None:
     """Alone and in a batch; scores are those of the logits, in float32."""
     folder = tiny.write_checkpoint(tmp_path / "model", case)

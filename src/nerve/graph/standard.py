@@ -11,6 +11,7 @@ B = sequences, T = longest of them, S = keys, N = heads, D = numbers of a head, 
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,12 +30,15 @@ _MASKED = -1e9
 _IS_FULL = "is_full"
 # The condition that a text is computed in blocks of queries (`graph.blocks`); here it is computed whole.
 _ARE_NEEDED = "blocks.are_needed"
+# The condition that no window is shorter than the text (`graph.local`); here all scores are computed, and those beyond
+# the window are masked: OpenVINO 2026.4 computes the chunks of local attention wrongly, in float32, too.
+_IS_SHORT = re.compile(r"window_(\d+)(_with_sinks)?\.is_short")
 
 
 def standardize(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph that computes the same logits in operators of ONNX's own domain.
 
-    Raises `NotBuildable` for an operator of ONNX Runtime's that is not known here, and for attention within windows.
+    Raises `NotBuildable` for an operator of ONNX Runtime's that is not known here.
     """
     rewriter = _Rewriter(model)
     nodes = rewriter.rewrite(model.graph.node)
@@ -66,6 +70,8 @@ class _Rewriter:
         self.constants: dict[str, onnx.TensorProto] = {}
         self._shapes = {one.name: tuple(one.dims) for one in model.graph.initializer}
         self._nodes: list[onnx.NodeProto] = []
+        self._window: tuple[int, bool] | None = None
+        self._bands: dict[tuple[int, bool], str] = {}
         self._rules: dict[str, Callable[[onnx.NodeProto], None]] = {
             "EmbedLayerNormalization": self._embed,
             "FastGelu": self._fast_gelu,
@@ -99,14 +105,40 @@ class _Rewriter:
 
     def _branches(self, node: onnx.NodeProto) -> None:
         branches = {attribute.name: attribute.g for attribute in node.attribute}
-        if node.input[0] not in (_IS_FULL, _ARE_NEEDED):
-            # OpenVINO 2026.4 computes the chunks of local attention wrongly, in float32, too.
-            raise NotBuildable("attention within windows has no form in standard operators")
-        branch = branches["else_branch"]
+        condition = node.input[0]
+        window = _IS_SHORT.fullmatch(condition)
+        if window is None and condition not in (_IS_FULL, _ARE_NEEDED):
+            raise NotBuildable(f"no standard form of a branch by {condition}")
+        outside = self._window
+        if window is not None:
+            self._window = (int(window[1]), window[2] is not None)
+            self._add_band(*self._window)
+        branch = branches["else_branch" if window is None else "then_branch"]
         renamed = {inner.name: outer for inner, outer in zip(branch.output, node.output, strict=True)}
         for inner in self.rewrite(branch.node):
             inner.output[:] = [renamed.get(name, name) for name in inner.output]
             self._nodes.append(inner)
+        self._window = outside
+
+    def _add_band(self, window: int, has_sink: bool) -> None:
+        """Add what is added to the scores of keys beyond a window, (T, S), once; a sink stands before the keys."""
+        key = window, has_sink
+        if key in self._bands:
+            return
+        name = self._bands[key] = f"band_{window}" + ("_with_sink" if has_sink else "")
+        time = self._add("Shape", ["input_ids"], f"{name}.time", start=1, end=2)
+        end = self._add("Squeeze", [time], f"{name}.end")
+        zero, one = self._constant(0, np.int64), self._constant(1, np.int64)
+        places = self._add("Range", [zero, end, one], f"{name}.places")
+        queries = self._add("Unsqueeze", [places, self._integers(1)], f"{name}.queries")
+        apart = self._add("Sub", [queries, places], f"{name}.apart")  # (T, T)
+        distance = self._add("Abs", [apart], f"{name}.distance")
+        is_near = self._add("LessOrEqual", [distance, self._constant(window, np.int64)], f"{name}.is_near")
+        bounds = [self._constant(0), self._constant(_MASKED)]
+        plain = f"{name}.of_tokens" if has_sink else name
+        self._add("Where", [is_near, *bounds], plain)
+        if has_sink:
+            self._add("Pad", [plain, self._integers(0, 1, 0, 0)], name)
 
     def _add(
         self,
@@ -271,6 +303,8 @@ class _Rewriter:
         scores = self._add("Mul", [scores, self._scale(options, queries, name)], f"{name}.scaled")
         if bias:
             scores = self._add("Add", [scores, bias], f"{name}.with_bias")
+        if self._window is not None:
+            scores = self._add("Add", [scores, self._bands[self._window]], f"{name}.within")
         if lengths:
             scores = self._add("Add", [scores, self._mask(lengths, scores, name)], f"{name}.masked")
         weights = self._add("Softmax", [scores], f"{name}.weights", axis=-1)
