@@ -30,7 +30,7 @@ def front(serve: Callable[..., ServerProcess], tmp_path: Path) -> Iterator[str]:
         pytest.skip("nginx is not installed (Debian: nginx-light)")
     server, port = serve(), free_port()
     where = server.url.removeprefix("http://")
-    more = f"location {PREFIX}/ {{ proxy_pass http://nerve/; }}\n        location / {{\n            if"
+    more = f"location {PREFIX}/ {{ rewrite ^{PREFIX}(/.*)$ $1 last; }}\n        location / {{\n            if"
     changes = {
         "/dev/shm/": f"{tmp_path}/temp-",  # noqa: S108 - what the file says
         "listen 8080 ": f"listen 127.0.0.1:{port} ",

@@ -130,7 +130,10 @@ function fail(error) {
   }
   $("status").textContent = "";
   $("timing").hidden = true;
-  if (!answers.entities || answers.entities.text !== textNow()) draw($("view-text"), textNow(), [], styleOf);
+  if (!answers.entities || answers.entities.text !== textNow()) {
+    draw($("view-text"), textNow(), [], styleOf);
+    showLegend([]); // what it counts is of another text
+  }
   if (error.status === 401) {
     problem(apiKey ? "The API key is wrong." : "This server wants an API key.", true, "Enter the key");
     askForKey();
