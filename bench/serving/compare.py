@@ -261,6 +261,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--load", nargs="+", default=LOADS)
+    parser.add_argument("--texts", type=int, default=1, help="of a request")
+    parser.add_argument("--distinct", type=int, default=Workload().distinct, help="requests that differ")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="of each measurement")
     parser.add_argument("--settings", type=json.loads, default={}, help="of all servers, as JSON")
@@ -283,7 +285,8 @@ def main() -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with hold_work(), contextlib.ExitStack() as held:
         model = find_model(arguments.model)
-        comparison = Comparison(model, Reference(model).requests(Workload()), held)
+        requests = Reference(model).requests(Workload(texts=arguments.texts, distinct=arguments.distinct))
+        comparison = Comparison(model, requests, held)
         start_all(comparison, versions, arguments.settings, dict(arguments.settings_of))
         content = {
             **machine.describe(),

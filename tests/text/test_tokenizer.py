@@ -336,6 +336,25 @@ def test_word_cache_forgets_what_is_not_used(
     assert max(map(len, {*cache._young, *cache._old})) <= 32
 
 
+def test_texts_of_one_request_come_from_the_word_cache_too(rampart_tokenizer: Tokenizer) -> None:
+    """Those whose words are known; the library gets the others. All are the library's, in their order."""
+    cached = TextTokenizer(load_twin(rampart_tokenizer), 512, 128, 10**6)
+    strange = [" ".join(f"{number}x{word}" for word in range(40)) for number in range(3)]
+    texts = [strange[0], *ODD_TEXTS, strange[1], *corpus_texts()[:40], strange[2]]
+    expected = [(one.ids, one.offsets) for one in rampart_tokenizer.encode_batch(texts)]
+    for _ in range(2):
+        assert [(one.ids, one.offsets) for one in cached.tokenize(texts)] == expected
+
+
+def test_word_cache_may_learn_more_of_a_longer_text(rampart_tokenizer: Tokenizer) -> None:
+    """As long as that is quicker than the library on the whole text."""
+    cache = WordCache(rampart_tokenizer, [], [])
+    cache.encode("often")
+    few, many = (" ".join(f"{name}{number}" for number in range(6)) for name in ("few", "many"))
+    assert cache.encode(few) is None
+    assert cache.encode("often " * 100 + many) is not None
+
+
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_other_tokenizers_have_no_word_cache(kind: str) -> None:
     """A space belongs to the word after it there."""

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Protocol
 from nerve.text.joined_runs import joined_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tokenizers import Encoding, Tokenizer
 
@@ -47,6 +47,8 @@ Tokens = tuple[list[int], list[tuple[int, int]]]
 LONG = 16_384
 _PIECE = 8_192
 _MOST_PIECES = 8
+# Characters of texts that are given to the library together.
+_GROUP = 131_072
 # The same where tokens are only counted, or an end is looked for.
 _LARGE_PIECE = 32_768
 # Tokens by which a cut may change the count, of tokenizers of which nothing is known; and tokens beside a cut of which
@@ -330,3 +332,20 @@ def _is_punctuation(character: str) -> bool:
     return (
         is_kept and unicodedata.ucd_3_2_0.category(character)[0] == unicodedata.category(character)[0] == "P"
     )
+
+
+def groups_of(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the texts in order: each long one alone, others together as far as they are not much."""
+    group: list[str] = []
+    n_characters = 0
+    for text in texts:
+        n_characters += len(text)
+        if group and (n_characters > _GROUP or len(text) > LONG):
+            yield group
+            group, n_characters = [], len(text)
+        group.append(text)
+        if len(text) > LONG:
+            yield group
+            group, n_characters = [], 0
+    if group:
+        yield group

@@ -3,9 +3,10 @@
 A text is tokenized once; truncation and windows are cut here, from the ids, which gives the same ids as truncating in
 the library and lets a window start anywhere. A long text is tokenized piece by piece (`pieces`).
 
+Tokenizers as BERT's do without the library where the words are known (`word_cache`).
+
 Threads: `encode` of the library holds the interpreter lock, `encode_batch` releases it and spreads texts over
-threads of its own. For a few short texts `encode` is quicker: there is no lock to win back. Tokenizers as
-BERT's do without either where the words are known (`word_cache`).
+threads of its own. For a few short texts `encode` is quicker: there is no lock to win back.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from nerve.errors import InvalidRequest, ModelError
-from nerve.text.pieces import LONG, AnyTokenizer, LongTexts, SeparateWords, Tokens, offsets_of
+from nerve.text.pieces import LONG, AnyTokenizer, LongTexts, SeparateWords, Tokens, groups_of, offsets_of
 from nerve.text.sections import cut_sections
 from nerve.text.windows import plan_windows
 from nerve.text.word_cache import WordCache, has_separate_words
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-# Characters of texts that are given to the library together.
-_GROUP = 131_072
 _STRIDE = 128
 
 # Keys of tokenizer_config.json that most tokenizer classes of transformers put over what tokenizer.json says, as
@@ -148,7 +147,7 @@ class TextTokenizer:
                 ]
             found: list[TokenizedText] = []
             n_left = most_tokens
-            for group in _groups(texts):
+            for group in groups_of(texts):
                 check()
                 index = len(found)
                 if len(group[0]) > LONG:
@@ -180,13 +179,21 @@ class TextTokenizer:
         self, first: int, texts: Sequence[str], truncate: bool, direction: TruncationDirection
     ) -> list[TokenizedText]:
         """Tokenize texts that are not long; first: index of the first one."""
+        words = self._words
+        known = [None if words is None else words.encode(text) for text in texts]
+        unknown = [text for text, tokens in zip(texts, known, strict=True) if tokens is None]
+        encodings = iter(self._tokenizer.encode_batch(unknown) if unknown else ())
         found = []
-        for index, (text, encoding) in enumerate(
-            zip(texts, self._tokenizer.encode_batch(texts), strict=True), first
-        ):
+        for index, (text, tokens) in enumerate(zip(texts, known, strict=True), first):
+            if tokens is not None:
+                found.append(self._cut(index, text, *tokens, truncate, direction))
+                continue
+            encoding = next(encodings)
             if not truncate:
                 self._check_size(index, len(encoding))  # before a list is made of each
             found.append(self._cut(index, text, encoding.ids, offsets_of(encoding), truncate, direction))
+            if words is not None:
+                words.learn(text)
         return found
 
     def _tokenize_long(
@@ -219,10 +226,8 @@ class TextTokenizer:
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return ids and offsets of a short text."""
         words = self._words
-        if words is not None:
-            known = words.encode(text)
-            if known is not None:
-                return known
+        if words is not None and (known := words.encode(text)) is not None:
+            return known
         encoding = self._tokenizer.encode(text)
         if words is not None:
             words.learn(text)
@@ -305,23 +310,6 @@ def too_many_tokens(most: int) -> InvalidRequest:
     return InvalidRequest(
         f"the texts: more tokens in all than limits.max_request_tokens = {most}; send several requests"
     )
-
-
-def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the texts in order: each long one alone, others together as far as they are not much."""
-    group: list[str] = []
-    n_characters = 0
-    for text in texts:
-        n_characters += len(text)
-        if group and (n_characters > _GROUP or len(text) > LONG):
-            yield group
-            group, n_characters = [], len(text)
-        group.append(text)
-        if len(text) > LONG:
-            yield group
-            group, n_characters = [], 0
-    if group:
-        yield group
 
 
 def load_tokenizer(folder: Path, name: str = "tokenizer.json") -> Tokenizer:

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 _GENERATION = 16_384
 # Longest piece that is kept, in characters.
 _LONGEST = 32
-# Unknown pieces of a text with which it is still quicker than the library on the whole text.
+# Unknown pieces of a text with which it is still quicker than the library on the whole text: so many, and in a longer
+# text one for so many characters.
 _MOST_UNKNOWN = 5
+_CHARACTERS = 36
 # Pieces learned from a text that had more.
 _LEARNED = 2
 
@@ -58,6 +60,7 @@ class WordCache:
         ids = self._prefix.copy()
         offsets = [(0, 0)] * len(ids)
         n_unknown = 0
+        most_unknown = max(_MOST_UNKNOWN, len(text) // _CHARACTERS)
         position = 0
         for word in text.split(" "):
             after = position + len(word)
@@ -66,7 +69,7 @@ class WordCache:
                 piece = self._old.get(word)
                 if piece is None:
                     n_unknown += 1
-                    if n_unknown > _MOST_UNKNOWN:
+                    if n_unknown > most_unknown:
                         return None
                     piece = self._learn(word)
                 else:
