@@ -494,7 +494,7 @@ def test_request_has_a_limit_of_its_own(any_kind: Tokenizer, unit: int, truncate
     assert len(ours.tokenize(texts, truncate=truncate, most_tokens=n_tokens)) == 7
     for most in (n_tokens - 1, n_tokens // 2, 1):
         with pytest.raises(
-            InvalidRequest, match=rf"^inputs: more tokens .* limits\.max_request_tokens = {most};"
+            InvalidRequest, match=rf"^the texts: more tokens .* limits\.max_request_tokens = {most};"
         ):
             ours.tokenize(texts, truncate=truncate, most_tokens=most)
 
