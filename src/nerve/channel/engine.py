@@ -127,6 +127,8 @@ class EngineLoop:
         self._greeting = greeting
         self._hooks = hooks
         self._event = os.eventfd(0)
+        self._waiting = select.poll()
+        self._waiting.register(self._event, select.POLLIN)
         self._status_file = make_status()
         self._status = map_status(self._status_file)
         self._fronts: tuple[_Front, ...] = ()
@@ -292,7 +294,7 @@ class EngineLoop:
     def _sleep(self) -> None:
         """Wait for a front; now and then see whether the model still computes."""
         seconds = _RETRY_SECONDS if self._is_blocked else self._hooks.probe_seconds
-        if seconds is None or select.select([self._event], [], [], seconds)[0]:
+        if seconds is None or self._waiting.poll(1000 * seconds):
             os.eventfd_read(self._event)
             return
         if self._is_blocked:

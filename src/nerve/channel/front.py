@@ -217,9 +217,9 @@ class FrontLane:
         waiting.register(link.socket, select.POLLIN)
         has_ended = False
         while not has_ended:
-            ready = waiting.poll(1000 * _RETRY_SECONDS if link.unsent else None)
-            has_ended = any(descriptor == link.socket.fileno() for descriptor, _ in ready)
-            if any(descriptor == link.segment.to_front for descriptor, _ in ready):
+            ready = dict(waiting.poll(1000 * _RETRY_SECONDS if link.unsent else None))
+            has_ended = link.socket.fileno() in ready
+            if link.segment.to_front in ready:
                 os.eventfd_read(link.segment.to_front)
             if link.unsent:
                 with self._lock:
@@ -234,7 +234,7 @@ class FrontLane:
             answer = read_answer(message)
             with self._lock:
                 job = self._pending.pop(answer.number, None)
-                if not self._pending:
+                if self._closed is not None:  # `drain` may wait for it
                     self._is_empty.notify_all()
             if job is None:
                 continue

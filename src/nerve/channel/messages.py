@@ -96,14 +96,14 @@ class Inbox:
 def write_job(number: int, job: Job) -> bytes:
     """Return the message that submits a job."""
     windows = job.windows
-    body = array("i", [len(window.ids) for window in windows])
+    body = [len(window.ids) for window in windows]
     for window in windows:
-        body.extend(window.ids)
+        body += window.ids
     if len(body) % 2:
         body.append(0)
     n_bytes = _JOB.size + 4 * len(body)
     head = _JOB.pack(n_bytes, _SUBMIT, number, job.deadline, job.needs_logits, len(windows))
-    return head + body.tobytes()
+    return head + array("i", body).tobytes()  # of a list, in half the time of growing it
 
 
 def write_cancel(number: int) -> bytes:
