@@ -68,6 +68,13 @@ def test_files_that_are_refused(tmp_path: Path, content: object, message: str) -
         read_calibration(write(tmp_path, content), "default")
 
 
+def test_a_file_without_an_end(tmp_path: Path) -> None:
+    """Lists in lists, deeper than the library reads, are no traceback."""
+    (tmp_path / CALIBRATION).write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="is not valid JSON"):
+        read_calibration(tmp_path, "default")
+
+
 def test_a_point_of_a_checkpoint_without_the_file(tmp_path: Path) -> None:
     """A point that was asked for and is not there is an error, never silently another one."""
     with pytest.raises(

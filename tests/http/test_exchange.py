@@ -132,6 +132,18 @@ def test_client_that_leaves_while_its_text_waits_to_be_tokenized(gated: tuple[Ap
     assert gate.n_windows == n_windows
 
 
+def test_large_body_is_not_read_on_the_servers_thread(gated: tuple[App, Gate]) -> None:
+    """A body of a million lists is dear to read; others are answered meanwhile."""
+    app, gate = gated
+    gate.opened.set()
+    release = hold_pool(app)
+    lists = send(app, Probe(b'{"inputs":[' + b"[]," * 30_000 + b"[]]}"))
+    assert tokens(send(app).answer()) == ["anna", "paris"]
+    assert lists.answers.empty()
+    release.set()
+    assert lists.answer().status == 422
+
+
 def test_client_that_leaves_before_its_answer_is_made(
     gated: tuple[App, Gate], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,7 +217,7 @@ def read_object(file: Path, origin: str) -> dict[str, Any]:
         raise missing_file(file.name, origin) from None
     except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error.strerror}; check its permissions") from error
-    except ValueError as error:  # not UTF-8, or not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON, or nested without end
         raise CheckpointError(
             f"{file.name} of {origin} is not valid JSON ({error}); fetch or export it again"
         ) from error
