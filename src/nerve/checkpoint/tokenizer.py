@@ -15,6 +15,7 @@ from nerve.checkpoint.settings import (
     read_config,
     read_optional,
 )
+from nerve.observability.progress import told_when_long
 from nerve.text.tokenizer import load_tokenizer
 from nerve.text.vocabularies import find_kind, make_tokenizer
 
@@ -62,4 +63,9 @@ def _make(folder: Path, origin: str, *, is_trial: bool = False) -> Tokenizer:
         read_optional(folder, name, origin) for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS)
     )
     config = read_config(folder, origin)
-    return make_tokenizer(folder, origin, config, settings, special_tokens, added_tokens, is_trial=is_trial)
+    with told_when_long(
+        f"making the tokenizer of {origin} from its vocabulary, since there is no tokenizer.json"
+    ):
+        return make_tokenizer(
+            folder, origin, config, settings, special_tokens, added_tokens, is_trial=is_trial
+        )

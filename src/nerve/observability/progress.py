@@ -172,6 +172,19 @@ def progress(
 
 
 @contextmanager
+def told_when_long(what: str) -> Iterator[None]:
+    """Log `what` is done once the block has taken a second: for work of which nobody can say how far it is."""
+    timer = threading.Timer(_BAR_AFTER_SECONDS, log.info, ("%s", what))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+@contextmanager
 def time_progress(
     seconds: float, *, show: bool, console: Console | None = None
 ) -> Iterator[Callable[[str], None]]:
