@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 # cpu | gpu | gpu-cuda12: which ONNX Runtime wheel is installed.
 EXTRA ?= cpu
 CONFIG ?= config.yaml
+# Of `make test`.
+PROCESSES ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
 # constraints.txt has the onnxruntime-gpu for CUDA 13; the extra for CUDA 12 names an older one.
@@ -46,8 +48,9 @@ install: $(READY)
 serve: $(READY)
 	$(BIN)/nerve serve --config $(CONFIG)
 
+# In two processes, each file in one of them: many tests wait for a server. TESTS=tests/http names some.
 test: $(DEV_READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(TESTS)
 
 # The clients of other servers, unchanged and as their makers publish them, against running servers; the programs on
 # their pages in docs/guide/clients; and nerve.integrations with the libraries that it is for.
