@@ -108,6 +108,30 @@ def test_lines_say_how_far_it_is(caplog: pytest.LogCaptureFixture, monkeypatch: 
 
 
 @pytest.mark.usefixtures("at_once")
+def test_what_an_earlier_try_did_tells_nothing_of_the_time(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time left goes by what this try has done: one in a second means a minute and a half for the rest."""
+    caplog.set_level(logging.INFO, PROGRESS_LOGGER)
+    monkeypatch.setattr(module, "_LINES_EVERY_SECONDS", 0.0)
+    with progress("rows", 1000, show=False) as task:
+        task.pass_over(900)
+        time.sleep(1)
+        task.advance(1)
+    before, after = caplog.messages
+    assert before == "rows: 900 of 1,000, 90%"
+    assert 95 <= seconds_left(after) <= 300
+
+
+def seconds_left(line: str) -> int:
+    """Read `..., 0:01:39 left`."""
+    found = re.fullmatch(r".*, (\d+):(\d\d):(\d\d) left", line)
+    assert found is not None, line
+    hours, minutes, seconds = map(int, found.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+@pytest.mark.usefixtures("at_once")
 def test_bytes_in_lines(caplog: pytest.LogCaptureFixture) -> None:
     """Lines about a download have units that people read."""
     caplog.set_level(logging.INFO, PROGRESS_LOGGER)

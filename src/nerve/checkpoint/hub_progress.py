@@ -41,7 +41,7 @@ class _Reporter:
     _task: Task
 
     def __init__(self, *_: object, total: float | None = None, initial: float = 0, **_more: object) -> None:
-        self._task.move_to(initial, total)
+        self._task.resume(initial, total)
 
     def __enter__(self) -> Self:
         return self

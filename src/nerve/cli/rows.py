@@ -278,6 +278,6 @@ def _bar(total: int | None, stack: ExitStack) -> Callable[[float, int], None]:
     show = sys.stderr.isatty()
     if total is not None:
         read = stack.enter_context(progress("read", total, Unit.BYTES, show=show))
-        return lambda n_bytes, _: read.advance(n_bytes)
+        return lambda n_bytes, n_rows: (read.advance if n_rows else read.pass_over)(n_bytes)
     task = stack.enter_context(progress("texts", show=show))
     return lambda _, n_rows: task.advance(n_rows)

@@ -67,6 +67,7 @@ class Task:
         self.title = title
         self.total = total
         self.done = 0.0
+        self._passed = 0.0
         self._unit = unit
         self._begun = time.monotonic()
         self._lines = iter(_LINES_AFTER_SECONDS)
@@ -77,6 +78,20 @@ class Task:
         """Say that so much more is done."""
         with self._lock:
             self.done += amount
+        self._changed()
+
+    def pass_over(self, amount: float) -> None:
+        """Say that so much is done, by an earlier try: it tells nothing of the time that is left."""
+        with self._lock:
+            self.done += amount
+            self._passed += amount
+        self._changed()
+
+    def resume(self, done: float, total: float | None) -> None:
+        """Say how much an earlier try has left, and of how much, where that is known."""
+        with self._lock:
+            self.done = self._passed = done
+            self.total = total or self.total
         self._changed()
 
     def move_to(self, done: float, total: float | None = None) -> None:
@@ -109,8 +124,10 @@ class Task:
             return f"{self.title}: {self._amount(self.done)} in {_clock(seconds)}"
         said = f"{self.title}: {self._amount(self.done)} of {self._amount(self.total)}"
         if 0 < self.done < self.total:
-            left = seconds * (self.total - self.done) / self.done
-            said += f", {self.done / self.total:.0%}, {_clock(left)} left"
+            said += f", {self.done / self.total:.0%}"
+        if self._passed < self.done < self.total:
+            left = seconds * (self.total - self.done) / (self.done - self._passed)
+            said += f", {_clock(left)} left"
         return said
 
     def _amount(self, value: float) -> str:
