@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,21 @@ def test_tokenizer_is_opened_in_the_same_order(tmp_path: Path) -> None:
     made.save(str(folder / "tokenizer.json"))
     found, is_made = open_tokenizer(folder)
     assert (found.to_str(), is_made) == (made.to_str(), False)
+
+
+def test_what_takes_long_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer of a large vocabulary takes seconds, in which nothing else is said."""
+    caplog.set_level(logging.INFO)
+    folder = write_case(tmp_path / "model", "bert cased")
+    open_tokenizer(folder)
+    assert caplog.messages == []
+    monkeypatch.setattr("nerve.checkpoint.tokenizer._LARGE_BYTES", 0)
+    open_tokenizer(folder)
+    assert caplog.messages == [
+        f"making the tokenizer of {folder} from its vocabulary, since it has no tokenizer.json"
+    ]
 
 
 def test_whole_tokenizer_needs_no_proof(tmp_path: Path) -> None:

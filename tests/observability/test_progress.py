@@ -12,7 +12,7 @@ from rich.live import _RefreshThread
 
 from nerve.observability import PROGRESS_LOGGER
 from nerve.observability import progress as module
-from nerve.observability.progress import Unit, progress, time_progress, told_when_long
+from nerve.observability.progress import Unit, progress, time_progress
 
 
 class Screen:
@@ -177,19 +177,3 @@ def test_a_failure_leaves_no_bar_running() -> None:
     with pytest.raises(ValueError, match="cut"):
         fail()
     wait_for_threads()
-
-
-def test_work_without_measure_is_told_when_it_is_long(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A line of its own once it has taken a while, and none before."""
-    caplog.set_level(logging.INFO)
-    with told_when_long("quick work"):
-        pass
-    monkeypatch.setattr("nerve.observability.progress._BAR_AFTER_SECONDS", 0.0)
-    with told_when_long("long work"):
-        deadline = time.monotonic() + 10
-        while not caplog.messages:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    assert caplog.messages == ["long work"]

@@ -15,7 +15,7 @@ from nerve.checkpoint.settings import (
     read_config,
     read_optional,
 )
-from nerve.observability.progress import told_when_long
+from nerve.observability.progress import announce
 from nerve.text.tokenizer import load_tokenizer
 from nerve.text.vocabularies import find_kind, make_tokenizer
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tokenizers import Tokenizer
+
+# Of a vocabulary from which a tokenizer takes more than about a second.
+_LARGE_BYTES = 2_000_000
 
 
 def open_tokenizer(folder: Path) -> tuple[Tokenizer, bool]:
@@ -63,9 +66,10 @@ def _make(folder: Path, origin: str, *, is_trial: bool = False) -> Tokenizer:
         read_optional(folder, name, origin) for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS)
     )
     config = read_config(folder, origin)
-    with told_when_long(
-        f"making the tokenizer of {origin} from its vocabulary, since there is no tokenizer.json"
-    ):
-        return make_tokenizer(
-            folder, origin, config, settings, special_tokens, added_tokens, is_trial=is_trial
-        )
+    if not is_trial and _is_large(folder, find_kind(folder, origin, config, settings).files):
+        announce(f"making the tokenizer of {origin} from its vocabulary, since it has no tokenizer.json")
+    return make_tokenizer(folder, origin, config, settings, special_tokens, added_tokens, is_trial=is_trial)
+
+
+def _is_large(folder: Path, files: Collection[str]) -> bool:
+    return sum((folder / name).stat().st_size for name in files) > _LARGE_BYTES

@@ -188,17 +188,9 @@ def progress(
         task.finish()
 
 
-@contextmanager
-def told_when_long(what: str) -> Iterator[None]:
-    """Log `what` is done once the block has taken a second: for work of which nobody can say how far it is."""
-    timer = threading.Timer(_BAR_AFTER_SECONDS, log.info, ("%s", what))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
+def announce(what: str) -> None:
+    """Log what begins and takes long, where nobody can say how far it is: a call that holds the interpreter, say."""
+    log.info("%s", what)
 
 
 @contextmanager
