@@ -95,6 +95,14 @@ def test_files_and_whole_files(config: Path, tmp_path: Path) -> None:
     assert [line["text"] for line in lines(done.stdout)] == ["Anna\nx\n", "Bob\n"]
 
 
+def test_a_text_that_is_the_name_of_a_file_is_told(config: Path) -> None:
+    """It is answered as a text, and the other way is named."""
+    result = nerve("predict", "--config", config, config, "a" * 5000)
+    assert result.returncode == 0
+    assert [json.loads(line)["text"] for line in result.stdout.splitlines()][:1] == [str(config)]
+    assert result.stderr.decode().count("is taken as a text; to read the file of that name: --file") == 1
+
+
 def test_json_lines_in_come_back_with_rows(config: Path) -> None:
     """All fields stay; --field names the text; --no-text leaves it out."""
     data = b'{"id": 1, "body": "Anna"}\n{"id": 2, "body": "x"}\n'

@@ -123,6 +123,9 @@ def _sources(options: argparse.Namespace, wish: Wish) -> list[Source]:
     if folder is not None:  # a corpus: what is there under its name is no text
         files = [*(text for text in texts if _is_path(text)), *files]
         texts = [text for text in texts if not _is_path(text)]
+    for text in () if folder else texts:
+        if _is_path(text) and Path(text).is_file():
+            _say(wish.command, f"{text} is taken as a text; to read the file of that name: --file {text}")
     sources = find_sources(texts, files, kind_of(options), folder)
     if options.output is None or folder is not None:
         is_written = folder is None and wish.draw is None
