@@ -12,7 +12,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -53,8 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long a thread may hold the interpreter lock against the others; Python's default is 5 ms.
-_SWITCH_SECONDS = 0.0005
 # Containers made and not freed before the collector looks at the young ones; Python's default is 700. Requests make no
 # cycles, and a body of a million lists would have it walk all of them again and again, with the lock held.
 _COLLECT_AFTER = 50_000
@@ -159,7 +156,6 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(_COLLECT_AFTER)
-        sys.setswitchinterval(_SWITCH_SECONDS)
         if self._shared is not None:
             self._shared.was_ready.set()
             self._shared.ready.send(os.getpid())
