@@ -181,4 +181,35 @@ def isolation(_: Path) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"isolation": isolation, "speed": speed, "sizes": sizes, "calls": calls}
+_FAMILY_CASES = ("1x36", "1x128", "1x512", "2x512")
+
+
+def families(_: Path) -> str:
+    """Return how long an operation takes each family over BERT's, by precision, tokens and threads."""
+    if not (RESULTS / "families.json").exists():
+        return "No run of `python -m bench.architectures.families` is committed yet."
+    found = _read("families")
+    titles = [
+        f"{case.split('x')[1]} tokens, {case[0]} core{'s' if case[0] == '2' else ''}"
+        for case in _FAMILY_CASES
+    ]
+    lines = [
+        "| family | operations over BERT's, 128 / 512 tokens | precision | " + " | ".join(titles) + " |",
+        "|---|---|---|" + "---|" * len(titles),
+    ]
+    for name, row in found["families"].items():
+        operations = " / ".join(f"{row['operations'][length]:.2f}" for length in ("128", "512"))
+        for precision in ("float32", "int8"):
+            cells = [f"{row['per_operation'][f'{precision} {case}']:.2f}" for case in _FAMILY_CASES]
+            lines.append(f"| `{name}` | {operations} | {precision} | {' | '.join(cells)} |")
+    facts, rounds = found["machine"], {row["rounds"] for row in found["families"].values()}
+    lines += [
+        "",
+        f"Medians of {' or '.join(map(str, sorted(rounds)))} rounds "
+        f"([families.json](../../bench/results/families.json)). {facts['cores']} cores of {facts['cpu']}, commit "
+        f"{found['commit']}, load before: {facts['load_before']:.1f}.",
+    ]
+    return "\n".join(lines)
+
+
+TABLES = {"families": families, "isolation": isolation, "speed": speed, "sizes": sizes, "calls": calls}

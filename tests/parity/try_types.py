@@ -69,7 +69,16 @@ OWN: dict[str, dict[str, Any]] = {
     **{name: _LATENT for name in ("axk1", "axk2", "deepseek_v3", "mistral4")},
     "qwen2_moe": {**_HEADS, **_EXPERTS, "shared_expert_intermediate_size": 16},
     "qwen3_next": {**_HEADS, **_EXPERTS, **_LINEAR, "shared_expert_intermediate_size": 16},
-    "qwen3_5": {**_HEADS, **_LINEAR},
+    "qwen3_5": {
+        "text_config": {
+            **{"vocab_size": 200, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+            **{"num_attention_heads": 4, "max_position_embeddings": 600, **_HEADS, **_LINEAR},
+        },
+        "vision_config": {
+            **{"hidden_size": 32, "intermediate_size": 32, "depth": 1, "num_heads": 2, "out_hidden_size": 32},
+            **{"patch_size": 8, "num_position_embeddings": 16},
+        },
+    },
     "gpt_oss": {**_HEADS, **_EXPERTS, "sliding_window": 16},
     "openai_privacy_filter": {**_HEADS, **_EXPERTS, "num_local_experts": 6, "sliding_window": 16},
     "beam": {
