@@ -255,7 +255,7 @@ class App:
             milliseconds = min(milliseconds, _milliseconds("Request-Deadline-Ms", epoch) - time.time() * 1000)
         if milliseconds <= 0:
             raise DeadlineExceeded(
-                "Request-Timeout-Ms or Request-Deadline-Ms had passed; send it with more time"
+                "the deadline (Request-Timeout-Ms, Request-Deadline-Ms) had passed; allow more time"
             )
         return started + milliseconds / 1000
 
