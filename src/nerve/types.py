@@ -10,8 +10,9 @@ What is made for every request is a `msgspec.Struct`: made in C, where a frozen 
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -104,6 +105,13 @@ class EntityFilter(msgspec.Struct, frozen=True):
     min_score: float = 0.0
     asked: tuple[tuple[str, str], ...] = ()
     also_known: tuple[str, ...] = ()
+
+
+class MostInRequest(NamedTuple):
+    """What one request may have. tokens: of all its windows. scores: in an answer with those of all labels."""
+
+    tokens: int = sys.maxsize
+    scores: int = sys.maxsize
 
 
 class PredictOptions(msgspec.Struct, frozen=True):

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nerve.endpoints.predict_tokens import encode_rows
-from nerve.text.aggregation import decode
+from nerve.errors import InvalidRequest
+from nerve.text.aggregation import check_scores, decode
 from nerve.text.labels import parse_labels
 from nerve.text.words import Vocabulary
 from nerve.types import (
@@ -99,6 +100,16 @@ def entities(names: str, text: str, pieces: str, wanted: str, strategy: str) -> 
 
 
 # --- none -------------------------------------------------------------------------------------------
+
+
+def test_scores_of_all_labels_are_counted() -> None:
+    """Only where the answer has them; the message names the limit."""
+    labels = parse_labels(["O", "B-X", "I-X"])
+    raw = PredictOptions(raw_scores=True)
+    check_scores(10, raw, labels, 30)
+    check_scores(10, PredictOptions(), labels, 29)
+    with pytest.raises(InvalidRequest, match=r"of 10 tokens for each of 3 labels .*max_request_scores = 29"):
+        check_scores(10, raw, labels, 29)
 
 
 def test_none_gives_every_token() -> None:

@@ -197,6 +197,7 @@ class LimitsConfig(_Section, frozen=True):
     max_inputs: PositiveInt = 128
     max_input_tokens: PositiveInt | None = None
     max_request_tokens: PositiveInt | None = None
+    max_request_scores: PositiveInt = 8 * 1024 * 1024
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     max_pending_bytes: PositiveInt | None = None
     request_timeout_ms: PositiveInt = 30_000

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,10 +26,10 @@ from nerve.errors import ClientGone, DeadlineExceeded, DeviceFailed, InvalidRequ
 from nerve.models.decoding import why_no_viterbi
 from nerve.scheduling.batching import Job
 from nerve.scheduling.threads import EngineThread
-from nerve.text.aggregation import decode_texts, needs_logits
+from nerve.text.aggregation import check_scores, decode_texts, needs_logits
 from nerve.text.filters import check_asked
 from nerve.text.tokenizer import too_many_tokens
-from nerve.types import AggregationStrategy, Prediction, PredictOptions, Row, Timings, TokenizedText
+from nerve.types import AggregationStrategy, MostInRequest, Prediction, PredictOptions, Timings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from nerve.channel.front import FrontLane
     from nerve.models.model import Model
     from nerve.scheduling.lane import Lane
-    from nerve.types import Summary, TokenScores
+    from nerve.types import Row, Summary, TokenizedText, TokenScores
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class Engine:
     priority: a long document, or a batch of texts, uses every core that is idle, and short requests hardly notice it.
     On a GPU, where one step holds windows of many requests, the fair order of one queue is enough.
 
-    max_request_tokens: of all windows of one request. niceness: of the threads that compute, on the CPU.
+    most: in one request. niceness: of the threads that compute, on the CPU.
     on_batch: called after each model call with its windows, tokens, padding, seconds, and threads that it stands for.
     on_failure: called, on some thread, when the device has failed for good; the process must end.
     on_state: told when the process that runs the model, where that is another one, has ended or is there again.
@@ -73,12 +72,12 @@ class Engine:
         on_batch: Callable[[int, int, int, float, int], None] | None = None,
         on_failure: Callable[[], None] | None = None,
         max_queue_seconds: float = math.inf,
-        max_request_tokens: int = sys.maxsize,
+        most: MostInRequest | None = None,
         niceness: int = NICENESS,
         on_state: Callable[[bool], None] = lambda is_there: None,
     ) -> None:
         self.model = model
-        self.max_request_tokens = max_request_tokens
+        self.most = most or MostInRequest()
         self.pool = Pool()
         self._on_failure = on_failure
         # The thread on which scores come from another process is such a thread itself.
@@ -180,7 +179,7 @@ class Engine:
     ) -> list[TokenizedText]:
         """Tokenize the texts of a request; see `TextTokenizer.tokenize`."""
         cut = options.truncate, options.truncation_direction
-        return self.model.tokenizer.tokenize(texts, *cut, beside_others, self.max_request_tokens, check)
+        return self.model.tokenizer.tokenize(texts, *cut, beside_others, self.most.tokens, check)
 
     def make_rows(
         self, tokenized: list[TokenizedText], scores: list[TokenScores], options: PredictOptions
@@ -307,8 +306,9 @@ class Call:
             if time.monotonic() >= self._deadline:
                 raise DeadlineExceeded("the deadline passed before the queue; send it again with more time")
             job = make_job(tokenized, self._options, self._deadline)
-            if job.n_tokens > self._engine.max_request_tokens:
-                raise too_many_tokens(self._engine.max_request_tokens)
+            if job.n_tokens > self._engine.most.tokens:
+                raise too_many_tokens(self._engine.most.tokens)
+            check_scores(job.n_tokens, self._options, self._engine.model.labels, self._engine.most.scores)
             self._tokenized = tokenized
             self._tokenize_seconds = time.perf_counter() - self._started
             job.waiter = self._answer

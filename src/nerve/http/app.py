@@ -33,6 +33,7 @@ from nerve.http.routing import Routing
 from nerve.observability.defects import log_defect, survive
 from nerve.observability.metrics import CONTENT_TYPE as METRICS_TYPE
 from nerve.pages import PATHS, PLAYGROUND, Pages, wants_html
+from nerve.types import MostInRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,7 +124,7 @@ class App:
             on_batch=self._metrics.record_batch,
             on_failure=fail,
             max_queue_seconds=math.inf if limit is None else limit / 1000,
-            max_request_tokens=self._limits.most_request_tokens,
+            most=MostInRequest(self._limits.most_request_tokens, self._limits.max_request_scores),
             niceness=config.cpu.niceness,
             on_state=self._tell_health,
         )
@@ -356,6 +357,7 @@ def describe(model: Model, config: Config) -> dict[str, object]:
             "max_inputs": config.limits.max_inputs,
             "max_input_tokens": config.limits.most_input_tokens,
             "max_request_tokens": config.limits.most_request_tokens,
+            "max_request_scores": config.limits.max_request_scores,
             "max_body_bytes": config.limits.max_body_bytes,
             "max_pending_bytes": config.limits.most_pending_bytes,
             "request_timeout_ms": config.limits.request_timeout_ms,

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 import orjson
 
+from nerve.errors import InvalidRequest
 from nerve.text.filters import keeps
 from nerve.text.labels import results_type
 from nerve.text.offsets import positions_in, trim
@@ -62,6 +63,18 @@ _NEED_LOGITS = (AggregationStrategy.AVERAGE, AggregationStrategy.VITERBI)
 def needs_logits(options: PredictOptions) -> bool:
     """Tell whether the best label of each token and its score are not enough to answer."""
     return options.raw_scores or options.aggregation_strategy in _NEED_LOGITS
+
+
+def check_scores(n_tokens: int, options: PredictOptions, labels: LabelSet, most: int) -> None:
+    """Raise `InvalidRequest` for an answer with more scores than one may have.
+
+    A score takes some 20 bytes in the answer, and 120 while it is made.
+    """
+    if options.raw_scores and n_tokens * len(labels) > most:
+        raise InvalidRequest(
+            f"the scores of {n_tokens} tokens for each of {len(labels)} labels are more than "
+            f"limits.max_request_scores = {most}; send less text at once, or without raw_scores"
+        )
 
 
 def decode(

@@ -41,6 +41,8 @@ _MARGIN = 1e-6
 _IMPOSSIBLE = -np.inf
 # A token of the longest of some pieces that are solved side by side takes as long as so many of one alone.
 _ALONE_IS_QUICKER = 4
+# Tokens of pieces that are solved side by side, about: their scores are kept, 8 bytes for each label.
+_TOKENS_TOGETHER = 16_384
 # Tokens on either side of one that are looked at to prove that it is `O`, whatever is beyond them.
 _REACHES = (16, 64)
 
@@ -244,7 +246,9 @@ class Decoder:
         n_alone = int(np.argmin(costs))
         for begin, stop in zip(begins[:n_alone].tolist(), stops[:n_alone].tolist(), strict=True):
             self._solve_alone(logits, begin, stop, path)
-        self._solve_together(logits, begins[n_alone:], stops[n_alone:], path)
+        groups = np.cumsum(lengths[n_alone:]) // _TOKENS_TOGETHER
+        for group in np.split(np.arange(n_alone, len(lengths)), np.flatnonzero(np.diff(groups)) + 1):
+            self._solve_together(logits, begins[group], stops[group], path)
 
     def _solve_alone(self, logits: FloatArray, begin: int, stop: int, path: IntArray) -> None:
         """Do as `_solve` for one piece."""
