@@ -14,7 +14,14 @@ import msgspec
 from msgspec import Meta
 
 from nerve.config.operators import DEFAULT, Operator, Replace
-from nerve.types import AggregationStrategy, EntityStrategy, OffsetUnit, PatternName, RawScoresAs
+from nerve.types import (
+    AggregationStrategy,
+    EntityStrategy,
+    MostInRequest,
+    OffsetUnit,
+    PatternName,
+    RawScoresAs,
+)
 
 
 def _written(pattern: str, form: str) -> Meta:
@@ -227,6 +234,11 @@ class LimitsConfig(_Section, frozen=True):
     def most_request_tokens(self) -> int:
         """The limit with its default filled in."""
         return self.max_request_tokens or _TEXTS_OF_MOST_TOKENS * self.most_input_tokens
+
+    @property
+    def most_in_request(self) -> MostInRequest:
+        """What all texts of a request may have together."""
+        return MostInRequest(self.most_request_tokens, self.max_request_scores)
 
     @property
     def most_pending_bytes(self) -> int:

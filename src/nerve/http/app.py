@@ -33,7 +33,6 @@ from nerve.http.routing import Routing
 from nerve.observability.defects import log_defect, survive
 from nerve.observability.metrics import CONTENT_TYPE as METRICS_TYPE
 from nerve.pages import PATHS, PLAYGROUND, Pages, wants_html
-from nerve.types import MostInRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,7 +123,7 @@ class App:
             on_batch=self._metrics.record_batch,
             on_failure=fail,
             max_queue_seconds=math.inf if limit is None else limit / 1000,
-            most=MostInRequest(self._limits.most_request_tokens, self._limits.max_request_scores),
+            most=self._limits.most_in_request,
             niceness=config.cpu.niceness,
             on_state=self._tell_health,
         )
@@ -247,9 +246,8 @@ class App:
     def _deadline(self, request: Request, started: float) -> float:
         """Return the `time.monotonic()` by which to answer: the nearer header, up to a limit, or the default."""
         timeout, epoch = request.header("request-timeout-ms"), request.header("request-deadline-ms")
-        if timeout is None and epoch is None:
-            return started + self._limits.request_timeout_ms / 1000
-        milliseconds = float(self._limits.longest_timeout_ms)
+        is_asked = timeout is not None or epoch is not None
+        milliseconds = float(self._limits.longest_timeout_ms if is_asked else self._limits.request_timeout_ms)
         if timeout is not None:
             milliseconds = min(milliseconds, _milliseconds("Request-Timeout-Ms", timeout))
         if epoch is not None:

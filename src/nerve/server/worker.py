@@ -52,9 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Containers made and not freed before the collector looks at the young ones; Python's default is 700. Requests make no
-# cycles, and a body of a million lists would have it walk all of them again and again, with the lock held.
-_COLLECT_AFTER = 50_000
 
 # Before a worker asks again for the process that runs the model, which has ended while it started.
 _PAUSE_SECONDS = 0.1
@@ -155,7 +152,6 @@ class Worker:
         # Whatever lives now lives for ever: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(_COLLECT_AFTER)
         if self._shared is not None:
             self._shared.was_ready.set()
             self._shared.ready.send(os.getpid())
