@@ -11,6 +11,7 @@ _IMAGES = "it wants images"
 _PADDING = "its answers change with the padding beside a text"
 _NO_FAST_TOKENIZER = "it has no fast tokenizer, which offsets come from"
 _LENGTH = "the graph is right for the traced length only"
+_TRIANGULAR = "its linear attention solves triangular systems, which ONNX has no operator for"
 
 REFUSED = {
     **dict.fromkeys(("bros", "layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "markuplm"), _PLACES),
@@ -19,7 +20,7 @@ REFUSED = {
     **dict.fromkeys(("flaubert", "xlm"), _NO_FAST_TOKENIZER),
     "canine": "it reads characters, not tokens",
     **dict.fromkeys(("convbert", "fnet", "nystromformer", "yoso"), _PADDING),
-    "qwen3_next": "its linear attention solves triangular systems, which ONNX has no operator for",
+    **dict.fromkeys(("qwen3_5", "qwen3_next"), _TRIANGULAR),
     **dict.fromkeys(("funnel", "longformer", "minimax"), _LENGTH),
     "helium": "its graph gives no number for a padding token, so that no text has an answer beside one",
 }
