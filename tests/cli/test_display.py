@@ -4,6 +4,8 @@ from rich.console import Console
 from rich.style import Style
 
 from nerve.cli.display import best, choose_colours, highlight, make_visible, token_table
+from nerve.config.schema import CheckpointConfig, CheckpointSource, Config, ModelConfig, RuntimeConfig
+from nerve.corpus.answers import Facts
 from nerve.types import Row
 
 COLOURS = {"PER": Style(bgcolor="red"), "LOC": Style(bgcolor="blue")}
@@ -59,13 +61,29 @@ def test_control_characters_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in highlight(text, [entity(text, 0, 3, "PER")], COLOURS).plain
 
 
-def test_colours_follow_the_order_of_tags() -> None:
-    """A tag has one colour, whatever its prefixes, and the same in every run."""
-    colours = choose_colours(["O", "PER", "PER", "LOC"])
-    assert list(colours) == ["O", "PER", "LOC"]
-    assert colours == choose_colours(["O", "PER", "LOC"])
-    assert colours["PER"].bgcolor != colours["LOC"].bgcolor
-    assert len(choose_colours([str(n) for n in range(40)])) == 40
+def test_colours_follow_the_order_of_labels() -> None:
+    """A label has one colour, whatever its prefixes and wherever `O` stands, and so has what a rule finds."""
+    colours = choose_colours(Facts("m", "first", ["B-PER", "I-PER", "O", "B-LOC"], ["PER", "LOC"]), None)
+    first = choose_colours(Facts("m", "first", ["O", "B-PER", "B-LOC"], ["PER", "LOC"]), None)
+    assert list(colours)[:2] == ["PER", "LOC"]
+    assert colours["B-PER"] == colours["I-PER"] == colours["PER"] == first["PER"]
+    assert colours["EMAIL"] == first["EMAIL"]
+    assert len({colours[label].bgcolor for label in ("PER", "LOC", "EMAIL")}) == 3
+    assert "O" not in colours
+    labels = [str(n) for n in range(40)]
+    assert set(labels) <= set(choose_colours(Facts("m", "first", labels, labels), None))
+
+
+def test_renamed_labels_keep_the_colour_of_the_model() -> None:
+    """A name with its prefix has the colour of the new label, as has what a rule of the old name finds."""
+    config = Config(
+        model=ModelConfig(CheckpointConfig(CheckpointSource.LOCAL, path="m")),
+        runtime=RuntimeConfig(rename_labels={"PER": "NAME", "EMAIL": "MAIL"}),
+    )
+    colours = choose_colours(Facts("m", "first", ["O", "B-PER"], ["NAME"]), config)
+    assert colours["B-NAME"] == colours["NAME"]
+    assert "MAIL" in colours
+    assert not {"PER", "EMAIL"} & set(colours)
 
 
 def test_best_label_is_the_first_of_equals() -> None:

@@ -84,6 +84,8 @@ def test_without_a_model_it_says_what_to_type(tmp_path: Path, arguments: list[st
             "nerve redact: error: unrecognized arguments: --lables; did you mean --labels\\?",
         ),
         ("serve a b", "nerve serve: error: unrecognized arguments: b"),
+        ("serve --mode x", "nerve serve: error: unrecognized arguments: --mode; did you mean --model\\?"),
+        ("show a --model b", "nerve: error: MODEL and --model say the same; leave one of them out"),
     ],
 )
 def test_a_typing_error_is_told_with_the_nearest_word(tmp_path: Path, arguments: str, said: str) -> None:

@@ -16,6 +16,7 @@ from rich.style import Style
 from builders import write_config
 from nerve.cli.display import _PALETTE, choose_colours
 from nerve.cli.legend import legend
+from nerve.corpus.answers import Facts
 from terminal import on_terminal, without_styles
 
 TEXT = "Anna Maria lives in New York."
@@ -128,5 +129,19 @@ def test_colours_are_legible_and_differ() -> None:
 
     assert all((luminance(number) + 0.05) / 0.05 >= 7 for number in _PALETTE)
     assert all(1.05 / (luminance(number) + 0.05) >= 1.3 for number in _PALETTE)  # seen on white, too
-    styles = choose_colours([str(n) for n in range(24)]).values()
-    assert len({style.bgcolor for style in styles}) == 24
+    labels = [str(n) for n in range(24)]
+    colours = choose_colours(Facts("m", "first", labels, labels), None)
+    assert len({colours[label].bgcolor for label in labels}) == 24
+
+
+def test_a_label_looks_the_same_in_every_command(config: Path) -> None:
+    """Of one text, with entities, with names of the model, and as what a redaction would take."""
+    drawn = [
+        shown("predict", "--config", config, TEXT),
+        shown("predict", "--config", config, "--raw-scores", TEXT),
+        shown("redact", "--config", config, "--dry-run", TEXT),
+    ]
+    # What is written in a colour: its number by the first letter of Anna Maria and of New York.
+    seen = [dict(re.findall(r"\x1b\[30;48;5;(\d+)m ([AN])", text)) for text in drawn]
+    assert len(seen[0]) == 2
+    assert seen[0] == seen[1] == seen[2]

@@ -258,6 +258,9 @@ def test_marks_stand_in_the_table_and_in_the_file() -> None:
     assert "NOT RELIABLE: only 1 of 3 rounds fitted into the time\n" in text
     assert re.search(r" rate +rounds +p50 +p99", text)
     assert "as it is" in text
+    narrow = shown(few, 70)  # the mark takes two lines there, and nothing is left out
+    assert "…" not in narrow
+    assert re.search(r" workers +rate +rounds +p50 +p99", narrow)
     (marked,) = [line for line in describe(few) if line.startswith("NOT RELIABLE: ")]
     assert "other programs" in marked
     assert "only 1 of 3 rounds" in marked

@@ -33,7 +33,7 @@ from nerve.cli import (
     tune,
     verify,
 )
-from nerve.cli.model import add_config
+from nerve.cli.model import add_config, join_model
 from nerve.config import NoModelNamed
 from nerve.errors import NerveError
 from nerve.observability import PROGRESS_LOGGER
@@ -104,6 +104,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
         options.refuse(unknown)
+    if options.command is not None and (wrong := join_model(options)):
+        options.parser.error(wrong)
     return options
 
 
@@ -141,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
             help=module.HELP,
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # else `serve --mode x` would be --model-name, and serve another model under that name
         )
         if name not in _WITHOUT_CONFIG:
             add_config(command)

@@ -1,7 +1,7 @@
 """Draws predictions on a terminal: entities in colour with their labels, or tokens in a table.
 
 Pure but for the console and the colours: rich's `Text` and `Table` out, printed by the caller. Colours follow from the
-order of the model's tags alone, so that a tag looks the same in every text and every run.
+order of the model's labels alone, so that a label looks the same in every text, run and command.
 """
 
 from __future__ import annotations
@@ -13,9 +13,14 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from nerve.text.labels import parse_labels
+from nerve.types import PatternName
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from nerve.config import Config
+    from nerve.corpus.answers import Facts
     from nerve.types import Row
 
 # Black on these is legible (7:1 and more), and they stand out from dark and from light terminals; numbers of the
@@ -59,12 +64,23 @@ class PlainConsole(Console):
         raise BrokenPipeError
 
 
-def choose_colours(tags: Sequence[str]) -> dict[str, Style]:
-    """Give each tag its colour; tags are repeated by prefix in a label set, so duplicates are dropped."""
-    return {
-        tag: Style(color="black", bgcolor=f"color({_PALETTE[index % len(_PALETTE)]})")
-        for index, tag in enumerate(dict.fromkeys(tags))
+def choose_colours(facts: Facts, config: Config | None) -> dict[str, Style]:
+    """Give each label its colour, the same in every command and with a server.
+
+    The labels of entities come first, in the model's order, then those of the rules; a name of the model, such as
+    `B-PER`, has the colour of its label. config: of a model in this process; it may rename what rules find.
+    """
+    renamed = {} if config is None else config.runtime.rename_labels
+    rules = [renamed.get(name.label, name.label) for name in PatternName]
+    colours = {
+        label: Style(color="black", bgcolor=f"color({_PALETTE[index % len(_PALETTE)]})")
+        for index, label in enumerate(dict.fromkeys([*facts.entity_labels, *rules]))
     }
+    named = parse_labels(facts.label_names, renamed)
+    for name, label in zip(named.full_names, named.tags, strict=True):
+        if label in colours:
+            colours.setdefault(name, colours[label])
+    return colours
 
 
 def highlight(text: str, rows: Sequence[Row], colours: dict[str, Style], *, in_colour: bool = True) -> Text:

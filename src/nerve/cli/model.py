@@ -18,6 +18,19 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = False) -> Non
         parser.add_argument(
             "model", nargs="?", metavar="MODEL", help=f"{_MEANING} (default: what the config file says)"
         )
+        parser.add_argument(
+            "--model", dest="model_too", metavar="M", help="MODEL, as predict and redact take it"
+        )
+
+
+def join_model(options: argparse.Namespace) -> str | None:
+    """Take what `--model` says for MODEL; returns what is wrong where both say one."""
+    too = getattr(options, "model_too", None)
+    if too is not None:
+        if options.model is not None:
+            return "MODEL and --model say the same; leave one of them out"
+        options.model = too
+    return None
 
 
 def add_model_option(parser: argparse._ArgumentGroup) -> None:

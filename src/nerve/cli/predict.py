@@ -146,8 +146,7 @@ class _Drawer:
         self._found: Counter[str] = Counter()
         self._shows_tokens = _shows_tokens(options)
         self._shows_all = options.raw_scores
-        shows_names = self._shows_tokens or options.raw_scores
-        self._colours = choose_colours(answerer.facts.label_names if shows_names else answerer.facts.tags)
+        self._colours = choose_colours(answerer.facts, answerer.config)
 
     def start(self, head: object) -> None:
         """See `Writer`."""

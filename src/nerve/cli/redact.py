@@ -182,9 +182,7 @@ class _Drawer:
 
         self._console = console
         self._in_colour = has_colours(console)
-        renamed = {} if answerer.config is None else answerer.config.runtime.rename_labels
-        patterns = [renamed.get(name.label, name.label) for name in PatternName]
-        self._colours = choose_colours([*answerer.facts.entity_labels, *patterns])
+        self._colours = choose_colours(answerer.facts, answerer.config)
 
     def start(self, head: object) -> None:
         """See `Writer`."""

@@ -27,23 +27,20 @@ class Facts(msgspec.Struct, frozen=True):
 
     model_id: as its source calls it.
     entity_strategy: by which entities are grouped where nobody says otherwise. label_names: of the model, with their
-    prefixes. entity_labels: as answers have them. tags: names without prefixes, by which colours are given.
+    prefixes. entity_labels: as answers have them.
     """
 
     model_id: str
     entity_strategy: str
     label_names: list[str]
     entity_labels: list[str]
-    tags: list[str]
 
 
 def facts_of(classifier: TokenClassifier) -> Facts:
     """Return what a model in this process says of itself."""
     model = classifier.model
     labels = model.labels
-    return Facts(
-        model.model_id, model.entity_strategy.value, [*labels.names], [*labels.entity_labels], [*labels.tags]
-    )
+    return Facts(model.model_id, model.entity_strategy.value, [*labels.names], [*labels.entity_labels])
 
 
 class Task(msgspec.Struct, frozen=True):

@@ -87,8 +87,7 @@ class RemoteClassifier:
     def facts(self) -> Facts:
         """What the model says of itself."""
         info = self.info
-        labels = info.entity_labels
-        return Facts(info.model_id, info.entity_strategy, [*info.id2label.values()], labels, labels)
+        return Facts(info.model_id, info.entity_strategy, [*info.id2label.values()], info.entity_labels)
 
     def predict_many(self, texts: Sequence[str], aggregation_strategy: str) -> Iterator[list[Row]]:
         """Yield the rows of each text, in order, one request after the other."""

@@ -128,10 +128,10 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
 
 
 def _table(headings: list[str]) -> Table:
-    """Make a table whose cells stay in one line each."""
+    """Make a table whose cells stay in one line each, but for what spoils a measurement, at its end."""
     table = Table(box=None)
     for heading in headings:
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, no_wrap=heading != "" or not table.columns)
     return table
 
 
