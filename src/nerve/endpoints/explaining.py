@@ -22,6 +22,8 @@ _STEP = re.compile(r"\.?([^.\[\]]+)|\[(?:\d+|\.\.\.)\]")
 _LONGEST = 64
 # How like a known name, or a word of it, one must be to be taken for it; difflib.SequenceMatcher.ratio().
 _LIKENESS = 0.7
+# What other libraries call a field of ours.
+_OTHER_NAMES = {"threshold": "min_score", "text": "inputs", "texts": "inputs", "entities": "labels"}
 
 
 def explain(message: str, body_type: type[msgspec.Struct]) -> str:
@@ -46,7 +48,10 @@ def explain(message: str, body_type: type[msgspec.Struct]) -> str:
 def _meant(given: str, structs: list[msgspec.inspect.StructType]) -> str:
     """Return which known field the client may have meant; what it sent itself is not told."""
     known = [each.encode_name for struct in structs for each in struct.fields]
-    words = {word: name for name in reversed(known) for word in (*name.split("_"), name)}
+    if given == "parameters" and "inputs" in known:  # of Hugging Face's clients
+        return ", perhaps meant for POST /pipeline/token-classification"
+    words = {other: name for other, name in _OTHER_NAMES.items() if name in known}
+    words |= {word: name for name in reversed(known) for word in (*name.split("_"), name)}
     near = difflib.get_close_matches(given[:_LONGEST], words, n=1, cutoff=_LIKENESS)
     return "".join(f", perhaps meant as {words[word]}" for word in near)
 
