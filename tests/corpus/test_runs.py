@@ -449,3 +449,29 @@ def test_inputs_that_do_not_fit_leave_the_totals_of_others(nerve: Call, tmp_path
     done = nerve("predict", "--csv", "--skip-bad", *files)
     assert len(done.stdout.decode().splitlines()) == 3
     assert b"b.csv" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("output", "begun", "said"),
+    [
+        ("out", "out/_manifest.jsonl", b"with --resume it goes on behind what is whole in out\n"),
+        ("f.jsonl", ".f.jsonl.part", b"interrupted; f.jsonl is not written. "),
+    ],
+)
+def test_an_interrupted_run_says_how_it_goes_on(
+    output: str, begun: str, said: bytes, config: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C is status 130, and a line that names --resume; a run to a file leaves none, and says so."""
+    process = subprocess.Popen(
+        line_of("predict", config, "-", "--output", output),
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,  # open, so that the run cannot end
+        stderr=subprocess.PIPE,
+    )
+    while process.poll() is None and not (tmp_path / begun).exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert said in stderr
+    assert not (tmp_path / "f.jsonl").exists()

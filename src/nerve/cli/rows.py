@@ -87,7 +87,25 @@ def config_of(options: argparse.Namespace) -> Config | None:
 
 
 def run_rows(options: argparse.Namespace, config: Config | None, wish: Wish) -> Totals:
-    """Answer all rows. Raises `NerveError`s and `BrokenPipeError`."""
+    """Answer all rows. Raises `NerveError`s and `BrokenPipeError`; an interrupted run says how it goes on."""
+    try:
+        return _run(options, config, wish)
+    except KeyboardInterrupt:
+        if goes_to_folder(options):
+            _say(
+                wish.command,
+                f"interrupted; with --resume it goes on behind what is whole in {options.output}",
+            )
+        elif options.output is not None:
+            _say(
+                wish.command,
+                f"interrupted; {options.output} is not written. What goes to a folder (--output FOLDER) can go on "
+                "with --resume",
+            )
+        raise
+
+
+def _run(options: argparse.Namespace, config: Config | None, wish: Wish) -> Totals:
     sources = _sources(options, wish)
     sizes = [source.n_bytes for source in sources if source.n_bytes is not None]
     total = sum(sizes) if len(sizes) == len(sources) else None

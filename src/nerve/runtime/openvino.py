@@ -124,7 +124,9 @@ def why_no_bfloat16() -> str | None:
     try:
         from openvino import Core  # noqa: PLC0415 - an extra
     except ImportError:
-        return "bfloat16 on the CPU is computed with OpenVINO, which is not installed: pip install 'nerve[openvino]'"
+        return (
+            "bfloat16 on the CPU is computed with OpenVINO, which is not installed; install nerve[openvino]"
+        )
     if "BF16" not in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return "this CPU has no instructions for bfloat16 (AVX512-BF16 or AMX)"
     ours, theirs = compare_products()
