@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nerve.runtime.cores import usable_cores
+from nerve.runtime.cores import usable_cores, why_busy
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -143,3 +143,12 @@ def test_numpy_starts_no_more_threads_than_cores(tmp_path: Path, given: str | No
         check=True,
     )
     assert int(done.stdout) == expected
+
+
+def test_a_busy_machine_is_told_by_its_own_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The load is of the machine: what fills the two cores of a container does not fill those of its host."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "getloadavg", lambda: (7.9, 20.0, 20.0))
+    assert why_busy() is None
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.25, 0.0, 0.0))
+    assert why_busy() == "the machine is busy: 9.2 processes want its 8 cores, so requests take longer"

@@ -30,7 +30,7 @@ from nerve.config import (
     load_api_key,
 )
 from nerve.errors import StartupError
-from nerve.runtime.cores import allowed_cores, core_quota, usable_cores
+from nerve.runtime.cores import allowed_cores, core_quota, usable_cores, why_busy
 from nerve.runtime.machine import read_cards, read_processor
 from nerve.runtime.memory import usable_memory
 
@@ -130,11 +130,8 @@ def _look_at_machine(found: Checkup) -> None:
         "quota": core_quota(),
         "load": os.getloadavg()[0],
     }
-    if found.cores["load"] > cores:
-        found.notes.append(
-            f"the machine is busy: {found.cores['load']:.1f} processes want {cores} cores, so requests take longer and "
-            "what is measured now says little"
-        )
+    if busy := why_busy():
+        found.notes.append(f"{busy}, and what is measured now says little")
     found.processor = msgspec.to_builtins(read_processor())
     if (memory := usable_memory()) is not None:
         found.memory = {"usable_bytes": memory.total, "free_bytes": memory.free}

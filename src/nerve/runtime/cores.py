@@ -36,6 +36,17 @@ def core_quota(proc: Path = PROCESS) -> float | None:
     return min((quota for folder in cgroup_folders("cpu", proc) if (quota := _quota(folder))), default=None)
 
 
+def why_busy() -> str | None:
+    """Return what says that programs want more than the machine's cores already; None where they do not.
+
+    The load is of the whole machine, whatever a cgroup leaves to this process, and so are the cores beside it.
+    """
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= cores:
+        return None
+    return f"the machine is busy: {load:.1f} processes want its {cores} cores, so requests take longer"
+
+
 def limit_blas_threads(proc: Path = PROCESS) -> None:
     """Keep numpy, not imported yet, to the usable cores, in this process and those it starts.
 

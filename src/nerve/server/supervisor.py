@@ -34,6 +34,7 @@ from nerve.graph import build_check
 from nerve.http.routing import routes_of
 from nerve.observability.defects import log_what_escapes
 from nerve.observability.logs import configure_logging, logging_settings
+from nerve.runtime.cores import why_busy
 from nerve.server.connections import keep_alive_seconds
 from nerve.server.engine_host import EngineHost, needs_engine_process
 from nerve.server.listening import (
@@ -245,6 +246,8 @@ def serve(config: Config, api_key: str | None, *, show_progress: bool) -> None:
         log.info(
             "the operator hash of /redact has a random key until this server ends; see redaction.key_file"
         )
+    if busy := why_busy():
+        log.info("%s (docs/guide/operations.md, Other programs on the machine)", busy)
     is_apart = needs_engine_process(config)
     server = _create_server(config.server, host)
     server.ready_pipe, ready = multiprocessing.Pipe(duplex=False)
