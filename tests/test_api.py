@@ -360,7 +360,7 @@ def test_a_long_document_that_nobody_waits_for_is_given_up(tmp_path: Path) -> No
 
     with load(config) as model:
         asyncio.run(leave(model))  # waits for its threads
-        assert sum(lane.n_calls for lane in model._engine._lanes) < 2_000  # of some 2,500; a busy machine is late to give up
+        assert sum(lane.n_calls for lane in model._engine._lanes) < 2_000  # of 2,500
         assert model.predict("Anna")
 
 
