@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nerve.cli import _parser
+from nerve.cli import _COMMANDS, _parser
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,6 +94,18 @@ def test_a_typing_error_is_told_with_the_nearest_word(tmp_path: Path, arguments:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"usage: {said.partition(':')[0]} ")
     assert re.fullmatch(said, done.stderr.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.parametrize("command", sorted({*_COMMANDS} - {"completion"}))  # whose description has them
+def test_the_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is a whole command that can be typed."""
+    with pytest.raises(SystemExit):
+        _parser().parse_args([command, "--help"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  nerve ")]
+    assert lines
+    for line in lines:
+        typed = shlex.split(line.partition(" < ")[0])
+        assert _parser().parse_args(typed[1:]).command == command
 
 
 def test_init_writes_the_documented_config(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from nerve.cli import (
     tune,
     verify,
 )
+from nerve.cli.examples import examples
 from nerve.cli.model import add_config, join_model
 from nerve.config import NoModelNamed
 from nerve.errors import NerveError
@@ -142,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=module.HELP,
             description=module.__doc__,
+            epilog=examples(name),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,  # else `serve --mode x` would be --model-name, and serve another model under that name
         )
