@@ -28,6 +28,7 @@ from hub_stand_in import HubStandIn, Repository
 from nerve.checkpoint import ModelFolder
 from nerve.checkpoint import hub as hub_source
 from nerve.checkpoint.choice import BuildCheck
+from nerve.checkpoint.hub_errors import explain
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig, Precision
 from nerve.errors import CheckpointError
 from nerve.graph import GraphKind, is_buildable, load_graph
@@ -616,6 +617,12 @@ def test_unreachable_hub_without_a_cache_is_named(hub: Hub, tmp_path: Path) -> N
     hub.close()
     with pytest.raises(CheckpointError, match=r"cannot be reached .*HF_ENDPOINT.*nerve pull"):
         fetch(hub, tmp_path)
+    asked = SimpleNamespace(name="my-ner", revision="main", hub_cache=tmp_path, token=None)
+    assert str(explain(ConnectionError("x"), asked)).startswith(
+        "there is no folder my-ner here, and the hub "
+    )
+    asked.name = "OWNER/my-ner"
+    assert str(explain(ConnectionError("x"), asked)).startswith("the hub cannot be reached for OWNER/my-ner")
 
 
 def test_unwritable_cache_is_named(hub: Hub, tmp_path: Path) -> None:
