@@ -71,8 +71,9 @@ def test_a_text_is_named_as_its_format_names_it(tmp_path: Path) -> None:
         (
             "/redact",
             {"input": SECRET},
-            "the body has an unknown field, perhaps meant as inputs; known fields: inputs,",
+            "the body has an unknown field `input`, perhaps meant as inputs; known fields: inputs,",
         ),
+        ("/redact", {"inputs": "a", SECRET: 1}, "the body has an unknown field; known fields: inputs,"),
         ("/redact", b"", "the body is empty; send JSON in UTF-8"),
         (
             "/redact",
@@ -82,8 +83,8 @@ def test_a_text_is_named_as_its_format_names_it(tmp_path: Path) -> None:
         (
             "/redact",
             {"inputs": "a", "operators": {SECRET: {"type": "replace", "value": SECRET}}},
-            "operators[...]: it has an unknown field, perhaps meant as new_value; known fields: type, and new_value "
-            "with replace; masking_char,",
+            "operators[...]: it has an unknown field `value`, perhaps meant as new_value; known fields: type, and "
+            "new_value with replace; masking_char,",
         ),
         ("/request", {}, "the body: it needs `body`, or `messages` in the raw format"),
         ("/predict_token", {}, "no such route; did you mean POST /predict_tokens? "),

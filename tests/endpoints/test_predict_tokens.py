@@ -72,15 +72,21 @@ def test_inputs_are_flattened_in_order(inputs: object, texts: list[str], msgpack
         ({"inputs": ["a"] * 129}, "inputs: 129 texts, above limits.max_inputs = 128"),
         ({"inputs": "a", SECRET: 1}, "the body has an unknown field; known fields: inputs, truncate,"),
         ({"inputs": "a", "missing required field": 1}, "unknown field"),
-        ({"input": "a"}, "the body has an unknown field, perhaps meant as inputs; known fields: inputs,"),
-        ({"text": "a"}, "the body has an unknown field, perhaps meant as inputs; known fields: inputs,"),
+        (
+            {"input": "a"},
+            "the body has an unknown field `input`, perhaps meant as inputs; known fields: inputs,",
+        ),
+        (
+            {"text": "a"},
+            "the body has an unknown field `text`, perhaps meant as inputs; known fields: inputs,",
+        ),
         (
             {"inputs": "a", "threshold": 0.5},
-            "the body has an unknown field, perhaps meant as min_score; known ",
+            "the body has an unknown field `threshold`, perhaps meant as min_score; known ",
         ),
         (
             {"inputs": "a", "parameters": {}},
-            "the body has an unknown field, perhaps meant for POST /pipeline/token-classification; known fields: ",
+            "the body has an unknown field `parameters`, perhaps meant for POST /pipeline/token-classification; known ",
         ),
         ({"inputs": "a", "truncate": 1}, "truncate: expected `bool`"),
         ({"inputs": "a", "truncate": SECRET}, "truncate: expected `bool`"),

@@ -1,7 +1,8 @@
-"""Says what is wrong with a body: which field, and what could stand there instead. Never what the client sent.
+"""Says what is wrong with a body: which field, and what could stand there instead. Not what the client sent.
 
 `msgspec` checks types while it parses. Its messages are rewritten here, because they can quote what the client sent,
-and a client may send personal data in any place, even as the name of a field.
+and a client may send personal data in any place, even as the name of a field. The name of an unknown field is told only
+where it is nearly that of a known one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _OTHER_NAMES = {"threshold": "min_score", "text": "inputs", "texts": "inputs", "
 
 
 def explain(message: str, body_type: type[msgspec.Struct]) -> str:
-    """Rewrite what msgspec says of a body of this type without anything that the client sent."""
+    """Rewrite what msgspec says of a body of this type without what the client sent, but for a misspelt name."""
     text, _, where = message.replace(" | null`", "`").partition(" - at `")
     path = where.removeprefix("$").rstrip("`").lstrip(".")
     if where.startswith("key`"):  # of MessagePack, where names may be anything
@@ -46,14 +47,14 @@ def explain(message: str, body_type: type[msgspec.Struct]) -> str:
 
 
 def _meant(given: str, structs: list[msgspec.inspect.StructType]) -> str:
-    """Return which known field the client may have meant; what it sent itself is not told."""
+    """Return the name that the client gave, where it is like one that is known, and which field it may have meant."""
     known = [each.encode_name for struct in structs for each in struct.fields]
     if given == "parameters" and "inputs" in known:  # of Hugging Face's clients
-        return ", perhaps meant for POST /pipeline/token-classification"
+        return " `parameters`, perhaps meant for POST /pipeline/token-classification"
     words = {other: name for other, name in _OTHER_NAMES.items() if name in known}
     words |= {word: name for name in reversed(known) for word in (*name.split("_"), name)}
     near = difflib.get_close_matches(given[:_LONGEST], words, n=1, cutoff=_LIKENESS)
-    return "".join(f", perhaps meant as {words[word]}" for word in near)
+    return "".join(f" `{given[:_LONGEST]}`, perhaps meant as {words[word]}" for word in near)
 
 
 def _known_at(body_type: type[msgspec.Struct], path: str) -> str:
