@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from nerve.engine.pool import Pool, shorten_turns
+from nerve.engine.pool import Pool
 from nerve.errors import Overloaded
 
 PATIENCE = 20.0  # seconds after which a test gives up
@@ -87,38 +86,3 @@ def test_defect_of_whoever_goes_on_is_logged(pool: Pool, caplog: pytest.LogCaptu
     pool.close()
     assert "a defect on the thread pool: RuntimeError" in caplog.text
     assert "secret" not in caplog.text
-
-
-def test_tells_while_something_is_at_work(pool: Pool) -> None:
-    """Once for all that overlaps; what is dropped before it begins was never at work."""
-    told: list[bool] = []
-    pool.on_work = told.append
-    together, go_on = threading.Barrier(3), threading.Event()
-
-    def work() -> None:
-        together.wait()
-        go_on.wait()
-
-    for _ in range(2):
-        pool.run(work, lambda _: None, pytest.fail)
-    together.wait()
-    assert told == [True]
-    dropped = pool.run(work, lambda _: None, pytest.fail)
-    assert dropped is not None
-    assert dropped.cancel()
-    assert told == [True]
-    go_on.set()
-    pool.close()
-    assert told == [True, False]
-
-
-def test_turns_with_the_interpreter_lock_are_shorter_meanwhile() -> None:
-    """And as long as before afterwards."""
-    before = sys.getswitchinterval()
-    try:
-        shorten_turns(True)
-        short = sys.getswitchinterval()
-        shorten_turns(False)
-        assert short < sys.getswitchinterval() == pytest.approx(0.005)
-    finally:
-        sys.setswitchinterval(before)

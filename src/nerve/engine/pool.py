@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,33 +21,19 @@ _THREADS = 2
 # Work that may wait before a text that is not tokenized yet is refused: its tokens are not counted, so the queue
 # cannot refuse it. Work on requests that were admitted is never refused.
 _MOST_WAITING = 64
-# Longest that a thread holds the interpreter lock against others: Python's default, and while something large is at
-# work here, beside which a short request wants the lock several times. Always short turns cost requests/s and p99
-# where many short requests share it (docs/decisions/0115).
-_TURN_SECONDS = 0.005
-_SHORT_TURN_SECONDS = 0.0005
-
-
-def shorten_turns(is_at_work: bool) -> None:
-    """Set how long threads of this process hold the interpreter lock; for `Pool.on_work` of a server."""
-    sys.setswitchinterval(_SHORT_TURN_SECONDS if is_at_work else _TURN_SECONDS)
 
 
 class Pool:
     """Runs work on threads of its own; any thread may call its methods.
 
-    on_work: told whether a thread is at work, when that changes; it must not raise, nor call the pool.
-
     Raises `RuntimeError` when the threads cannot be started: later, that would look like a pool that is closed.
     """
 
     def __init__(self) -> None:
-        self.on_work: Callable[[bool], None] = lambda is_at_work: None
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="nerve-pool")
         _start_all(self._executor)
         self._lock = threading.Lock()
         self._n_waiting = 0  # tasks that have not ended
-        self._n_at_work = 0
         self._last_seconds = 1.0  # of the work that ended last
 
     def check(self) -> None:
@@ -89,21 +74,10 @@ class Pool:
         """Finish what was given and end the threads. Blocks."""
         self._executor.shutdown()
 
-    def note_begin(self) -> None:
-        """Take note that a task is at work; `note_end` follows."""
-        with self._lock:
-            self._n_at_work += 1
-            if self._n_at_work == 1:
-                self.on_work(True)
-
-    def note_end(self, seconds: float | None = None, *, was_at_work: bool = True) -> None:
+    def note_end(self, seconds: float | None = None) -> None:
         """Take note that a task has ended, or was dropped; seconds: that its work took."""
         with self._lock:
             self._n_waiting -= 1
-            if was_at_work:
-                self._n_at_work -= 1
-                if not self._n_at_work:
-                    self.on_work(False)
             if seconds is not None:
                 self._last_seconds = seconds
 
@@ -129,7 +103,7 @@ class Task(Generic[T]):
             self._parts.pop()
         except IndexError:
             return False
-        self._pool.note_end(was_at_work=False)
+        self._pool.note_end()
         return True
 
     def run(self) -> None:
@@ -148,7 +122,6 @@ class Task(Generic[T]):
     ) -> None:
         seconds = None
         started = time.monotonic()
-        self._pool.note_begin()
         try:
             result = work()
             seconds = time.monotonic() - started

@@ -19,7 +19,6 @@ import nerve
 from nerve.endpoints.protocol import JSON_TYPE, ModelFacts
 from nerve.engine.canary import Canary
 from nerve.engine.engine import Engine
-from nerve.engine.pool import shorten_turns
 from nerve.errors import DeadlineExceeded, InvalidRequest, Unauthorized, Unavailable
 from nerve.http.cors import Cors
 from nerve.http.exchange import Exchange, Service, model_header
@@ -127,7 +126,6 @@ class App:
             niceness=config.cpu.niceness,
             on_state=self._tell_health,
         )
-        engine.pool.on_work = shorten_turns
         self._info = encode_json(describe(model, config))
         self._facts = ModelFacts(model.labels.entity_labels)
         self._is_draining = is_draining

@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# How long a thread may hold the interpreter lock against the others; Python's default is 5 ms.
+_SWITCH_SECONDS = 0.0005
 
 # Before a worker asks again for the process that runs the model, which has ended while it started.
 _PAUSE_SECONDS = 0.1
@@ -152,6 +155,7 @@ class Worker:
         # Whatever lives now lives for ever: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         if self._shared is not None:
             self._shared.was_ready.set()
             self._shared.ready.send(os.getpid())
