@@ -467,6 +467,8 @@ def test_an_interrupted_run_says_how_it_goes_on(
         cwd=tmp_path,
         stdin=subprocess.PIPE,  # open, so that the run cannot end
         stderr=subprocess.PIPE,
+        # Shells let what they start in the background ignore it, these tests among others.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     while process.poll() is None and not (tmp_path / begun).exists():
         time.sleep(0.02)

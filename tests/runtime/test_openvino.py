@@ -180,7 +180,5 @@ def test_without_openvino_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "openvino", None)
     module.compare_products.cache_clear()
     assert "nerve[openvino]" in _worth_of_bfloat16()
-    with pytest.raises(
-        ModelError, match=r"bfloat16, but .* pip install 'nerve\[openvino\]'; use auto, float32"
-    ):
+    with pytest.raises(ModelError, match=r"bfloat16, but .* install nerve\[openvino\]; use auto, float32"):
         choose_provider("cpu", precision=Precision.BFLOAT16)

@@ -23,6 +23,8 @@ _STEP = re.compile(r"\.?([^.\[\]]+)|\[(?:\d+|\.\.\.)\]")
 _LONGEST = 64
 # How like a known name, or a word of it, one must be to be taken for it; difflib.SequenceMatcher.ratio().
 _LIKENESS = 0.7
+# From here on it is that name with a typing error, and may be told.
+_MISSPELT = 0.8
 # What other libraries call a field of ours.
 _OTHER_NAMES = {"threshold": "min_score", "text": "inputs", "texts": "inputs", "entities": "labels"}
 
@@ -53,8 +55,12 @@ def _meant(given: str, structs: list[msgspec.inspect.StructType]) -> str:
         return " `parameters`, perhaps meant for POST /pipeline/token-classification"
     words = {other: name for other, name in _OTHER_NAMES.items() if name in known}
     words |= {word: name for name in reversed(known) for word in (*name.split("_"), name)}
-    near = difflib.get_close_matches(given[:_LONGEST], words, n=1, cutoff=_LIKENESS)
-    return "".join(f" `{given[:_LONGEST]}`, perhaps meant as {words[word]}" for word in near)
+    given = given[:_LONGEST]
+    near = difflib.get_close_matches(given, words, n=1, cutoff=_LIKENESS)
+    if not near:
+        return ""
+    is_misspelt = difflib.SequenceMatcher(None, given, near[0]).ratio() >= _MISSPELT
+    return (f" `{given}`" if is_misspelt else "") + f", perhaps meant as {words[near[0]]}"
 
 
 def _known_at(body_type: type[msgspec.Struct], path: str) -> str:
