@@ -76,9 +76,8 @@ def explain(error: Exception, asked: Asked) -> CheckpointError:
             f"an answer of the hub for {asked.name} was cut or came too slowly ({first_line(error)}); what has arrived "
             "is kept: start again, with a longer HF_HUB_DOWNLOAD_TIMEOUT (seconds) where the network is slow"
         )
-    meant = (
-        "" if "/" in asked.name else f"there is no folder {asked.name} here, and "
-    )  # a name typed for a folder
+    # A name without OWNER was perhaps typed for a folder.
+    meant = "" if "/" in asked.name else f"there is no folder {asked.name} here, and "
     return CheckpointError(
         f"{meant}the hub cannot be reached for {asked.name} ({type(error).__name__}: {first_line(error)}); "
         "check network, "

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # Signs, beside letters and digits, that stand in `x-model` as they are.
 _PLAIN = "@!#$&'()*+,/:;=?[] "
 
-# Larger bodies are read on the pool: 64 KB of empty lists take some ms, 4 MB a second.
+# Larger bodies are read on the pool: many empty lists take long, and other requests wait for the server's thread.
 _INLINE_BODY_BYTES = 65_536
 
 # What is reported of an answer that needed no model.

@@ -66,10 +66,7 @@ def needs_logits(options: PredictOptions) -> bool:
 
 
 def check_scores(n_tokens: int, options: PredictOptions, labels: LabelSet, most: int) -> None:
-    """Raise `InvalidRequest` for an answer with more scores than one may have.
-
-    A score takes some 20 bytes in the answer, and 120 while it is made.
-    """
+    """Raise `InvalidRequest` for an answer with more scores than one may have: they take far more than their text."""
     if options.raw_scores and n_tokens * len(labels) > most:
         raise InvalidRequest(
             f"the scores of {n_tokens} tokens for each of {len(labels)} labels are more than "
