@@ -32,8 +32,9 @@ LIMIT = 1_000_000
 @pytest.fixture
 def opened(lookup_model: Path) -> Iterator[tuple[App, Gate]]:
     """Serve the lookup model."""
-    patient = {"max_queue_ms": None}
-    with open_app(lookup_model, limits={"max_body_bytes": LIMIT}, batching=patient) as (app, gate):
+    # Long enough that a busy machine refuses nothing for it.
+    limits = {"max_body_bytes": LIMIT, "request_timeout_ms": 300_000}
+    with open_app(lookup_model, limits=limits, batching={"max_queue_ms": None}) as (app, gate):
         gate.opened.set()
         yield app, gate
 

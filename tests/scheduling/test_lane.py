@@ -251,7 +251,8 @@ def test_calls_are_measured(bench: Callable[..., Bench]) -> None:
     b.release()
     b.wait(2)
     (_, n0, _, seconds0, _), (_, n1, _, seconds1, _) = b.calls
-    rate = (0.9 * n0 + 0.1 * n1) / (0.9 * seconds0 + 0.1 * seconds1)
+    kept = max(0.5 ** (seconds1 / 0.7), 0.5 ** (1 / 7))
+    rate = (kept * n0 + n1) / (kept * seconds0 + seconds1)
     b.hold()
     b.submit(3, length=8)
     with pytest.raises(Overloaded) as refused:

@@ -282,7 +282,8 @@ def test_retry_after_is_the_queue_over_the_measured_rate() -> None:
     assert unmeasured.value.retry_after_seconds == 1.0
     b.end(held, seconds=0.2)
     b.end(b.begin(), seconds=0.3)
-    rate = (0.9 * 4 + 0.1 * 10) / (0.9 * 0.2 + 0.1 * 0.3)
+    kept = 0.5 ** (1 / 7)  # of the first call
+    rate = (kept * 4 + 10) / (kept * 0.2 + 0.3)
     b.hold()
     b.submit(3, length=8)
     with pytest.raises(Overloaded) as refused:
@@ -304,10 +305,33 @@ def test_nobody_is_sent_away_for_longer_than_a_minute() -> None:
 def test_one_call_that_was_held_up_does_not_spoil_the_rate() -> None:
     """A process that was stopped for minutes is as fast as before when it goes on."""
     b = Bench()
-    for seconds in (0.01, 100.0):
+    for seconds in (*[0.01] * 10, 100.0):
         b.submit(1, length=10)
         b.end(b.begin(), seconds)
     assert b.queue.rates.seconds_for(10) < 0.02
+
+
+def test_rate_is_that_of_a_second_of_calls() -> None:
+    """However many they are: a few that were held up do not stand for the thousands before them."""
+    b = Bench()
+    for seconds in (*[0.001] * 1000, *[0.008] * 5):
+        b.submit(1, length=10)
+        b.end(b.begin(), seconds)
+    assert 0.001 < b.queue.rates.seconds_for(10) < 0.0011
+    for _ in range(2000):  # 16 s in which it is slow
+        b.submit(1, length=10)
+        b.end(b.begin(), 0.008)
+    assert b.queue.rates.seconds_for(10) == pytest.approx(0.008)
+
+
+def test_rate_of_slow_calls_is_that_of_the_last_ones() -> None:
+    """One that takes 20 s does not make those before it forgotten."""
+    b = Bench()
+    for length in (10, 20):
+        b.submit(1, length=length)
+        b.end(b.begin(), 20.0)
+    kept = 0.5 ** (1 / 7)
+    assert b.queue.rates.seconds_for(1) == pytest.approx((kept * 20 + 20) / (kept * 10 + 20))
 
 
 def test_batch_that_failed_tells_nothing_of_the_rate() -> None:
@@ -354,6 +378,19 @@ def test_nobody_is_refused_by_a_rate_that_is_not_known() -> None:
     for tag in range(200):
         b.submit(tag, deadline=b.now + 0.001)
     assert len(b.queue) == 200
+
+
+@pytest.mark.parametrize(("seconds", "is_refused"), [(0.03, False), (1.3, False), (1.4, True), (2.0, True)])
+def test_crowd_is_not_refused_by_one_short_call(seconds: float, is_refused: bool) -> None:
+    """Which may have been held up: it tells of a wait at most 20 times as long as it took itself."""
+    b = Bench(max_tokens=131_072)
+    b.submit(0, length=7)
+    b.end(b.begin(), seconds=seconds)
+    b.hold()
+    b.submit(1, length=14_000)
+    assert (b.queue.why_full(b.now, b.now + 30) is not None) is is_refused
+    refused = b.queue.admit(make_job(2, length=14_000, deadline=b.now + 30), b.now)
+    assert (refused is not None) is is_refused
 
 
 def test_wait_above_the_configured_one_is_refused() -> None:

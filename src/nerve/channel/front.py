@@ -119,7 +119,7 @@ class FrontLane:
         link = self._link
         if link is None or not link.segment.status[1]:
             return None
-        pressure = Pressure(*link.segment.status[1:6])
+        pressure = Pressure(*link.segment.status[1 : 1 + len(Pressure._fields)])
         return pressure.why_full(self._max_tokens, self._max_seconds, deadline - time.monotonic(), n_tokens)
 
     def submit(self, job: Job) -> None:

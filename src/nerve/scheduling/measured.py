@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-# Weight of the newest call in the smoothed rate.
-_RATE_SMOOTHING = 0.1
+import math
+
+# A call is half forgotten after so many seconds of calls, but never faster than after `_LEAST_CALLS` calls: by a few
+# short ones, of which one was held up, the rate would be a hundred times too low.
+_HALF_LIFE_SECONDS = 0.7
+_LEAST_CALLS = 7
+_LEAST_DECAY = 0.5 ** (1 / _LEAST_CALLS)
 # Most that one call counts for, as a multiple of the time it should have taken: a process that was stopped
 # for a while has not become slow for good.
 _MOST_DELAY = 8.0
 
 
 class Rates:
-    """The rate of all threads together, in tokens a second, smoothed."""
+    """The rate of all threads together, in tokens a second, of the last calls.
 
-    __slots__ = ("_mean_seconds", "_mean_tokens")
+    measured_seconds: that all calls have taken until now, for all threads together.
+    """
+
+    __slots__ = ("_seconds", "_tokens", "measured_seconds")
 
     def __init__(self) -> None:
-        self._mean_tokens = 0.0
-        self._mean_seconds = 0.0
+        self._tokens = 0.0
+        self._seconds = 0.0
+        self.measured_seconds = 0.0
 
     @property
     def is_measured(self) -> bool:
         """True when there was a call."""
-        return self._mean_tokens > 0
+        return self._tokens > 0
 
     def seconds_for(self, n_tokens: float) -> float:
         """Return how long all threads together take for these tokens; 0 while nothing was measured."""
-        return n_tokens * self._mean_seconds / self._mean_tokens if self._mean_tokens else 0.0
+        return n_tokens * self._seconds / self._tokens if self._tokens else 0.0
 
     def note_call(self, n_tokens: int, seconds: float, n_beside: int) -> None:
         """Take note of a call.
@@ -34,14 +43,12 @@ class Rates:
         n_beside: calls of this kind that can run side by side.
         """
         seconds = max(seconds, 1e-9) / n_beside
-        if self._mean_tokens:
+        if self._tokens:
             seconds = min(seconds, _MOST_DELAY * self.seconds_for(n_tokens))
-        self._mean_tokens = _smooth(self._mean_tokens, n_tokens)
-        self._mean_seconds = _smooth(self._mean_seconds, seconds)
-
-
-def _smooth(old: float, new: float) -> float:
-    return old + _RATE_SMOOTHING * (new - old) if old else new
+        kept = max(_LEAST_DECAY, math.exp2(-seconds / _HALF_LIFE_SECONDS))
+        self._tokens = kept * self._tokens + n_tokens
+        self._seconds = kept * self._seconds + seconds
+        self.measured_seconds += seconds
 
 
 # Share of the requests that come while a call runs, from which on calls keep to one core. Where one call after the

@@ -109,6 +109,7 @@ class Queue:
             self._turn_tokens,
             self._running_tokens,
             self.rates.seconds_for(1),
+            self.rates.measured_seconds,
         )
 
     def close(self) -> None:
