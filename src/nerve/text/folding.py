@@ -2,11 +2,12 @@
 
 What has no width and what marks the character before it is left out; digits of any script, and letters of another
 form (full width, mathematical, in circles: Unicode's compatibility forms), become those of ASCII, and so do `@`, `.`,
-`-` and the blank. Every character becomes one or none, so that places lead back.
+`-`, `:`, `/` and the blank. Every character becomes one or none, so that places lead back.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from array import array
 from functools import lru_cache
@@ -14,8 +15,14 @@ from itertools import chain
 
 # Characters of a step: one holds the interpreter lock for some ms.
 _STEP = 32_768
-_SIGNS = "@.- "
+_SIGNS = "@.-:/ "
 _MARKS = ("Mn", "Me")
+# Left out: characters of no width, or that are only drawn with others. `Cc` are controls, but for white space.
+_WITHOUT_WIDTH = (*_MARKS, "Cf", "Cc", "Cs")
+_ASCII_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
+# Letters and unassigned characters that Unicode calls default ignorable: fillers of Hangul, and plane 14.
+_IGNORABLE = re.compile("[\u115f\u1160\u2065\u3164\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]")
+_BRAILLE_BLANK = "\u2800"
 # Different characters whose folding is kept in mind: those of all scripts in use together.
 _KEPT = 65_536
 
@@ -45,22 +52,20 @@ class Folded:
 
 def fold(text: str) -> Folded | None:
     """Return the folded text; None where it would be the text itself."""
-    if text.isascii():
+    if text.isascii() and _ASCII_CONTROL.search(text) is None:
         return None
     characters = set(chain.from_iterable(set(text[at : at + _STEP]) for at in range(0, len(text), _STEP)))
-    folds = {
-        ord(character): new
-        for character in characters
-        if not character.isascii() and (new := _fold(character)) != character
-    }
+    folds = {ord(character): new for character in characters if (new := _fold(character)) != character}
     return Folded(text, folds) if folds else None
 
 
 @lru_cache(maxsize=_KEPT)
 def _fold(character: str) -> str:
     category = unicodedata.category(character)
-    if category in _MARKS or category == "Cf":
+    if (category in _WITHOUT_WIDTH and not character.isspace()) or _IGNORABLE.match(character):
         return ""
+    if character == _BRAILLE_BLANK:
+        return " "
     if category == "Nd":
         return str(unicodedata.decimal(character))
     plain = unicodedata.normalize("NFKC", character)

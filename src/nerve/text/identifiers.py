@@ -22,21 +22,32 @@ _HYPHEN = "\\-\u2010-\u2015\u2212"
 _GAP = _BLANK + _HYPHEN
 # Or a hyphen with a blank on either side.
 _SPACED_HYPHEN = f"[{_BLANK}][{_HYPHEN}][{_BLANK}]"
-# Groups of digits with one gap between them; possessive: nothing that was read is read again.
-# A full stop between four digits each: those of thousands have three.
-_CHAIN = re.compile(rf"\d++(?:(?:[{_GAP}]|{_SPACED_HYPHEN}|(?<=\d{{4}})\.(?=\d{{4}}))\d++)*+")
+# Groups of digits with one gap between them, or two blanks, or the end of a line; possessive: nothing that was read is
+# read again. A full stop between four digits each: those of thousands have three.
+_CHAIN = re.compile(
+    rf"\d++(?:(?:[{_BLANK}]{{1,2}}|[{_HYPHEN}]|{_SPACED_HYPHEN}|[{_GAP}]?\r?\n|(?<=\d{{4}})\.(?=\d{{4}}))\d++)*+"
+)
 _GROUP = re.compile(r"\d++")
 _CARD_LENGTHS = range(12, 20)
-# A card is one group, or some of three digits at least.
+# A card is one group, or some of three digits at least. One that goes on in the next line has fours.
 _MOST_GROUPS = 5
 _LEAST_GROUP = 3
-# Maestro alone has cards of 12 digits (ISO/IEC 7812: the first digits are the issuer's).
-_SHORT_CARD_STARTS = "56"
-_CARD_STARTS = "23456"
+_FOUR = 4
+# Digits that issuers give: their first ones, and the lengths in use with them. Of others that pass the check,
+# those of 14 and 17 digits that begin with 20 are times, those of 15 that begin with 35 are telephones (IMEI).
+_ISSUED = re.compile(
+    r"3[47]\d{13}|3(?:0|6|8|9)\d{12,17}|35\d{14,17}"  # American Express, Diners Club, JCB
+    r"|4(?:\d{12}|\d{15}|\d{17,18})|2[2-7]\d{14}|220\d{14,16}"  # Visa, Mastercard, Mir
+    r"|[56]\d{11,18}|0604\d{8}"  # Mastercard, Maestro, Discover, UnionPay, RuPay
+    r"|(?:2131|1800)\d{11}|8[12]\d{14}|9792\d{12}"  # JCB, RuPay, Troy
+)
+_CARD_STARTS = "012345689"
 
+# A line may end after a hyphen.
+_WRAP = rf"(?:(?<=[{_HYPHEN}])\r?\n)?"
 # What stands before is looked at last: the library goes quickly over text without digits.
 _SSN = re.compile(
-    rf"(\d\d\d)(?<!\d{{4}})(?<!\d[\-.]\d{{3}})([.{_GAP}]|{_SPACED_HYPHEN})(\d{{2}})\2(\d{{4}})(?!\d|[\-.]\d)",
+    rf"(\d\d\d)(?<!\d{{4}})(?<!\d[\-.]\d{{3}})([.{_GAP}]|{_SPACED_HYPHEN}){_WRAP}(\d{{2}})\2{_WRAP}(\d{{4}})(?!\d|[\-.]\d)",
 )
 
 # Nine digits that are said to be a social security number, shortly before them.
@@ -77,7 +88,8 @@ _IBAN_LENGTHS = {
 def find_cards(text: str) -> Iterator[Span]:
     """Give numbers of 12 to 19 digits that begin as payment cards do and pass Luhn's check (ISO/IEC 7812-1).
 
-    They are whole groups of digits, as long as possible, with one blank or hyphen between groups.
+    They are whole groups of digits, as long as possible, with a blank or two or a hyphen between groups, or, between
+    fours and once, the end of a line.
     """
     for chain in _CHAIN.finditer(text):
         if chain.end() - chain.start() < _CARD_LENGTHS[0] or _is_fraction(text, chain.start()):
@@ -100,6 +112,9 @@ def _card_stop(text: str, groups: list[Span], first: int) -> int:
         start, end = groups[index]
         if end - start < _LEAST_GROUP or len(digits) + end - start > _CARD_LENGTHS[-1]:
             break
+        lines = text.count("\n", groups[first][0], start)
+        if lines and (lines > 1 or end - start != _FOUR or len(digits) != _FOUR * (index - first)):
+            break
         digits += text[start:end]
         if len(digits) >= _CARD_LENGTHS[0] and _is_card("".join(map(_value, digits))):
             found = index + 1
@@ -107,8 +122,7 @@ def _card_stop(text: str, groups: list[Span], first: int) -> int:
 
 
 def _is_card(digits: str) -> bool:
-    starts = _SHORT_CARD_STARTS if len(digits) == _CARD_LENGTHS[0] else _CARD_STARTS
-    return digits[0] in starts and passes_luhn(digits)
+    return _ISSUED.fullmatch(digits) is not None and passes_luhn(digits)
 
 
 def _value(digit: str) -> str:
@@ -126,8 +140,8 @@ def passes_luhn(digits: str) -> bool:
 
 
 def _is_fraction(text: str, start: int) -> bool:
-    """Tell whether digits are those behind a decimal point."""
-    return text[start - 1 : start] in (".", ",") and text[max(0, start - 2) : start - 1].isdigit()
+    """Tell whether digits are those behind a decimal point. A comma more often ends a field of a table."""
+    return text[start - 1 : start] == "." and text[max(0, start - 2) : start - 1].isdigit()
 
 
 def find_ibans(text: str) -> Iterator[Span]:
@@ -157,7 +171,7 @@ def find_ssns(text: str) -> Iterator[Span]:
 
     https://www.ssa.gov/employer/randomization.html: no area 000, 666 or from 900 on, no group 00, no serial 0000.
     """
-    for found in find_all(_SSN, text, 20):
+    for found in find_all(_SSN, text, 24):
         if _may_be_given(found[1], found[3], found[4]):
             yield found.span()
     for found in find_all(_BARE_SSN, text, 12):

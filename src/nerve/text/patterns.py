@@ -5,8 +5,9 @@ looks at each character a bounded number of times, have a bounded length (a URL 
 checked. No expression backtracks over what it has read.
 
 Words are those of scripts that put blanks between them: an address ends where Chinese, Japanese, Korean or Thai
-letters begin, unless its host begins with them. Each text is looked at twice: as it is, and as its reader sees it
-(`folding`), so that characters without a width hide nothing, and digits and letters are those of any form.
+letters begin, unless its host begins with them. Each text is looked at as it is, without the escapes of JSON, HTML and
+URLs (`escapes`), and as its reader sees it (`folding`), so that characters without a width hide nothing, and digits and
+letters are those of any form.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING
 
+from nerve.text.escapes import after_escape, unescape
 from nerve.text.folding import fold
 from nerve.text.identifiers import find_cards, find_ibans, find_ssns
 from nerve.text.scanning import find_all
@@ -65,12 +67,12 @@ _ADDRESS_LITERAL = re.compile(r"\[(?:IPv6:)?[0-9A-Fa-f:.]{2,45}\]")
 
 _SCHEME = re.compile(r"[A-Za-z0-9+.\-]{1,32}")  # read backwards
 # What stands before is looked at last, here and below: the library goes quickly over text without the first sign.
-_WWW = re.compile(r"[wW][wW][wW]\.(?<![A-Za-z0-9_.@-][wW]{3}\.)")
+_WWW = re.compile(r"[wW][wW][wW]\.(?<![A-Za-z0-9.@-][wW]{3}\.)")
 _AFTER_URL = ".,;:!?'*_~|"
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 _IPV4 = re.compile(
-    r"[0-9](?<![A-Za-z0-9_][0-9])(?<![0-9]\.[0-9])[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![A-Za-z0-9_]|\.[0-9])"
+    r"[0-9](?<![A-Za-z0-9][0-9])(?<![0-9]\.[0-9])[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![A-Za-z0-9]|\.[0-9])"
 )
 _HEX_RUN = re.compile(r"[0-9A-Fa-f:.]++")
 _LONGEST_IPV6 = 45
@@ -83,28 +85,22 @@ _OF_DIGITS = (PatternName.CREDIT_CARD, PatternName.IBAN, PatternName.US_SSN, Pat
 def find_emails(text: str) -> Iterator[Span]:
     """Give e-mail addresses (RFC 5322's dot-atoms and short quoted strings, RFC 6531's letters): what is around `@`.
 
-    The domain has a dot and ends with a top level of letters, or is an IP address in brackets. `%40` is `@` in the
-    parameters of a URL.
+    The domain has a dot and ends with a top level of letters, or is an IP address in brackets.
     """
-    yield from _around("@", text)
-    yield from _around("%40", text)
-
-
-def _around(sign: str, text: str) -> Iterator[Span]:
-    at = text.find(sign)
+    at = text.find("@")
     done = 0
     while at >= 0:
-        words = _words_at(text, at + len(sign))
+        words = _words_at(text, at + 1)
         before = words.local.match(text[max(done, at - _LONGEST) : at][::-1])
-        end = _domain_end(text, at + len(sign), words) if before is not None else 0
+        end = _domain_end(text, at + 1, words) if before is not None else 0
         if before is not None and end:
-            start = at - before.end()
+            start = after_escape(text, at - before.end())
             signs = words.no_word.match(text, start, at)
             start = start if signs is None else signs.end()
             if start < at:
                 yield start, end
                 done = end
-        at = text.find(sign, max(at + 1, done))
+        at = text.find("@", max(at + 1, done))
 
 
 def _words_at(text: str, host: int) -> _Words:
@@ -159,7 +155,7 @@ def _after_schemes(text: str) -> Iterator[Span]:
     while colon >= 0:
         before = _SCHEME.match(text[max(0, colon - 32) : colon][::-1])
         if before is not None:
-            start = colon - before.end()
+            start = after_escape(text, colon - before.end())
             while start < colon and not text[start].isalpha():
                 start += 1
             if start < colon:
@@ -223,7 +219,7 @@ def _ipv6_in(text: str, start: int, end: int) -> Span | None:
 
 
 def _is_word(character: str) -> bool:
-    return character.isascii() and (character.isalnum() or character == "_")
+    return character.isascii() and character.isalnum()
 
 
 def find_phone_numbers(text: str) -> Iterator[Span]:
@@ -272,6 +268,17 @@ class Patterns:
 
         labels: only these; None for all.
         """
+        found = self._find_twice(text, labels)
+        plain = unescape(text)
+        if plain is not None:
+            found += [
+                Entity(each.label, each.score, *plain.span(each.start, each.end))
+                for each in self._find_twice(plain.text, labels)
+            ]
+        return longest_first(found) if len(found) > 1 else found
+
+    def _find_twice(self, text: str, labels: frozenset[str] | None) -> list[Entity]:
+        """Return what is found in a text, and in the text as its reader sees it."""
         found = self._find_in(text, labels)
         folded = fold(text)
         if folded is not None:
@@ -279,7 +286,7 @@ class Patterns:
                 Entity(each.label, each.score, *folded.span(each.start, each.end))
                 for each in self._find_in(folded.text, labels)
             ]
-        return longest_first(found) if len(found) > 1 else found
+        return found
 
     def _find_in(self, text: str, labels: frozenset[str] | None) -> list[Entity]:
         rules = self._rules if _DIGIT.search(text) is not None else self._rules_without_digits
