@@ -10,6 +10,7 @@ import pytest
 
 from nerve.checkpoint.settings import (
     check_config,
+    doubt_about_labels,
     label_names,
     other_heads,
     padding_id,
@@ -58,10 +59,21 @@ def test_two_ids_may_have_one_name_and_one_may_be_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    "heads", [None, [], ["BertModel"], ["AutoModelForTokenClassification"], ["AutoModel"]]
+    "heads",
+    [
+        *(None, [], ["BertModel"], ["AutoModelForTokenClassification"], ["AutoModel"]),
+        *(
+            ["BertForNER"],
+            "BertForTokenClassification",
+            ["NerWithWeightedLoss", "BertForTokenClassification"],
+        ),
+    ],
 )
-def test_labels_tell_a_token_classifier_where_the_class_does_not(heads: list[str] | None) -> None:
-    """The class of the layers alone, or none, says nothing against a config with labels; without labels it does."""
+def test_labels_tell_a_token_classifier_where_the_class_does_not(heads: Any) -> None:
+    """The class of the layers alone, none, or one of somebody's own says nothing against a config with labels.
+
+    Without labels it does.
+    """
     check_config({"architectures": heads, "id2label": {"0": "O", "1": "B-X"}}, "here")
     if heads == ["BertModel"]:
         with pytest.raises(CheckpointError, match=r"not a token classifier: its .* says BertModel"):
@@ -97,6 +109,15 @@ def test_names_that_are_there_are_taken() -> None:
     named = {"id2label": {"01": "B-X", "00": "O"}, "num_labels": None}
     assert label_names(named, "here") == ("O", "B-X")
     assert why_made_up(named) is None
+    assert doubt_about_labels(named) is None
+
+
+def test_names_count_where_the_number_of_labels_differs() -> None:
+    """As in transformers; the log says so."""
+    config = {"id2label": {"0": "O", "1": "B-X"}, "num_labels": 5}
+    assert label_names(config, "here") == ("O", "B-X")
+    assert "num_labels 5, but names 2 labels in id2label, which count" in str(doubt_about_labels(config))
+    assert "called LABEL_0 to LABEL_4" in str(doubt_about_labels({"num_labels": 5}))
 
 
 @pytest.mark.parametrize(
@@ -107,9 +128,10 @@ def test_names_that_are_there_are_taken() -> None:
         (["BertForTokenClassification"], []),
         (["BertModel", "BertForTokenClassification"], []),
         (["BertCrfForNer", "BertModel"], ["BertCrfForNer", "BertModel"]),
+        ("BertForMaskedLM", ["BertForMaskedLM"]),
     ],
 )
-def test_heads_of_other_tasks(architectures: list[str] | None, expected: list[str]) -> None:
+def test_heads_of_other_tasks(architectures: Any, expected: list[str]) -> None:
     """One token classifier among the classes is enough, and none named says nothing."""
     assert other_heads({"architectures": architectures}) == expected
 

@@ -235,7 +235,7 @@ def test_pickles_that_would_be_refused(hub: HubStandIn, tmp_path: Path, content:
         ({"position_embedding_type": "relative_key"}, "none can be built from the weights"),
         ({"id2label": {"0": "O"}}, "config.json has 1 labels in id2label, the classifier 5"),
         ({"id2label": {}}, "has no id2label that can be read"),
-        ({"num_labels": 3}, "contradicts itself"),
+        ({"id2label": None, "num_labels": 3}, "no id2label; the classifier has 5 labels: add id2label"),
     ],
 )
 def test_what_would_be_refused(hub: HubStandIn, tmp_path: Path, config: dict[str, Any], reason: str) -> None:

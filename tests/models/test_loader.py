@@ -85,10 +85,10 @@ def test_model_that_proves_itself(folder: Path) -> None:
     [
         (
             edit(id2label=None),
-            "config.json has neither id2label nor num_labels, for which transformers takes 2 labels, but the graph "
-            "gives 5; add id2label with a name for each",
+            "config.json has neither id2label nor num_labels, for which transformers takes 2 labels; the "
+            "graph gives 5 labels: add id2label with a name for each",
         ),
-        (edit(id2label=None, num_labels=4), "has num_labels, but no id2label, but the graph gives 5"),
+        (edit(id2label=None, num_labels=4), "has num_labels, but no id2label; the graph gives 5 labels"),
         (edit(id2label={}), "has no id2label"),
         (edit(id2label=["O"]), "has no id2label"),
         (edit(id2label={"zero": "O"}), "must number its labels 0 to 0"),

@@ -27,7 +27,11 @@ SPECIAL_TOKENS = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 
 _HEAD = "ForTokenClassification"
-_BASE = "Model"  # how the class of the layers alone ends, without a head
+# How transformers names its classes for other tasks (modeling_auto.py).
+_OTHER_TASKS = (
+    "Classification", "LM", "Generation", "Answering", "AnsweringSimple", "Choice", "PreTraining", "Prediction",
+    "Regression", "Retrieval", "Detection", "Segmentation", "CTC",
+)  # fmt: skip
 # Families whose tokens have positions from the padding id + 1 (modeling_roberta.py,
 # create_position_ids_from_input_ids), so that the first rows of the position table are no token's.
 _POSITIONS_AFTER_PADDING = frozenset(
@@ -106,24 +110,31 @@ def check_config(config: Mapping[str, Any], origin: str) -> None:
 def other_heads(config: Mapping[str, Any]) -> list[str]:
     """Return the classes that the config names, where none of them is a token classifier; [] otherwise.
 
-    A config that names no class says nothing against it, nor does one that names the base model (`BertModel`) and has
-    labels: transformers goes by the tensors, and so does `graph` once they are there.
+    A config that names no class says nothing against it, nor does one that has labels and names the base model
+    (`BertModel`) or a class that transformers does not have (`BertForNER`): transformers goes by `model_type` and by
+    the tensors, and so does `graph` once they are there. A CRF in the name says that labels depend on each other.
     """
-    heads = [str(name) for name in config.get("architectures") or []]
+    heads = class_names(config)
     if config.get("id2label"):
-        heads = [name for name in heads if not name.endswith(_BASE)]
+        heads = [name for name in heads if name.endswith(_OTHER_TASKS) or "crf" in name.lower()]
     return [] if any(name.endswith(_HEAD) for name in heads) else heads
+
+
+def class_names(config: Mapping[str, Any]) -> list[str]:
+    """Return what `architectures` names; where it is one word, that is the class."""
+    stated = config.get("architectures") or []
+    return [str(name) for name in (stated if isinstance(stated, list) else [stated])]
 
 
 def label_names(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
     """Return the names of `id2label`, by label id; where there is none, those that transformers makes.
 
+    Where `num_labels` says another number, `id2label` counts, as in transformers; `doubt_about_labels` says so.
     Two ids may have one name, as in transformers: their tokens are of one kind. A name may be empty, as there.
     """
     labels = config.get("id2label")
-    stated = config.get("num_labels")
     if labels is None:
-        return _made_up_names(stated, origin)
+        return _made_up_names(config.get("num_labels"), origin)
     if not isinstance(labels, dict) or not labels:
         raise CheckpointError(
             f"{CONFIG} of {origin} has no id2label that can be read; write it as in "
@@ -137,12 +148,17 @@ def label_names(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
     names = tuple(by_id[index] for index in range(len(labels)))
     if not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"id2label in {CONFIG} of {origin} has a label that is not a name; mend it")
-    if stated not in (None, len(names)):
-        raise CheckpointError(
-            f"{CONFIG} of {origin} contradicts itself: num_labels is {stated}, but id2label "
-            f"has {len(names)} labels; mend the wrong one"
-        )
     return names
+
+
+def doubt_about_labels(config: Mapping[str, Any]) -> str | None:
+    """Say what a log should about the names of labels that are used; None where nothing speaks against them."""
+    if reason := why_made_up(config):
+        return f"{reason}: labels are called LABEL_0 to {label_names(config, CONFIG)[-1]}; add id2label for names"
+    stated, n_named = config.get("num_labels"), len(config["id2label"])
+    if stated in (None, n_named):
+        return None
+    return f"{CONFIG} says num_labels {stated}, but names {n_named} labels in id2label, which count; mend the wrong one"
 
 
 def why_made_up(config: Mapping[str, Any]) -> str | None:

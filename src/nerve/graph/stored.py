@@ -30,6 +30,10 @@ class NotBuildable(Exception):
     """The graph cannot be built from this checkpoint; the text says why."""
 
 
+class UnknownType(NotBuildable):
+    """That of a model type that no family reads; the text lists those that one does."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
     """One tensor of a file.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nerve.checkpoint.folder import explain_unreadable, list_files
 from nerve.checkpoint.revision import revision_of
 from nerve.checkpoint.settings import (
+    doubt_about_labels,
     label_names,
     padding_id,
     read_config,
@@ -65,8 +66,8 @@ def load_model(config: Config, folder: ModelFolder, cache_dir: Path, *, show_pro
         label_names(settings, str(folder.path)), folder.path, config.runtime, config.redaction.operators
     )
     labels = decoding.labels
-    if reason := why_made_up(settings):
-        log.warning("%s: labels are called LABEL_0 to %s; add id2label for names", reason, labels.names[-1])
+    if doubt := doubt_about_labels(settings):
+        log.warning("%s", doubt)
     raw_tokenizer, is_made = open_tokenizer(folder.path)
     tokenizer_settings = read_tokenizer_settings(folder.path)
     if not is_made:
@@ -188,7 +189,7 @@ def _revision_here(folder: ModelFolder) -> str:
 
 def _wrong_number_of_labels(settings: dict[str, Any], n_named: int, n_given: int | None) -> str:
     if reason := why_made_up(settings):
-        return f"{reason}, but the graph gives {n_given}; add id2label with a name for each"
+        return f"{reason}; the graph gives {n_given} labels: add id2label with a name for each"
     return (
         f"config.json names {n_named} labels in id2label, but the graph gives {n_given}; they belong to "
         "different models: fetch the checkpoint again"

@@ -15,6 +15,7 @@ from nerve.checkpoint.choice import arithmetic_of, choose_tokenizer
 from nerve.checkpoint.preview import preview_checkpoint
 from nerve.checkpoint.settings import (
     check_config,
+    class_names,
     label_names,
     read_config,
     read_tokenizer_settings,
@@ -156,7 +157,7 @@ class _Steps:
     def _read_architecture(self) -> None:
         self._settings = settings = read_config(self._folder())
         found: dict[str, Any] = {"model_type": settings.get("model_type")}
-        found["class"] = next(iter(settings.get("architectures") or []), None)
+        found["class"] = next(iter(class_names(settings)), None)
         for name, keys in _SHAPE_KEYS.items():
             found[name] = next((settings[key] for key in keys if key in settings), None)
         self._outlook.architecture = found
@@ -310,9 +311,9 @@ class _Steps:
 def _fits(model: ModelConfig, config: Mapping[str, Any], folder: Path, shapes: Shapes) -> bool:
     """Tell whether a graph can be built from tensors, of which only the shapes may be here."""
     if not shapes:
-        return build_check(model)(config, folder)
+        return bool(build_check(model)(config, folder))
     try:
-        return build_check(model)(config) and why_not_built(config, shapes) is None
+        return bool(build_check(model)(config)) and why_not_built(config, shapes) is None
     except ModelError:
         return True  # `_foresee_graph` has the better word for it
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nerve.checkpoint.settings import other_heads
+from nerve.checkpoint.settings import label_names, other_heads, why_made_up
 from nerve.errors import ModelError
 from nerve.graph.architectures.albert import ALBERT
 from nerve.graph.architectures.bert import BERT
@@ -31,6 +31,7 @@ from nerve.graph.architectures.reading import NotBuildable, Tensors
 from nerve.graph.architectures.rembert import REMBERT
 from nerve.graph.architectures.roberta import ROBERTA
 from nerve.graph.architectures.ropebert import GTE, JINA_EMBEDDINGS_V3, NOMIC_BERT
+from nerve.graph.stored import UnknownType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -163,7 +164,7 @@ def _look_up(model_type: object) -> Family:
     found = {point.name: point for point in entry_points(group=GROUP)}
     if not isinstance(model_type, str) or model_type not in found:
         known = ", ".join(sorted({*FAMILIES, *found}))
-        raise NotBuildable(f"model type {model_type} is not one that can be built: {known}")
+        raise UnknownType(f"model type {model_type} is not one that can be built: {known}")
     try:
         family: Family = found[model_type].load()
     except Exception as error:
@@ -219,9 +220,11 @@ def _describe(
 
 
 def _check_labels(config: Mapping[str, Any], classifier: Linear) -> None:
-    labels = config.get("id2label")
-    if labels and len(labels) != classifier.weight.shape[0]:
-        raise ModelError(
-            f"config.json has {len(labels)} labels in id2label, the classifier {classifier.weight.shape[0]}; "
-            "correct id2label"
-        )
+    n_named, n_rows = len(label_names(config, "the checkpoint")), classifier.weight.shape[0]
+    if n_named == n_rows:
+        return
+    if reason := why_made_up(config):
+        raise ModelError(f"{reason}; the classifier has {n_rows} labels: add id2label with a name for each")
+    raise ModelError(
+        f"config.json has {n_named} labels in id2label, the classifier {n_rows}; correct id2label"
+    )
