@@ -6,6 +6,7 @@ import pytest
 from nerve.checkpoint.choice import choose_graph, choose_main_file
 from nerve.config import CheckpointConfig, CheckpointSource, ModelConfig, Precision
 from nerve.errors import CheckpointError
+from nerve.graph import is_buildable
 
 OPTIMUM = [
     "onnx/model.onnx",
@@ -104,6 +105,7 @@ def test_graph_is_used_where_none_can_be_built() -> None:
     [
         (["model.safetensors"], None, "no ONNX graph, and none can be built .*'deberta'.*nerve export"),
         (["pytorch_model.bin"], None, "no ONNX graph, and none can be built .*'deberta'.*nerve export"),
+        (["model.gguf"], None, "llama.cpp only"),
         (["README.md"], None, "neither an ONNX graph .* nor weights"),
         (["adapter_model.safetensors", "adapter_config.json"], None, "is an adapter .*merge_and_unload"),
         (["adapter_model.bin", "training_args.bin"], None, "is an adapter .*merge_and_unload"),
@@ -121,3 +123,29 @@ def test_nothing_usable_is_refused_with_the_remedy(files: list[str], graph: str 
     """The refusal tells what is missing, an adapter, other frameworks and a wrong `model.graph` apart."""
     with pytest.raises(CheckpointError, match=message):
         choose_main_file(files, {"model_type": "deberta"}, model(graph), is_bert, "here")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"model_type": "bert", "position_embedding_type": "alibi"},
+            "type is alibi.*nerve export",
+        ),
+        (
+            {"model_type": "bert", "quantization_config": {"bits": 4}},
+            "sets quantization_config.*; dequantise",
+        ),
+        (
+            {"model_type": "longformer"},
+            "'longformer'.*`nerve export` makes none either, since .*traced length",
+        ),
+        ({"model_type": "my_ner", "auto_map": {"AutoConfig": "x.Y"}}, "'my_ner'.*code of the repository"),
+        ({"model_type": "span-marker"}, "'span-marker'.*architectures.md.*nerve export"),
+        ({}, "has no model_type; add it"),
+    ],
+)
+def test_weights_that_are_no_use_are_refused_with_the_reason(config: dict[str, Any], message: str) -> None:
+    """The message says what of the config speaks against a graph, and advises nothing that would be refused, too."""
+    with pytest.raises(CheckpointError, match=message):
+        choose_main_file(["model.safetensors"], config, model(), is_buildable, "here")

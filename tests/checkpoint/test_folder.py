@@ -69,7 +69,6 @@ def test_missing_folder_is_refused(tmp_path: Path) -> None:
         ({"id2label": {}}, "has no id2label"),
         ({"id2label": {"0": "O", "2": "B-PER"}}, "must number its labels 0 to 1"),
         ({"id2label": {"0": "O", "1": None}}, "a label that is not a name"),
-        ({"num_labels": 5}, "num_labels is 5, but id2label has 3"),
     ],
 )
 def test_config_that_is_no_token_classifier_is_refused(
@@ -141,6 +140,19 @@ def test_pickled_weights_are_weights(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert fetch(folder).path == folder
     (folder / "pytorch_model.bin").rename(folder / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match="is an adapter"):
+        fetch(folder)
+
+
+def test_an_adapter_has_no_config(folder: Path) -> None:
+    """As PEFT writes it; and a folder whose model lies one deeper."""
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink()
+    (folder / "last").mkdir()
+    (folder / "last" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="but in last/; serve that folder"):
+        fetch(folder)
+    (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="is an adapter"):
         fetch(folder)
 

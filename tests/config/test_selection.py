@@ -108,6 +108,7 @@ def test_a_folder_and_a_file(nowhere: Path) -> None:
         ("@main", "is no name on a hub"),
         ("https://huggingface.co/owner/name", "is an address; write OWNER/NAME"),
         ("./empty", r"^the folder \./empty has no config\.json; name a model folder"),
+        ("./outer", r"^the folder \./outer has no config\.json, but model in it has one; name that folder"),
         ("model/config.json", "is a file of a model; name its folder"),
         ("model/model.safetensors", "is a file of a model; name its folder"),
         ("x" * 5000, "cannot read .*: File name too long"),
@@ -116,6 +117,7 @@ def test_a_folder_and_a_file(nowhere: Path) -> None:
 def test_what_looks_like_a_path_is_never_looked_up_on_a_hub(nowhere: Path, model: str, message: str) -> None:
     """What is not there is said so, in a line that says what to write."""
     (nowhere / "empty").mkdir()
+    write_model(nowhere / "outer" / "model")
     write_model(nowhere / "model")
     (nowhere / "model" / "model.safetensors").touch()
     with pytest.raises(ConfigError, match=message):
@@ -127,6 +129,14 @@ def test_a_folder_without_a_config_may_be_a_name(nowhere: Path, caplog: pytest.L
     (nowhere / "dslim" / "bert-base-NER").mkdir(parents=True)
     assert source_of(choose_config("dslim/bert-base-NER"))[0] == "HF"
     assert "the folder of that name here has no config.json" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "x.gguf", "model.safetensors", "config.cfg"])
+def test_a_folder_with_something_of_a_model_is_looked_at(nowhere: Path, name: str) -> None:
+    """It is refused where what it is can be told: an adapter, another library's model."""
+    (nowhere / "folder").mkdir()
+    (nowhere / "folder" / name).touch()
+    assert source_of(choose_config("./folder"))[0] == "LOCAL"
 
 
 def test_a_config_file_of_another_model_does_not_leak(nowhere: Path, tmp_path: Path) -> None:

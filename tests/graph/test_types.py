@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nerve.graph.architectures import FAMILIES, NotBuildable, find_family
-from nerve.models.exportable import REFUSED
+from nerve.graph.exportable import REFUSED
 
 REPOSITORY = Path(__file__).parents[2]
 TYPES: dict[str, dict[str, str]] = json.loads((REPOSITORY / "tests/parity/types.json").read_text())["types"]

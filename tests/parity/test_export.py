@@ -13,8 +13,8 @@ from nerve.checkpoint.calibration import BIASES
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
 from nerve.graph import load_graph
+from nerve.graph.exportable import REFUSED
 from nerve.models.export import export_checkpoint
-from nerve.models.exportable import REFUSED
 from nerve.runtime.padded import Session
 from nerve.types import Window
 

@@ -21,8 +21,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import nerve
 from nerve.errors import ModelError
+from nerve.graph.exportable import REFUSED
 from nerve.models.export import export_checkpoint
-from nerve.models.exportable import REFUSED
 
 TYPES = Path(__file__).parent / "types.json"
 # Seconds for one type; a few of them take a minute.
@@ -101,6 +101,9 @@ OWN: dict[str, dict[str, Any]] = {
         "window_size": 16,
     },
     "luke": {"entity_vocab_size": 20, "entity_emb_size": 32},
+    "squeezebert": {"embedding_size": 32},
+    # Without these it is a model of ten gigabytes.
+    "t5gemma": {"encoder": _GEMMA, "decoder": {**_GEMMA, "cross_attention_hidden_size": 32}},
     "t5gemma2": {
         "encoder": {
             "text_config": _GEMMA,

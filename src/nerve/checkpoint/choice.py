@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from nerve.checkpoint.settings import ADDED_TOKENS
+from nerve.checkpoint.strangers import what_it_is
 from nerve.config import ModelConfig, Precision
 from nerve.errors import CheckpointError
 from nerve.text.vocabularies import FILES as VOCABULARIES
@@ -28,10 +30,8 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 
-# What may lie in a repository in place of weights, by how its name ends, and what to do about it.
-_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-_OTHER_FRAMEWORKS = (".h5", ".msgpack", ".ot", ".ckpt.index")
-_OTHER_FILES = (SAFETENSORS, ".bin", ".pt", ".pth", ".ckpt", ".gguf")
+# What may lie in a repository in place of weights, by how its name ends.
+_OTHER_FILES = (SAFETENSORS, ".bin", ".pt", ".pth", ".ckpt")
 _NO_WEIGHTS = frozenset({"training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"})
 
 _LISTED = 20  # names in a message
@@ -52,10 +52,24 @@ _PREFERENCE = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Unbuildable:
+    """That no graph can be built from weights; false, so that it can stand where a truth value does.
+
+    reason: what speaks against it. remedy: what can be done; "" for `nerve export`.
+    """
+
+    reason: str
+    remedy: str = ""
+
+    def __bool__(self) -> bool:
+        return False
+
+
 class BuildCheck(Protocol):
     """Tells whether a graph can be built straight from the weights of a checkpoint."""
 
-    def __call__(self, config: Mapping[str, Any], folder: Path | None = None, /) -> bool:
+    def __call__(self, config: Mapping[str, Any], folder: Path | None = None, /) -> bool | Unbuildable:
         """Look at the decoded `config.json`, and at the tensors in `folder` once they are there."""
 
 
@@ -126,11 +140,14 @@ def choose_main_file(
             )
         return graph
     weights = choose_weights(files)
-    if weights is not None and is_buildable(config):
+    if weights is None and graph is None:
+        raise CheckpointError(_nothing_usable(files, origin))
+    verdict = weights is not None and is_buildable(config)
+    if weights is not None and verdict:
         return weights
     if graph is not None:
         return graph
-    raise CheckpointError(_nothing_usable(files, config, origin))
+    raise CheckpointError(_not_built(config, verdict, origin))
 
 
 def arithmetic_of(graph: str) -> str:
@@ -157,25 +174,26 @@ def _list_graphs(files: Collection[str]) -> str:
     return f"its ONNX files are {', '.join(found[:_LISTED])}{rest}" if found else "it has no ONNX file at all"
 
 
-def _nothing_usable(files: Collection[str], config: Mapping[str, Any], origin: str) -> str:
-    if choose_weights(files) is not None:
-        return (
-            f"{origin} has no ONNX graph, and none can be built from the weights of this "
-            f"{str(config.get('model_type'))!r} model (docs/explanation/graphs.md says of which it can); make one with "
-            "`nerve export` and serve the folder it writes with source LOCAL"
+def _not_built(config: Mapping[str, Any], verdict: bool | Unbuildable, origin: str) -> str:
+    reason, remedy = "", ""
+    if isinstance(verdict, Unbuildable):
+        reason, remedy = f" ({verdict.reason})", verdict.remedy
+    if not remedy and config.get("auto_map"):
+        remedy = (
+            "its class may be code of the repository (auto_map), which neither nerve nor `nerve export` runs: have "
+            "that code write an ONNX graph, or choose another checkpoint"
         )
-    names = sorted(files)
-    if any(name.endswith(_ADAPTERS) for name in names):
-        return (
-            f"{origin} is an adapter (PEFT, LoRA), not a whole model; merge it into its model "
-            "(`PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(FOLDER)`) and serve that folder"
-        )
-    if others := [name for name in names if name.endswith(_OTHER_FRAMEWORKS)]:
-        return (
-            f"{origin} has weights of TensorFlow, Flax or Rust only ({others[0]}); write {WEIGHTS[0]} with "
-            "transformers 4 (`from_pretrained(..., from_tf=True)` or `from_flax=True`, then `save_pretrained(FOLDER)`)"
-        )
-    others = [name for name in names if name.endswith(_OTHER_FILES) and _is_weights_of_a_kind(name)]
+    return (
+        f"{origin} has no ONNX graph, and none can be built from the weights of this "
+        f"{str(config.get('model_type'))!r} model{reason}; "
+        + (remedy or "make one with `nerve export` and serve the folder it writes with source LOCAL")
+    )
+
+
+def _nothing_usable(files: Collection[str], origin: str) -> str:
+    if known := what_it_is(files, origin):
+        return known
+    others = [name for name in sorted(files) if name.endswith(_OTHER_FILES) and _is_weights_of_a_kind(name)]
     also = f" ({others[0]} is under no name that weights have)" if others else ""
     return (
         f"{origin} has neither an ONNX graph (*.onnx) nor weights ({', '.join(WEIGHTS)}){also}; check that "

@@ -27,6 +27,7 @@ from nerve.checkpoint.settings import (
     read_config,
     read_shards,
 )
+from nerve.checkpoint.strangers import what_it_is
 from nerve.checkpoint.tokenizer import check_tokenizer
 from nerve.config import ModelConfig
 from nerve.errors import CheckpointError
@@ -60,9 +61,10 @@ def check_folder(folder: Path, model: ModelConfig, is_buildable: BuildCheck) -> 
     Returns the names of the files that the server reads.
     Raises `OSError` for a file that cannot be read; see `explain_unreadable`.
     """
+    files = list_files(folder)
+    check_config_is_there(files, str(folder))
     config = read_config(folder)
     check_config(config, str(folder))
-    files = list_files(folder)
     check_names(files, str(folder))
     main = choose_main_file(files, config, model, is_buildable, str(folder))
     needed = (*choose_tokenizer(files), main, *companions(folder, main, files, str(folder)))
@@ -82,10 +84,17 @@ def explain_unreadable(error: OSError) -> CheckpointError:
     )
 
 
+def check_config_is_there(files: Collection[str], origin: str) -> None:
+    """Prove that config.json is among `files`; else say what they are, where that can be told."""
+    if CONFIG in files:
+        return
+    known = what_it_is(files, origin)
+    raise CheckpointError(known) if known else missing_file(CONFIG, origin)
+
+
 def check_names(files: Collection[str], origin: str) -> None:
     """Prove that the files every checkpoint must have are among `files`."""
-    if CONFIG not in files:
-        raise missing_file(CONFIG, origin)
+    check_config_is_there(files, origin)
     if not choose_tokenizer(files):
         raise CheckpointError(
             f"{origin} has no tokenizer ({TOKENIZER}) and no vocabulary to make one from ({', '.join(VOCABULARIES)}); "

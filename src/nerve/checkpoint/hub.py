@@ -35,6 +35,7 @@ from huggingface_hub.errors import (
 from nerve.checkpoint.calibration import CALIBRATION
 from nerve.checkpoint.choice import (
     BuildCheck,
+    Unbuildable,
     choose_graph,
     choose_main_file,
     choose_tokenizer,
@@ -165,7 +166,7 @@ def preview(
         shapes: Shapes = {}
         is_read = False
 
-        def check(config: Mapping[str, Any], folder: Path | None = None, /) -> bool:
+        def check(config: Mapping[str, Any], folder: Path | None = None, /) -> bool | Unbuildable:
             nonlocal is_read
             if folder is None:
                 return is_buildable(config)

@@ -38,6 +38,18 @@ _MODEL_CONFIG = "config.json"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _LOOKS_LIKE_A_PATH = re.compile(r"[/.~\\]|.*(//|/$|\\)|[^@/]*/[^@/]*/|.*\.(ya?ml|json|onnx|safetensors|bin)$")
 _PARTS_OF_A_MODEL = (".safetensors", ".onnx", ".onnx_data", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+# How the name of a file may end in a folder of a model that nerve does not serve, too; `checkpoint` says what it is.
+_PARTS_OF_OTHERS = (
+    *_PARTS_OF_A_MODEL,
+    ".gguf",
+    ".nemo",
+    ".ot",
+    ".tflite",
+    ".cfg",
+    ".index",
+    ".xml",
+    "_config.json",
+)
 # Keys of the section `model` that belong to the checkpoint, not to the machine that runs it.
 _OF_THE_CHECKPOINT = ("checkpoint_repository", "graph", "name", "max_length")
 
@@ -106,7 +118,7 @@ def locate(model: str, revision: str | None = None) -> Path | dict[str, Any]:
     path = expand_home(model, "the model")
     try:
         is_file, is_folder = path.is_file(), path.is_dir()
-        is_model = is_folder and (path / _MODEL_CONFIG).is_file()
+        is_model = is_folder and ((path / _MODEL_CONFIG).is_file() or _is_of_another_kind(path, model))
     except OSError as error:  # a folder on the way that may not be read, or no name for a file
         raise ConfigError(f"cannot read {model}: {error.strerror}; check its name and permissions") from error
     if is_file:
@@ -118,7 +130,7 @@ def locate(model: str, revision: str | None = None) -> Path | dict[str, Any]:
             raise ConfigError(f"a revision is for a hub repository, but {model} is a folder; leave it out")
         return {"source": CheckpointSource.LOCAL.value, "path": str(Path.cwd() / path)}
     if is_folder and not _is_name(model):
-        raise ConfigError(f"the folder {model} has no {_MODEL_CONFIG}; name a model folder")
+        raise ConfigError(_no_model(path, model))
     if is_folder:
         log.warning(
             "%s is taken as a name on the hub: the folder of that name here has no %s", model, _MODEL_CONFIG
@@ -140,6 +152,17 @@ def _on_the_hub(model: str, revision: str | None) -> dict[str, Any]:
     if revision is not None and named_revision not in ("", revision):
         raise ConfigError(f"{model} names another revision than {revision}; give one of them")
     return {"source": CheckpointSource.HF.value, "repo": name, "revision": named_revision or revision}
+
+
+def _is_of_another_kind(folder: Path, model: str) -> bool:
+    """Tell whether a folder that is named by its path holds something of a model, though no config.json."""
+    return not _is_name(model) and any(file.name.endswith(_PARTS_OF_OTHERS) for file in folder.iterdir())
+
+
+def _no_model(folder: Path, model: str) -> str:
+    found = sorted(inner.name for inner in folder.iterdir() if (inner / _MODEL_CONFIG).is_file())
+    where = f", but {found[0]} in it has one; name that folder" if found else "; name a model folder"
+    return f"the folder {model} has no {_MODEL_CONFIG}{where}"
 
 
 def _is_name(name: str) -> bool:

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nerve.checkpoint.choice import Unbuildable
 from nerve.checkpoint.settings import read_config
 from nerve.config import Precision
 from nerve.errors import ModelError, StartupError
 from nerve.graph import builder, cache, int8, packed, ready, standard, weights
 from nerve.graph.architectures import NotBuildable, describe, find_family, survey, why_not_packed
+from nerve.graph.exportable import REFUSED
 from nerve.graph.prepared import load_or_prepare
+from nerve.graph.stored import UnknownType
 from nerve.runtime.backend import GraphKind
 from nerve.runtime.devices import CPU, choose_provider
 
@@ -75,7 +78,7 @@ _LARGEST_OUTLINE = 2**27
 def build_check(model: ModelConfig) -> BuildCheck:
     """Return what tells whether a checkpoint's weights will be used on the device that `model` names."""
 
-    def check(config: Mapping[str, Any], folder: Path | None = None) -> bool:
+    def check(config: Mapping[str, Any], folder: Path | None = None) -> bool | Unbuildable:
         return is_buildable(
             config, folder, lambda: choose_provider(model.device, model.device_id, model.precision)
         )
@@ -85,8 +88,8 @@ def build_check(model: ModelConfig) -> BuildCheck:
 
 def is_buildable(
     config: Mapping[str, Any], folder: Path | None = None, provider: Callable[[], Provider] = lambda: CPU
-) -> bool:
-    """Return whether the guards let a checkpoint pass; log the reason if they do not.
+) -> bool | Unbuildable:
+    """Return whether the guards let a checkpoint pass; log the reason if they do not, and return it.
 
     config: its decoded `config.json`. folder: where its weights lie; then the names and shapes of the tensors are
     looked at, too. provider: finds the one that will run the graph; asked only where that decides.
@@ -102,8 +105,21 @@ def is_buildable(
         return True
     except NotBuildable as reason:
         log.info("no graph can be built from the weights: %s", reason)
-        return False
+        is_unknown = isinstance(reason, UnknownType)  # which lists all types
+        text = (
+            "docs/explanation/architectures.md has the types of which it can" if is_unknown else str(reason)
+        )
+        return Unbuildable(text, _remedy_for(config))
     return True
+
+
+def _remedy_for(config: Mapping[str, Any]) -> str:
+    """Say what helps where `nerve export` does not; "" where it may."""
+    if config.get("quantization_config"):
+        return "dequantise the model and save it again, or choose the one that it was made from"
+    if (why := REFUSED.get(str(config.get("model_type")))) is None:
+        return ""
+    return f"`nerve export` makes none either, since {why}; choose one of docs/explanation/architectures.md"
 
 
 def load_graph(

@@ -22,7 +22,7 @@ from nerve.checkpoint.settings import padding_id, stated_positions
 from nerve.checkpoint.storage import draft_beside, place
 from nerve.config import Device
 from nerve.errors import ModelError
-from nerve.models.exportable import REFUSED
+from nerve.graph.exportable import REFUSED
 from nerve.models.traced_experts import use_traced_experts
 from nerve.observability.progress import progress
 from nerve.runtime.padded import Session

@@ -1,4 +1,4 @@
-"""Which of transformers' types `nerve export` refuses at once: tried, and found to give no graph that can be served.
+"""Which of transformers' types have no graph that can be served: `nerve export` refuses them at once.
 
 Each was tried with a small model (`tests/parity/try_types.py`); the reason holds for all sizes, and for a large one it
 would be found after minutes. `tests/parity/types.json` has all types, and a test compares.
