@@ -35,17 +35,20 @@ def write_ready(
     outputs: int = 1,
     rank: int = 3,
     kind: int = TensorProto.FLOAT,
+    batch: str | int = "batch",
+    first: str = "out0",
 ) -> None:
-    """Write a graph that looks token ids up in a table of logits."""
+    """Write a graph that looks token ids up in a table of logits. first: name of the first output."""
     info = helper.make_tensor_value_info
     table = numpy_helper.from_array(np.eye(8, 5, dtype=np.float32), "table")
-    nodes = [helper.make_node("Gather", ["table", "input_ids"], [f"out{index}"]) for index in range(outputs)]
+    names = [first, *(f"out{index}" for index in range(1, outputs))]
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], [name]) for name in names]
     axes = ["batch", "token", 5, 1][:rank]
     graph = helper.make_graph(
         nodes,
         "lookup",
-        [info(name, TensorProto.INT64, ["batch", "token"]) for name in inputs],
-        [info(f"out{index}", kind, axes) for index in range(outputs)],
+        [info(name, TensorProto.INT64, [batch, "token"]) for name in inputs],
+        [info(name, kind, axes) for name in names],
         [table],
     )
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -252,6 +255,7 @@ def test_a_named_graph_comes_before_the_weights(tmp_path: Path) -> None:
         ({"inputs": ("input_ids", "bbox")}, "bbox"),
         ({"inputs": ("attention_mask",)}, "needed are input_ids"),
         ({"outputs": 2}, "one output"),
+        ({"batch": 1}, r"input_ids has a fixed size \(1\).*nerve export"),
         ({"rank": 2}, "2 axes"),
         ({"kind": TensorProto.INT64}, "one output"),
     ],
@@ -262,6 +266,14 @@ def test_a_ready_graph_must_be_a_token_classifier(shape: dict[str, Any], reason:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match=reason):
         load_graph(tmp_path, Precision.AUTO, tmp_path, graph_file="model.onnx")
+
+
+def test_of_several_outputs_the_logits_are_taken(tmp_path: Path) -> None:
+    """A graph that gives hidden states, too, says which are the logits."""
+    write_ready(tmp_path / "model.onnx", outputs=2, first="logits")
+    (tmp_path / "config.json").write_text("{}")
+    graph = load_graph(tmp_path, Precision.AUTO, tmp_path, graph_file="model.onnx")
+    assert graph.kind is GraphKind.READY
 
 
 @pytest.mark.parametrize("content", [b"", b"not a graph", b"\x08\x08\xff\xff"])

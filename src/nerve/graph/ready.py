@@ -1,7 +1,7 @@
 """Finds, checks and reads back ONNX graphs that somebody else made.
 
 A ready graph takes `input_ids`, `attention_mask` and perhaps `token_type_ids`, int64 (B, T), and gives
-float logits (B, T, L).
+float logits (B, T, L). Further outputs do no harm where one is called `logits`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 
+_LOGITS = "logits"
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
 _INT8_OPERATORS = frozenset(
     {
@@ -89,12 +90,19 @@ def check_ready(file: Path) -> ReadyFacts:
             raise ModelError(
                 f"{file}: input {value.name} is not of integers; export it again with `nerve export`"
             )
-    if len(graph.output) != 1 or graph.output[0].type.tensor_type.elem_type not in _FLOATS:
+        fixed = [axis.dim_value for axis in value.type.tensor_type.shape.dim if axis.dim_value]
+        if value.name in inputs and fixed:
+            raise ModelError(
+                f"{file}: input {value.name} has a fixed size ({', '.join(map(str, fixed))}), for one batch alone; "
+                "export it again with `nerve export`"
+            )
+    outputs = [value for value in graph.output if value.name == _LOGITS] or list(graph.output)
+    if len(outputs) != 1 or outputs[0].type.tensor_type.elem_type not in _FLOATS:
         raise ModelError(
-            f"{file} must have one output, float logits; it has {len(graph.output)} or another type; export it "
-            "again with `nerve export`"
+            f"{file} must have one output, or one called {_LOGITS}, of floats; it has "
+            f"{', '.join(value.name for value in graph.output)}; export it again with `nerve export`"
         )
-    tensor = graph.output[0].type.tensor_type
+    tensor = outputs[0].type.tensor_type
     if tensor.HasField("shape") and len(tensor.shape.dim) != 3:
         raise ModelError(
             f"{file}: the output has {len(tensor.shape.dim)} axes; token logits have (batch, token, label); "

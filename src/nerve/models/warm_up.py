@@ -82,7 +82,8 @@ def _try(model: Model, rows: list[list[int]]) -> float:
     except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
         lengths = " and ".join(str(len(row)) for row in rows)
         raise ModelError(
-            f"the model fails on a batch of {lengths} tokens: {error}; export the checkpoint again with `nerve export`"
+            f"the model fails on a batch of {lengths} tokens: {' '.join(str(error).split())}; export the "
+            "checkpoint again with `nerve export`"
         ) from error
     seconds = time.monotonic() - started
     for row, scores in zip(rows, results, strict=True):

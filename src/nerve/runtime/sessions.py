@@ -116,8 +116,8 @@ def create_session(
     except Exception as error:  # onnxruntime raises its own classes, all plain `Exception`s
         _refuse_without_cuda(device, device_id, error)
         raise ModelError(
-            f"onnxruntime cannot load the graph on {device.value}: {error}; fetch the checkpoint again, or export "
-            "it anew"
+            f"onnxruntime cannot load the graph on {device.value}: {' '.join(str(error).split())}; fetch the "
+            "checkpoint again, or export it anew"
         ) from error
     used = session.get_providers()[0]
     if used != provider:
