@@ -94,13 +94,14 @@ def test_requests_that_take_long_are_not_taken_for_heads(
     slow = json.dumps({"inputs": ["x x x"] * 15}).encode()
     waiting, queued, sending = (connect(server) for _ in range(3))
     started = time.monotonic()
-    waiting.sendall(request_bytes(slow))
-    queued.sendall(request_bytes(slow))
-    sending.sendall(request_bytes(b"{", length=len(GOOD_BODY)))
+    patient = "request-timeout-ms: 110000"
+    waiting.sendall(request_bytes(slow, patient))
+    queued.sendall(request_bytes(slow, patient))
+    sending.sendall(request_bytes(b"{", patient, length=len(GOOD_BODY)))
     time.sleep(3.5 * HEAD_SECONDS)
     sending.sendall(GOOD_BODY[1:])
     for connection in (waiting, queued, sending):
-        connection.settimeout(30)
+        connection.settimeout(110)
         assert read_answer(connection)[0].status == 200
         connection.close()
     assert time.monotonic() - started > 3 * HEAD_SECONDS

@@ -85,29 +85,39 @@ def ask_at_once(server: ServerProcess, names: list[str], *headers: str) -> list[
 
 
 NAMES = ["Anna", "Bob", "Paris", "New York"]
+PATIENT = "request-timeout-ms: 200000"  # longer than it takes beside whatever else runs on this machine
 
 
 def test_patient_clients_are_all_served(slow: Callable[..., ServerProcess]) -> None:
     """As many as 400 at once that would wait for their answers get them, whatever the model takes."""
     server = slow()
     for n_clients in (128, 400):
-        assert set(ask_at_once(server, NAMES * (n_clients // 4))) == {200}
+        assert set(ask_at_once(server, NAMES * (n_clients // 4), PATIENT)) == {200}
     assert metric(server, 'nerve_rejections_total{reason="queue_deadline"}') == 0
 
 
 def test_flood_is_served_as_far_as_the_time_reaches(slow: Callable[..., ServerProcess]) -> None:
     """Of 800 requests at once those are refused that would miss their deadline, and hardly any misses it."""
     server = slow()
-    took = metric(server, "nerve_batch_seconds_total") / 10  # each of those that were sent before
-    patience = 200 * took  # for a quarter of them
-    statuses = ask_at_once(server, NAMES * 200, f"request-timeout-ms: {round(patience * 1000)}")
-    assert set(statuses) <= {200, 429, 504}
-    assert statuses.count(429) > 200
-    assert statuses.count(200) > 20
-    assert statuses.count(504) < 0.2 * (statuses.count(200) + statuses.count(504)) + 20
-    refused = metric(server, 'nerve_rejections_total{reason="queue_deadline"}')
-    assert refused == statuses.count(429)
-    assert set(ask_at_once(server, NAMES * 32)) == {200}
+    n_refused = 0
+    for _ in range(3):  # the machine may have less to do, or more, than when the calls before were measured
+        before = metric(server, "nerve_batch_seconds_total"), metric(server, "nerve_batches_total")
+        for _ in range(10):
+            assert server.predict("Bob x").status_code == 200
+        seconds = metric(server, "nerve_batch_seconds_total") - before[0]
+        took = seconds / (metric(server, "nerve_batches_total") - before[1])
+        patience = 200 * took  # for a quarter of them
+        statuses = ask_at_once(server, NAMES * 200, f"request-timeout-ms: {round(patience * 1000)}")
+        assert set(statuses) <= {200, 429, 504}
+        n_refused += statuses.count(429)
+        assert metric(server, 'nerve_rejections_total{reason="queue_deadline"}') == n_refused
+        n_late, n_answered = statuses.count(504), statuses.count(200)
+        is_fair = statuses.count(429) > 200 and n_answered > 20
+        if is_fair and n_late < 0.2 * (n_answered + n_late) + 20:
+            break
+    else:
+        pytest.fail(f"the last time {n_answered} were answered, {n_late} late")
+    assert set(ask_at_once(server, NAMES * 32, PATIENT)) == {200}
 
 
 def test_flood_is_cut_short_where_the_wait_is_limited(slow: Callable[..., ServerProcess]) -> None:

@@ -81,7 +81,9 @@ class Load:
         async def client(number: int) -> None:
             index = number * len(self._requests) // connections
             async with _Pool(self._port, 1) as pool:
-                while (sent := time.perf_counter()) < ends:
+                is_first = True  # it is sent however long it took to connect
+                while (sent := time.perf_counter()) < ends or is_first:
+                    is_first = False
                     done = asyncio.get_running_loop().create_future()
                     sample.planned += 1
                     pool.idle.pop().send(self._requests[index % len(self._requests)], done.set_result)
