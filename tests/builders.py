@@ -40,7 +40,7 @@ LOOKUP = {"anna": 1, "maria": 2, "bob": 1, "paris": 3, "new": 3, "york": 4, "##v
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = ("lives", "in", "and", "the", "sees", "a", ".", ",", "x", "y", "##s", "##ing", "é", "canary", "😀")
 SURE = 6.0  # logit of the label a token has; the others have 0
-PATIENCE = 20.0  # seconds after which a held call gives up
+PATIENCE = 60.0  # seconds after which a held call gives up
 SLOW_SIZE, SLOW_TURNS = 256, 300  # matrix products for each slow word: about 0.1 s
 
 

@@ -30,8 +30,8 @@ class RawAnswer:
 
 
 def connect(server: ServerProcess) -> socket.socket:
-    """Open a connection; every wait on it ends after 10 seconds."""
-    connection = socket.create_connection(("127.0.0.1", int(server.url.rsplit(":")[-1])), timeout=10)
+    """Open a connection; every wait on it ends after 60 seconds."""
+    connection = socket.create_connection(("127.0.0.1", int(server.url.rsplit(":")[-1])), timeout=60)
     server.connections.append(connection)
     return connection
 
@@ -102,7 +102,7 @@ def metric(server: ServerProcess, name: str) -> float:
     return total
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
     """Poll a condition that another process decides; fails after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -66,7 +66,7 @@ def test_answer_before_the_end_of_a_body_says_that_the_connection_closes(
         assert time.monotonic() - started < 1
         assert answer.status == status
         assert answer.headers.get("connection") == "close"
-        wait_until(lambda: is_closed(connection), "the connection is closed", 5)
+        wait_until(lambda: is_closed(connection), "the connection is closed", 30)
 
 
 @pytest.mark.parametrize("slowly", [False, True])
