@@ -21,7 +21,7 @@ def test_the_images_entry_point_is_the_command_line() -> None:
     """`docker run IMAGE predict ...` is `nerve predict ...`; without arguments it serves."""
     scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
     (command,) = instruction("ENTRYPOINT")
-    assert scripts[command] == "nerve.cli:main"
+    assert scripts[command] == "nerve.__main__:run"
     default = instruction("CMD")
     assert default == ["serve"]
     assert _parser().parse_args(default).command == "serve"

@@ -604,6 +604,27 @@ def test_drain_finishes_what_was_admitted_and_refuses_the_rest(
     assert all(len(job.scores()) == 3 for job in jobs)
 
 
+def test_while_the_interpreter_ends_what_runs_is_waited_for_and_nothing_begins(
+    bench: Callable[..., Bench],
+) -> None:
+    """A thread that came back from onnxruntime after that would abort the process."""
+    b = bench(n_threads=2)
+    b.wait_until_parked(2)
+    running = b.hold(1)
+    b.runner.gate.clear()
+    leaver = threading.Thread(target=b.lane.leave)
+    leaver.start()
+    while not b.lane._is_leaving:
+        leaver.join(0.001)
+    b.submit(2)  # as another thread may
+    assert leaver.is_alive()
+    b.release()
+    leaver.join(PATIENCE)
+    assert not leaver.is_alive()
+    assert b.wait(1) == [running]
+    assert (b.runner.batches, b.delivered.qsize()) == ([[1]], 0)
+
+
 def test_every_job_is_delivered_exactly_once_under_load(bench: Callable[..., Bench]) -> None:
     """Many submitting threads, two engine threads, cancellations: nothing is lost, doubled or left over."""
     b = bench(n_threads=2, max_tokens=10**6)

@@ -12,6 +12,7 @@ was woken or is about to look, or waits for a bounded time and will look then.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -19,6 +20,7 @@ import queue
 import sys
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, ParamSpec
 
 from nerve.errors import stack_of
@@ -39,6 +41,10 @@ P = ParamSpec("P")
 
 # After a defect of the lane itself, which may come again at once.
 _PAUSE_SECONDS = 0.1
+# For a call that runs while the interpreter ends. One on a device that hangs may never return.
+_LEAVE_SECONDS = 10.0
+
+_lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
 
 
 class Lane:
@@ -75,6 +81,8 @@ class Lane:
         self._parked: list[queue.SimpleQueue[None]] = []  # of the threads that wait, each one's own
         self._n_gathering = 0  # of these, those that wait for a bounded time
         self._is_draining = False
+        self._is_leaving = False
+        _lanes.add(self)
         for thread in threads:
             thread.post(self._work)
 
@@ -143,6 +151,17 @@ class Lane:
         for thread in self._threads:
             thread.close()
 
+    def leave(self) -> None:
+        """Take no batch any more, and wait for those that run; what waits gets no answer. For the interpreter's end.
+
+        Python ends a thread that comes back from a call then, which C++ answers by aborting the process.
+        """
+        with self._lock:
+            self._is_leaving = True
+        until = time.monotonic() + _LEAVE_SECONDS
+        while not self.is_idle() and time.monotonic() < until:
+            time.sleep(_PAUSE_SECONDS / 10)
+
     def _wake_one(self) -> None:
         """Wake the thread that parked last, if any; the lock is held. Others look again by themselves.
 
@@ -177,9 +196,9 @@ class Lane:
             with self._lock:
                 now = time.monotonic()
                 n_awaited = self._queue.awaited(now) if len(self._queue) else 0
-                if len(self._queue) and not n_awaited:  # since the look above
+                if len(self._queue) and not n_awaited and not self._is_leaving:  # since the look above
                     continue
-                if self._is_draining:
+                if self._is_draining or self._is_leaving:
                     return
                 self._parked.append(own)
                 self._n_gathering += n_awaited > 0
@@ -205,6 +224,8 @@ class Lane:
     def _take_batch(self) -> Batch | None:
         """Take the next batch off the queue; None when there is nothing to do."""
         with self._lock:
+            if self._is_leaving:
+                return None
             now = time.monotonic()
             expired = self._queue.expire(now)
             batch = self._queue.choose(now, has_cores=self._has_cores())
@@ -250,3 +271,10 @@ class Lane:
             callback(*arguments, **keywords)
         except Exception as error:  # noqa: BLE001 - a thread that died of it would stall every later job
             log.error("a defect in %s: %s", getattr(callback, "__qualname__", callback), stack_of(error))
+
+
+@atexit.register
+def _leave_all() -> None:
+    """Leave the lanes that nobody has drained: a program need not, and one that is interrupted twice cannot."""
+    for lane in list(_lanes):
+        lane.leave()
