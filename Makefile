@@ -67,11 +67,13 @@ test-deploy: $(DEV_READY) $(DEPLOY_READY)
 # The image, built by docker or podman and started: hardened, as SageMaker does, and as the chart's pod. Where none can be
 # built (no engine, no registry of base images) the tests say so and are skipped. NERVE_TEST_IMAGE: one that is there.
 test-image: $(DEV_READY) $(DEPLOY_READY)
+	engine="$(NERVE_TEST_ENGINE)"; test -n "$$engine" || engine=$$(deploy/docker/engine.sh) || true; \
+	export NERVE_TEST_ENGINE="$$engine" ENGINE="$$engine"; \
 	image="$(NERVE_TEST_IMAGE)"; \
-	test -n "$$image" || { RUN=0 BAKE=config.yaml ENGINE="$(NERVE_TEST_ENGINE)" deploy/docker/build-and-run.sh && image=nerve:cpu; } \
+	test -n "$$image" || { test -n "$$engine" && RUN=0 BAKE=config.yaml deploy/docker/build-and-run.sh && image=nerve:cpu; } \
 		|| echo "no image could be built, see above; what needs one is skipped"; \
 	nginx="$(NERVE_TEST_NGINX_IMAGE)"; \
-	test -n "$$nginx" || { ENGINE="$(NERVE_TEST_ENGINE)" tests/kubernetes/build_nginx.sh nerve-nginx:test && nginx=nerve-nginx:test; } \
+	test -n "$$nginx" || { test -n "$$engine" && tests/kubernetes/build_nginx.sh nerve-nginx:test && nginx=nerve-nginx:test; } \
 		|| echo "no image of Nginx could be built, see above; the test of the side-car is skipped"; \
 	export NERVE_TEST_IMAGE="$$image" NERVE_TEST_BAKED_IMAGE="$(or $(NERVE_TEST_BAKED_IMAGE),$$image)" NERVE_TEST_NGINX_IMAGE="$$nginx"; \
 	$(BIN)/python -m pytest tests/deploy/test_image.py && NERVE_PYTHON=$(abspath $(BIN)/python) \

@@ -4,7 +4,7 @@
 #   deploy/docker/build-and-run.sh [CONFIG] [-- options of `run` ...]
 #
 #   CONFIG          config file to serve (default: config.yaml of this repository)
-#   ENGINE=docker   docker or podman (default: the one that is installed)
+#   ENGINE=docker   docker or podman (default: the one that answers, see engine.sh)
 #   EXTRA=cpu       cpu or gpu; gpu runs with --gpus all (podman: --device nvidia.com/gpu=all)
 #   PORT=8000       port on this machine
 #   BAKE=           config file at the top of the repository whose checkpoint goes into the image
@@ -20,11 +20,7 @@ if [ "${1:-}" = -- ]; then shift; fi
 config=$(readlink -f -- "$config")
 [ -r "$config" ] || { echo "no config file at $config" >&2; exit 1; }
 
-engine=${ENGINE:-}
-if [ -z "$engine" ]; then
-  for engine in docker podman none; do command -v "$engine" >/dev/null && break; done
-  [ "$engine" != none ] || { echo "neither docker nor podman is installed" >&2; exit 1; }
-fi
+engine=${ENGINE:-$(deploy/docker/engine.sh)}
 extra=${EXTRA:-cpu}
 name=nerve:$extra
 

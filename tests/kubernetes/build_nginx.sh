@@ -4,12 +4,12 @@
 #
 #   tests/kubernetes/build_nginx.sh [TAG]   (default: nerve-nginx:test; then NERVE_TEST_NGINX_IMAGE=TAG make test-deploy)
 #
-#   ENGINE=docker   docker or podman (default: the one that is installed)
+#   ENGINE=docker   docker or podman (default: the one that answers)
 #   BASE_IMAGE=     Debian 12 with libpcre2, libssl3 and zlib (default: that of deploy/Dockerfile)
 #   BUILD_OPTS=     further options of `build`
 set -euo pipefail
-engine=${ENGINE:-$(command -v docker || command -v podman)} || { echo "neither docker nor podman is installed" >&2; exit 1; }
 here=$(readlink -f "$(dirname "$0")")
+engine=${ENGINE:-$("$here/../../deploy/docker/engine.sh")}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 bash "$here/../deploy/fetch_nginx.sh" "$folder/nginx"
