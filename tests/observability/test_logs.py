@@ -3,12 +3,13 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import os
 import sys
 
 import pytest
 
 from nerve.config import LogFormat, LogLevel, ServerConfig
-from nerve.observability.logs import JsonFormatter, TextFormatter, logging_settings
+from nerve.observability.logs import JsonFormatter, ServerHandler, TextFormatter, logging_settings
 
 
 @pytest.mark.parametrize("message", ["plain", 'quotes " and \\', "two\nlines", "Ünïcödé 😀", "\x00\x1b[31m"])
@@ -57,3 +58,30 @@ def test_format_and_level_follow_the_config(log_format: LogFormat, formatter: st
     settings = logging_settings(ServerConfig(log_format=log_format, log_level=LogLevel.ERROR))
     assert settings["handlers"]["stderr"]["formatter"] == formatter
     assert {logger["level"] for logger in settings["loggers"].values()} == {"ERROR"}
+
+
+def test_a_log_that_nobody_reads_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that do not fit into a pipe are lost and counted; what fits is whole, a long line that was cut ends."""
+    reading, writing = os.pipe()
+    handler = ServerHandler()
+
+    def log(message: str) -> None:
+        handler.emit(logging.LogRecord("n", logging.INFO, "f", 1, message, (), None))
+
+    def read() -> list[str]:
+        return os.read(reading, 1 << 20).decode().splitlines()
+
+    with os.fdopen(reading, "rb"), os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        for number in range(300):
+            log(f"{number} " + "x" * 1000)
+        kept = read()
+        assert 10 < len(kept) < 300
+        assert [line.split()[0] for line in kept] == [str(number) for number in range(len(kept))]
+        log("again")
+        assert read() == [f"{300 - len(kept)} lines of the log were lost: nobody read it", "again"]
+        log("é" * 1_000_000)
+        log("lost")
+        assert len(read()) == 1
+        log("at last")
+        assert read()[-2:] == ["2 lines of the log were lost: nobody read it", "at last"]

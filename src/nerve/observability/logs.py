@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import logging
 import logging.config
+import select
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from nerve.config import ServerConfig
 
 _TEXT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
+# Milliseconds that a line waits for a full pipe to be read. Its readers are quick, or stand still.
+_PATIENCE_MS = 250
+# Characters that are written at once: at most PIPE_BUF (4,096) bytes, which a pipe takes whole where it takes any.
+_PIECE = 1024
 # What a line can tell of its request, in fields of their own.
 _FIELDS = (
     *("request_id", "method", "route", "status", "duration_ms", "response_bytes", "texts", "tokens"),
@@ -40,6 +45,59 @@ class StderrHandler(logging.StreamHandler[TextIO]):
     @stream.setter
     def stream(self, value: TextIO) -> None:
         """Take what logging sets, which is stderr, too."""
+
+
+class ServerHandler(StderrHandler):
+    """Writes as `StderrHandler` does, but waits for nobody: lines that cannot be written are lost, and counted.
+
+    A pipe whose reader stands still (a collector, a terminal after Ctrl-S) would hold the thread that writes, and with
+    the handler's lock every other one that logs: no request would be answered, and SIGTERM would do nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._n_lost = 0
+        self._rest = ""  # what ends a line that was cut
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line. The first that does not fit waits a moment, further ones not at all."""
+        try:
+            if not self._may_write(0 if self._n_lost else _PATIENCE_MS):
+                self._n_lost += 1
+                return
+            if self._n_lost:
+                lost, self._n_lost = self._n_lost, 0
+                self._write(self.format(_told(f"{lost} lines of the log were lost: nobody read it")))
+            self._write(self.format(record))
+        except Exception:  # noqa: BLE001 - as logging's own handlers do
+            self.handleError(record)
+
+    def _write(self, line: str) -> None:
+        text = self._rest + line + self.terminator
+        self._rest = ""
+        for start in range(0, len(text), _PIECE):
+            if start and not self._may_write(
+                _PATIENCE_MS
+            ):  # the rest of a long line; the next one begins anew
+                self._n_lost += 1
+                self._rest = self.terminator
+                return
+            self.stream.write(text[start : start + _PIECE])
+            self.flush()
+
+    def _may_write(self, milliseconds: int) -> bool:
+        """Tell whether a piece can be written within a time without waiting for a reader."""
+        try:
+            file = self.stream.fileno()
+        except (AttributeError, OSError, ValueError):  # no file, as in tests
+            return True
+        poll = select.poll()
+        poll.register(file, select.POLLOUT)
+        return bool(poll.poll(milliseconds))
+
+
+def _told(message: str) -> logging.LogRecord:
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, None, None)
 
 
 class TextFormatter(logging.Formatter):
@@ -91,7 +149,7 @@ def logging_settings(server: ServerConfig) -> dict[str, Any]:
         "formatters": {"text": {"()": TextFormatter}, "json": {"()": JsonFormatter}},
         "handlers": {
             "stderr": {
-                "()": StderrHandler,
+                "()": ServerHandler,
                 "formatter": "json" if uses_json(server.log_format) else "text",
             }
         },
