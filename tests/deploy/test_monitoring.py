@@ -137,7 +137,7 @@ def test_dashboard_on_a_real_scrape(prometheus: str, server: ServerProcess) -> N
         except httpx.TransportError:
             return False
 
-    wait_until(is_up, "Prometheus has scraped the server", timeout=30)
+    wait_until(is_up, "Prometheus has scraped the server", timeout=60)
     stop = threading.Event()
 
     def ask() -> None:

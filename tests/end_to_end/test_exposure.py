@@ -79,7 +79,7 @@ def test_other_machines_are_let_in_with_a_key_only(
         server={"host": None, "port": port},
         environment={"NERVE_API_KEY": key} if key is not None else None,
     )
-    wait_until(lambda: "Started worker" in server.log(), "it listens", timeout=30)
+    wait_until(lambda: "Started worker" in server.log(), "it listens", timeout=60)
     assert server.client.get("/health/live").status_code == 200
     if key is None:
         with pytest.raises(httpx.ConnectError):

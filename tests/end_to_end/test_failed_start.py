@@ -117,8 +117,8 @@ def test_replacement_that_starts_at_last_serves(start: Start) -> None:
     server, flag = start("the engine", NO_THREADS, wait=True)
     flag.touch()
     os.kill(workers_of(server)[0], signal.SIGKILL)
-    wait_until(lambda: len(reasons(server)) == 2, "two have failed", timeout=30)
+    wait_until(lambda: len(reasons(server)) == 2, "two have failed", timeout=60)
     flag.unlink()
-    wait_until(lambda: server.log().count('"ready"') == 2, "the third is ready", timeout=30)
+    wait_until(lambda: server.log().count('"ready"') == 2, "the third is ready", timeout=60)
     server.client.close()
     assert server.stop() == 0

@@ -97,7 +97,7 @@ def test_tls(serve: Callable[..., ServerProcess], tmp_path: Path) -> None:
             except httpx.ConnectError:
                 return False
 
-        wait_until(is_ready, "the server is ready", timeout=30)
+        wait_until(is_ready, "the server is ready", timeout=60)
         assert client.post("/predict_tokens", content=GOOD_BODY).status_code == 200
     with pytest.raises(httpx.TransportError):
         server.client.get("/health")

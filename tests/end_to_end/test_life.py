@@ -94,7 +94,7 @@ def test_the_first_process_of_a_container_heeds_an_early_sigterm(lookup_model: P
     log = tmp_path / "log"
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as namespace:
         try:
-            wait_until(lambda: "granian" in log.read_text(), "Granian is being imported", timeout=30)
+            wait_until(lambda: "granian" in log.read_text(), "Granian is being imported", timeout=60)
             children = Path(f"/proc/{namespace.pid}/task/{namespace.pid}/children").read_text()
             os.kill(int(children), signal.SIGTERM)
             assert namespace.wait(10) == 128 + signal.SIGTERM
@@ -218,21 +218,21 @@ def test_second_worker_serves_until_the_first_can_be_replaced(
     whole = (folder / "model.onnx").read_bytes()
     (folder / "model.onnx").write_bytes(b"not a graph")
     os.kill(workers_of(server)[0], signal.SIGKILL)
-    wait_until(lambda: server.log().count("the next one is started in") == 2, "two have failed", timeout=30)
+    wait_until(lambda: server.log().count("the next one is started in") == 2, "two have failed", timeout=60)
     with httpx.Client(base_url=server.url) as client:
         assert client.post("/predict_tokens", json={"inputs": "Anna"}).status_code == 200
     (folder / "model.onnx").write_bytes(whole)
-    wait_until(lambda: metric(server, "nerve_ready_workers") == 2, "both serve again", timeout=30)
+    wait_until(lambda: metric(server, "nerve_ready_workers") == 2, "both serve again", timeout=60)
     server.client.close()
     assert server.stop() == 0
 
 
 def test_sigterm_ends_a_server_whose_worker_cannot_be_replaced(doomed: ServerProcess) -> None:
     """The pause before the next start is cut short."""
-    wait_until(lambda: "started in 2.0 s" in doomed.log(), "the third has failed", timeout=30)
+    wait_until(lambda: "started in 4.0 s" in doomed.log(), "the fourth has failed", timeout=60)
     started = time.monotonic()
     doomed.stop()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 3.5
 
 
 def test_sigterm_while_a_worker_is_replaced(serve: Callable[..., ServerProcess]) -> None:

@@ -51,7 +51,7 @@ def test_warning_on_a_public_address(
     server = serve(
         wait=False, server={"host": host}, environment={"NERVE_API_KEY": key} if key is not None else None
     )
-    wait_until(lambda: "Started worker" in server.log(), "it listens", timeout=30)
+    wait_until(lambda: "Started worker" in server.log(), "it listens", timeout=60)
     assert (WARNING in server.log()) is warns
 
 
@@ -107,7 +107,7 @@ def test_client_certificates(serve: Callable[..., ServerProcess], tmp_path: Path
             except httpx.ConnectError:
                 return False
 
-        wait_until(is_ready, "the server is ready", timeout=30)
+        wait_until(is_ready, "the server is ready", timeout=60)
         assert friend.post("/predict_tokens", content=GOOD_BODY).status_code == 200
         for pair in (None, make_certificate(tmp_path, "stranger", others.stem)):
             with client(pair) as stranger, pytest.raises(httpx.TransportError):

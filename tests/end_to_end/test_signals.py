@@ -71,7 +71,7 @@ def test_signals_that_mean_nothing_are_ignored_and_said(
 def test_signals_during_the_start_are_ignored(serve: Callable[..., ServerProcess]) -> None:
     """A volley of them, from the first moment of the server and of its worker on, starts and ends nothing."""
     server = serve(wait=False)
-    wait_until(lambda: "Spawning worker-1 with PID: " in server.log(), "a worker is starting", timeout=30)
+    wait_until(lambda: "Spawning worker-1 with PID: " in server.log(), "a worker is starting", timeout=60)
     worker = int(server.log().partition("Spawning worker-1 with PID: ")[2].partition('"')[0])
     until = time.monotonic() + 30
     while "ready" not in server.log() and time.monotonic() < until:
@@ -109,6 +109,6 @@ def test_sigquit_during_the_start_ends_it(lookup_model: Path, tmp_path: Path) ->
         command = [sys.executable, "-X", "importtime", "-m", "nerve", "serve", "--config", str(config)]
         with subprocess.Popen(command, stdout=output, stderr=output, cwd=tmp_path) as process:
             log = tmp_path / "log"
-            wait_until(lambda: "granian" in log.read_text(), "Granian is being imported", timeout=30)
+            wait_until(lambda: "granian" in log.read_text(), "Granian is being imported", timeout=60)
             process.send_signal(signal.SIGQUIT)
             assert process.wait(10) == -signal.SIGTERM

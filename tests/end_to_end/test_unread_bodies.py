@@ -63,7 +63,7 @@ def test_answer_before_the_end_of_a_body_says_that_the_connection_closes(
         started = time.monotonic()
         connection.sendall(data)
         answer, _ = read_answer(connection)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
         assert answer.status == status
         assert answer.headers.get("connection") == "close"
         wait_until(lambda: is_closed(connection), "the connection is closed", 30)

@@ -159,7 +159,7 @@ def test_versions_and_keys(
     tls = {"certificate": "cert.pem", "key": "plain.key", **more}
     tls = {name: value if name == "minimum_version" else str(files / value) for name, value in tls.items()}
     server = serve(wait=False, server={"tls": tls, "interface": interface})
-    wait_until(lambda: "Started worker" in server.log(), "it listens", timeout=30)
+    wait_until(lambda: "Started worker" in server.log(), "it listens", timeout=60)
     assert answers(server, files, ssl.TLSVersion.TLSv1_3) == 200
     assert answers(server, files, ssl.TLSVersion.TLSv1_2) == over_1_2
     assert PASSWORD not in server.log()
