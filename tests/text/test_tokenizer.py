@@ -216,6 +216,22 @@ def test_lone_surrogates_are_refused(lookup_model: Path) -> None:
         encode(load_tokenizer(lookup_model).to_str(), "a\ud800b")
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        models.WordLevel({"a": 0}, unk_token="?"),
+        models.WordPiece({"a": 0}, unk_token="?"),
+        models.BPE({"a": 0}, [], unk_token="?"),
+        models.Unigram([("a", 0.0)]),
+    ],
+)
+def test_no_token_for_the_unknown_is_refused_at_start(tmp_path: Path, made: Any) -> None:
+    """The library fails on the first word that it does not know, and so does transformers."""
+    Tokenizer(made).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ModelError, match=r"tokenizer\.json fails on what is not in its vocabulary \(.*unk"):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize(("max_length", "stride"), [(3, 0), (16, 7), (257, 127), (258, 128), (512, 128)])
 def test_stride_by_default(lookup_model: Path, max_length: int, stride: int) -> None:
     """A short window shares half of its tokens, so that a model with 128 positions needs no setting."""

@@ -48,6 +48,8 @@ _USUAL_PAIRS = (("[CLS]", "[SEP]"), ("<s>", "</s>"))
 # Texts of one token at least, for most tokenizers; after them tokens of the vocabulary are tried.
 _PROBES = ("warm up", "a", "A", "1", ".", "中", "가")
 _MOST_PROBES = 1000
+# Characters that few vocabularies have.
+_RARE = "zqxj \ua66e \ue000 \U00010348"
 
 
 class TextTokenizer:
@@ -313,12 +315,19 @@ def too_many_tokens(most: int) -> InvalidRequest:
 
 
 def load_tokenizer(folder: Path, name: str = "tokenizer.json") -> Tokenizer:
-    """Read a whole tokenizer of a model folder. Raises `ModelError` when it cannot be read."""
+    """Read a whole tokenizer of a model folder. Raises `ModelError` when it cannot be read, or fails on a rare text."""
     path = folder / name
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare `Exception`
         raise ModelError(f"{path} cannot be read by `tokenizers` ({error}); write it anew with it") from error
+    try:
+        tokenizer.encode(_RARE)
+    except Exception as error:
+        raise ModelError(
+            f"{path} fails on what is not in its vocabulary ({error}); mend its unk_token, or write it anew"
+        ) from error
+    return tokenizer
 
 
 def contradictions(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[str]:
