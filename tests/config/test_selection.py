@@ -227,3 +227,19 @@ def test_an_address_of_tcp_wins_over_a_socket(nowhere: Path) -> None:
     file = str(write(nowhere / "base.yaml", {**OTHER, "server": {"uds": "here.sock"}}))
     assert choose_config(file).server.uds == str(nowhere / "here.sock")
     assert choose_config(file, flags={"server.port": 1, "server.uds": None}).server.uds is None
+
+
+def test_a_platforms_folder_without_a_model_is_no_reason_to_serve_another(
+    nowhere: Path, tmp_path: Path
+) -> None:
+    """An archive that was packed one folder too deep is refused, and named; the image's own model would answer."""
+    write(tmp_path / "shipped.yaml")
+    (tmp_path / "opt").mkdir()
+    assert source_of(choose_config())[1] == "other/model"  # empty, as where there is no archive
+    write_model(tmp_path / "opt" / "my-model")
+    with pytest.raises(
+        ConfigError, match=r"opt has no config\.json, but my-model in it has one; .*NERVE_CONFIG"
+    ):
+        choose_config()
+    write_model(tmp_path / "mnt")
+    assert source_of(choose_config()) == ("LOCAL", str(tmp_path / "mnt"), None)

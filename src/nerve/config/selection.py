@@ -212,6 +212,8 @@ def _without_model(file: str | None, flags: Mapping[str, Any] | None) -> Config:
     folder = _platform_folder(file)
     if folder is None:
         return _read(find_config(file), flags)
+    if not (folder / _MODEL_CONFIG).is_file() and not _is_of_another_kind(folder, str(folder)):
+        raise ConfigError(f"{_no_model(folder, str(folder))}, or a config file with {ENV_CONFIG}")
     log.info("no config file: the model is that of the platform, %s", folder)
     source = {"source": CheckpointSource.LOCAL.value, "path": str(folder)}
     document = {"model": {"checkpoint_repository": source}, "server": {"port": _PLATFORM_PORT}}
@@ -219,10 +221,14 @@ def _without_model(file: str | None, flags: Mapping[str, Any] | None) -> Config:
 
 
 def _platform_folder(file: str | None) -> Path | None:
-    """Return the model folder of a platform, where there is one and no config file."""
+    """Return the model folder of a platform, where there is one and no config file.
+
+    One that holds something else is meant, too: the image's own model in its place would answer, and wrongly.
+    """
     if file or os.environ.get(ENV_CONFIG) or any(path.is_file() for path in DEFAULT_LOCATIONS):
         return None
-    return next((folder for folder in PLATFORM_FOLDERS if (folder / _MODEL_CONFIG).is_file()), None)
+    there = [folder for folder in PLATFORM_FOLDERS if folder.is_dir() and any(folder.iterdir())]
+    return next((folder for folder in there if (folder / _MODEL_CONFIG).is_file()), next(iter(there), None))
 
 
 def _read(path: Path, flags: Mapping[str, Any] | None) -> Config:
