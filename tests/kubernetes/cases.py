@@ -184,5 +184,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "busy-above-all": ({"autoscaling": {"busyShare": 1.5}}, "autoscaling/busyShare"),
     "option-for-model": ({"model": "--host"}, "model"),
     "no-environment-name": ({"extraEnv": [{"name": "A-B"}]}, "extraEnv/0/name"),
+    "no-port-of-its-own": ({"extraEnv": [{"name": "NERVE_SERVER__PORT", "value": "9"}]}, "extraEnv/0/name"),
+    "two-sources": ({"extraEnv": [{"name": "A", "value": "1", "valueFrom": {}}]}, "extraEnv/0"),
+    "no-update": ({"updateStrategy": {"rollingUpdate": {"maxSurge": "0%"}}}, "rollingUpdate/maxUnavailable"),
+    "volume-taken": ({"extraVolumes": [{"name": "cache", "emptyDir": {}}]}, "a volume cache already"),
+    "volume-twice": ({"extraVolumes": [{"name": "a"}, {"name": "a"}]}, "a volume a already"),
+    "null-for-what-is-needed": ({"drain": None}, "'drain'"),
+    "null-for-a-number": ({"gpu": {"count": None}}, "'count'"),
     "no-drain": ({"drain": {"timeoutSeconds": 0}}, "drain/timeoutSeconds"),
 }  # fmt: skip

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
 from cases import CASES, EVERYTHING, GPU, NASTY, REFUSED, RELEASES
-from helm_python import HelmError  # type: ignore[import-not-found]
+from helm_python import HelmError, HelmValuesError  # type: ignore[import-not-found]
 from relations import faults
 from rendering import (
     CHART,
@@ -88,6 +89,53 @@ def test_refuses_what_no_cluster_takes(values: dict[str, Any], message: str) -> 
     with pytest.raises(HelmError) as refused:
         render(values)
     assert message in str(refused.value).replace(".", "/")
+
+
+@pytest.mark.timeout(1200)
+def test_null_for_any_value() -> None:
+    """What is left without a value renders to what a cluster takes, or the schema names what is missing."""
+    default = yaml.safe_load((CHART / "values.yaml").read_text())
+    for path in _paths(default):
+        values: dict[str, Any] = json.loads(json.dumps(EVERYTHING))
+        inner = values
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = None
+        refusal = _refusal(values)
+        if refusal is not None:
+            assert "missing propert" in refusal, path
+            continue
+        manifests = render(values)
+        assert faults(manifests) == [], path
+        if path[-2:] != ("seccompProfile", "type"):  # a Kubernetes object, handed on as it is
+            assert kubernetes_faults(manifests, VERSIONS[-1]) == [], path
+    assert "replicas" not in only(render({"replicaCount": None}), "Deployment")["spec"]
+
+
+def _refusal(values: dict[str, Any]) -> str | None:
+    try:
+        chart().validate_schema(values)
+    except HelmValuesError as error:
+        return str(error)
+    return None
+
+
+def _paths(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths(inner, (*path, key))
+
+
+def test_a_scrape_ends_before_the_next() -> None:
+    """The operator drops a monitor whose timeout is longer than its interval, and says so in its own log only."""
+    for interval, timeout, expected in (("5s", "10s", "5s"), ("1m", "900ms", "900ms"), ("60s", "1m", "1m")):
+        monitor = {"enabled": True, "interval": interval, "scrapeTimeout": timeout}
+        (endpoint,) = only(render({"metrics": {"serviceMonitor": monitor}}), "ServiceMonitor")["spec"][
+            "endpoints"
+        ]
+        assert endpoint["scrapeTimeout"] == expected
 
 
 def test_texts_arrive_as_they_are() -> None:

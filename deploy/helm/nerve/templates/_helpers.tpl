@@ -59,7 +59,7 @@ app.kubernetes.io/instance: {{ .Release.Name | trunc 63 | quote }}
 {{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service -}}
 {{- $_ := set $own "app.kubernetes.io/component" "server" -}}
 {{- $_ := set $own "helm.sh/chart" (include "nerve.labelValue" (printf "%s-%s" .Chart.Name .Chart.Version)) -}}
-{{- merge $own .Values.commonLabels | include "nerve.yaml" -}}
+{{- merge $own (.Values.commonLabels | default dict) | include "nerve.yaml" -}}
 {{- end -}}
 
 {{/* name, labels, annotations: (list $ SUFFIX MORE-LABELS MORE-ANNOTATIONS) */}}
@@ -68,8 +68,8 @@ app.kubernetes.io/instance: {{ .Release.Name | trunc 63 | quote }}
 name: {{ include "nerve.fullname" $top }}{{ index . 1 }}
 namespace: {{ $top.Release.Namespace | quote }}
 labels:
-  {{- merge (include "nerve.labels" $top | fromYaml) (index . 2) | include "nerve.yaml" | nindent 2 }}
-{{- with merge (dict) (index . 3) $top.Values.commonAnnotations }}
+  {{- merge (include "nerve.labels" $top | fromYaml) (index . 2 | default dict) | include "nerve.yaml" | nindent 2 }}
+{{- with merge (dict) (index . 3 | default dict) ($top.Values.commonAnnotations | default dict) }}
 annotations:
   {{- include "nerve.yaml" . | nindent 2 }}
 {{- end }}
@@ -77,12 +77,12 @@ annotations:
 
 {{/* The server's part of config, {} where there is none. */}}
 {{- define "nerve.server" -}}
-{{- .Values.config.server | default dict | include "nerve.yaml" -}}
+{{- (.Values.config | default dict).server | default dict | include "nerve.yaml" -}}
 {{- end -}}
 
 {{/* config, and where it names no model, the image's own default model with the rules that belong to it. */}}
 {{- define "nerve.config" -}}
-{{- $config := deepCopy .Values.config -}}
+{{- $config := deepCopy (.Values.config | default dict) -}}
 {{- $model := $config.model | default dict -}}
 {{- if not (or .Values.model $config.trt_llm $model.checkpoint_repository) -}}
 {{- $shipped := .Files.Get "files/config.yaml" | fromYaml -}}
@@ -102,13 +102,26 @@ annotations:
 
 {{/* Seconds after which a client has its answer or its 504: what limits allow at most and 5 s, rounded up. */}}
 {{- define "nerve.answerSeconds" -}}
-{{- $limits := .Values.config.limits | default dict -}}
+{{- $limits := (.Values.config | default dict).limits | default dict -}}
 {{- $longest := max (int64 ($limits.request_timeout_ms | default 30000)) (int64 ($limits.max_request_timeout_ms | default 300000)) -}}
 {{- add 5 (ceil (divf (float64 $longest) 1000) | int64) -}}
 {{- end -}}
 
+{{/* How long the server serves after SIGTERM. Nginx in front of it ends its own delay later than it began, by what a
+     kubelet needs to start its hook, and passes on what comes until then. */}}
+{{- define "nerve.delaySeconds" -}}
+{{- addf .Values.drain.delaySeconds (ternary 5 0 .Values.nginx.enabled) -}}
+{{- end -}}
+
 {{- define "nerve.graceSeconds" -}}
-{{- add (ceil .Values.drain.delaySeconds | int64) (ceil .Values.drain.timeoutSeconds | int64) 10 -}}
+{{- add (include "nerve.delaySeconds" . | float64 | ceil | int64) (ceil .Values.drain.timeoutSeconds | int64) 10 -}}
+{{- end -}}
+
+{{/* A duration such as 15s, 500ms or 1m, in milliseconds. */}}
+{{- define "nerve.milliseconds" -}}
+{{- $number := regexFind "^[0-9]+" . | int64 -}}
+{{- $unit := trimPrefix ($number | toString) . -}}
+{{- mul $number (index (dict "ms" 1 "s" 1000 "m" 60000) $unit) -}}
 {{- end -}}
 
 {{/* The secrets that are named: a list of {name, key, file, variable}. */}}
@@ -129,7 +142,7 @@ annotations:
 {{- $own := list -}}
 {{- $own = append $own (dict "name" "NERVE_SERVER__HOST" "value" "0.0.0.0") -}}
 {{- $own = append $own (dict "name" "NERVE_SERVER__PORT" "value" "8000") -}}
-{{- $own = append $own (dict "name" "NERVE_SERVER__DRAIN_DELAY_MS" "value" (mulf .Values.drain.delaySeconds 1000 | ceil | int64 | toString)) -}}
+{{- $own = append $own (dict "name" "NERVE_SERVER__DRAIN_DELAY_MS" "value" (mulf (include "nerve.delaySeconds" . | float64) 1000 | ceil | int64 | toString)) -}}
 {{- $own = append $own (dict "name" "NERVE_SERVER__DRAIN_TIMEOUT_MS" "value" (mulf .Values.drain.timeoutSeconds 1000 | ceil | int64 | toString)) -}}
 {{- if .Values.config -}}
 {{- $own = append $own (dict "name" "NERVE_CONFIG" "value" "/etc/nerve/config.yaml") -}}
@@ -144,12 +157,12 @@ annotations:
 {{- range .Values.extraEnv }}{{ $_ := set $theirs .name true }}{{ end -}}
 {{- $kept := list -}}
 {{- range $own }}{{ if not (hasKey $theirs .name) }}{{ $kept = append $kept . }}{{ end }}{{ end -}}
-{{- concat $kept .Values.extraEnv | include "nerve.yaml" -}}
+{{- concat $kept (.Values.extraEnv | default list) | include "nerve.yaml" -}}
 {{- end -}}
 
 {{/* deploy/nginx.conf for this pod: the server's port instead of its socket, and the numbers of config and drain. */}}
 {{- define "nerve.nginxConf" -}}
-{{- $limits := .Values.config.limits | default dict -}}
+{{- $limits := (.Values.config | default dict).limits | default dict -}}
 {{- $bytes := $limits.max_body_bytes | default 4194304 | int64 | toString -}}
 {{- $conf := .Files.Get "files/nginx.conf" -}}
 {{- $conf = $conf | replace "unix:/run/nerve/nerve.sock" "127.0.0.1:8000" | replace "4194304" $bytes -}}
