@@ -213,7 +213,7 @@ def _without_model(file: str | None, flags: Mapping[str, Any] | None) -> Config:
     if folder is None:
         return _read(find_config(file), flags)
     if not (folder / _MODEL_CONFIG).is_file() and not _is_of_another_kind(folder, str(folder)):
-        raise ConfigError(f"{_no_model(folder, str(folder))}, or a config file with {ENV_CONFIG}")
+        raise ConfigError(f"{_no_model(folder, str(folder))}, or name a config file with {ENV_CONFIG}")
     log.info("no config file: the model is that of the platform, %s", folder)
     source = {"source": CheckpointSource.LOCAL.value, "path": str(folder)}
     document = {"model": {"checkpoint_repository": source}, "server": {"port": _PLATFORM_PORT}}
