@@ -215,6 +215,17 @@ def test_what_is_no_state_dict_is_refused(whole: str, tmp_path: Path) -> None:
         read(torch.archive(pickled, {"0": TABLE.tobytes()}), tmp_path)
 
 
+def test_tensors_one_deeper_are_refused(tmp_path: Path) -> None:
+    """A checkpoint of a training: the line says where they are; without it each tensor would be missing."""
+    one = torch.tensor(torch.storage("0", 12), [3, 4], [4, 1])
+    inner = b"}" + torch.value("a") + one + b"s"
+    pickled = torch.state_dict({"epoch": torch.value(3), "state_dict": inner})
+    with pytest.raises(
+        NotBuildable, match="its tensors are one deeper, in state_dict; save its tensors alone"
+    ):
+        read(torch.archive(pickled, {"0": TABLE.tobytes()}), tmp_path)
+
+
 WHOLE = torch.storage("0", 12)
 DAMAGED = {
     "beyond its storage": torch.tensor(WHOLE, [3, 5], [4, 1]),

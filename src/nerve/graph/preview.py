@@ -45,6 +45,15 @@ def stored_shapes(folder: Path) -> Shapes:
     return {name: stored.shape_of(name) or () for name in stored}
 
 
+def why_not_opened(folder: Path) -> str | None:
+    """Say why the weights of `folder` are not opened: they are no state dicts; None where they are opened."""
+    try:
+        weights.open_weights(weights.find_weights(folder))
+    except NotBuildable as reason:
+        return str(reason)
+    return None
+
+
 def pickled_shapes(stream: SeekableBytes, name: str) -> Shapes:
     """Return the shapes of the tensors in a file that `torch.save` wrote. Raises as `PickleReader` does."""
     try:

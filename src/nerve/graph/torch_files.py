@@ -107,9 +107,22 @@ def read_torch_shapes(stream: SeekableBytes) -> dict[str, tuple[int, ...]]:
     else:
         _read_facts(stream)
         state = _next_value(stream)
+    return {name: tensor.shape for name, tensor in _named_values(state) if type(tensor) is PickledTensor}
+
+
+def _named_values(state: object) -> list[tuple[Any, object]]:
+    """Return what a state dict holds, tensors and others. Raises `ForeignPickle` for what is none.
+
+    A checkpoint of a training has the state dict in it, under a name of its own: transformers finds nothing there.
+    """
     if type(state) is not dict:
         raise ForeignPickle("it holds no state dict, that is, no tensors by name")
-    return {name: tensor.shape for name, tensor in state.items() if type(tensor) is PickledTensor}
+    values = list(state.items())
+    if not any(type(value) is PickledTensor for _, value in values):
+        for name, inner in values:
+            if type(inner) is dict and any(type(value) is PickledTensor for value in inner.values()):
+                raise ForeignPickle(f"its tensors are one deeper, in {readable(name)}")
+    return values
 
 
 def _damaged(file: Path, error: Exception) -> ModelError:
@@ -288,11 +301,9 @@ def _list_tensors(
 
     A value that is no tensor (a counter) is nobody's weight and is left out.
     """
-    if type(state) is not dict:
-        raise ForeignPickle("it holds no state dict, that is, no tensors by name")
     found = {}
     total = 0
-    for name, tensor in state.items():
+    for name, tensor in _named_values(state):
         if type(tensor) is not PickledTensor:
             continue
         storage = storages.get(tensor.storage.key)

@@ -35,6 +35,7 @@ from nerve.graph.preview import (
     stored_shapes,
     why_no_family,
     why_not_built,
+    why_not_opened,
 )
 from nerve.models.limits import find_lengths, make_policy
 from nerve.models.room import find_room, reach_of
@@ -196,7 +197,12 @@ class _Steps:
         if main is None:
             return
         found["from"] = graph or main
-        if graph is None and self._shapes and (reason := why_not_built(self._settings, self._shapes)):
+        reason = None
+        if graph is None and self._shapes:
+            reason = why_not_built(self._settings, self._shapes)
+        elif graph is None and main in self._preview.here:
+            reason = why_not_opened(self._folder())
+        if reason is not None:
             raise ModelError(f"no graph can be built from {main}: {reason}; make one with `nerve export`")
         if graph is None or self._is_read_back(graph):
             kind = provider.graph_kind
