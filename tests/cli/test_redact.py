@@ -84,7 +84,7 @@ def test_files_go_to_a_folder(config: Path, tmp_path: Path) -> None:
     assert (done.stdout, done.returncode) == (b"", 0)
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != "_manifest.jsonl"} == {
         "a.txt": b"<PER_1>\r\n <PER_2>\r\n",
-        "b.txt": b"<PER_1>\n",
+        "b.txt": "\ufeff<PER_1>\n".encode(),
     }
 
 

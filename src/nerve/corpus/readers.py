@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # A row above this is bad: memory must not depend on the input.
 MOST_ROW_BYTES = 16 << 20
-_BOM = b"\xef\xbb\xbf"
+_BOM = b"\xef\xbb\xbf"  # what programs of Windows begin a file with: not of the text, and kept before it
 _BLOCK = 1 << 20
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -33,11 +33,12 @@ _TOO_LONG = f"longer than {MOST_ROW_BYTES >> 20} MiB"
 
 @dataclass(frozen=True, slots=True)
 class CsvHead:
-    """What stands above the records: their names, and how lines are cut and ended."""
+    """What stands above the records: their names, how lines are cut and ended, and a byte order mark or nothing."""
 
     names: list[str]
     delimiter: str
     ending: str
+    beginning: str = ""
 
 
 class Reader(Protocol):
@@ -138,6 +139,7 @@ class _LineReader:
         self._field = field
         self._file = file
         self._begins = lines.position.offset == 0
+        self._mark = ""
 
     @property
     def position(self) -> Position:
@@ -154,8 +156,9 @@ class _LineReader:
             if line is None:
                 yield self._lines.bad(_TOO_LONG, None)
                 continue
+            self._mark = ""
             if self._begins:
-                line = line.removeprefix(_BOM)
+                line, self._mark = _without_mark(line)
                 self._begins = False
             yield self._row(line)
 
@@ -174,7 +177,7 @@ class TextReader(_LineReader):
         content = text.removesuffix("\n").removesuffix("\r")
         number = self._lines.position.number
         origin, ending = self._lines.origin(), text[len(content) :]
-        return Record(content, {"text": content}, "text", origin, number, self._file, ending)
+        return Record(content, {"text": content}, "text", origin, number, self._file, ending, self._mark)
 
 
 class JsonReader(_LineReader):
@@ -228,12 +231,13 @@ class WholeReader:
         """See `Reader`."""
         content = self._stream.read()  # of any length: it is what was asked for
         self.position = Position(len(content), 1)
+        rest, mark = _without_mark(content)
         try:
-            text = content.removeprefix(_BOM).decode()
+            text = rest.decode()
         except UnicodeDecodeError as error:
             yield BadRow(1, self._title, f"not valid UTF-8 at byte {error.start + 1}", content)
             return
-        yield Record(text, {"text": text}, "text", self._title, 1, self._file, "")
+        yield Record(text, {"text": text}, "text", self._title, 1, self._file, "", mark)
 
 
 class CsvReader:
@@ -280,7 +284,7 @@ class CsvReader:
         record, _, _ = self._next()
         if not record:
             raise InputError(f"{head.title}: no line of names; write one as its first")
-        record[0] = record[0].removeprefix(_BOM)
+        record[0], mark = _without_mark(record[0])
         for self._delimiter in (",", ";", "\t", "|"):
             names = self._parse(record)
             if names is not None and self._field in names:
@@ -292,7 +296,7 @@ class CsvReader:
         if len(set(names)) < len(names):
             raise InputError(f"{head.title}: two columns have the same name; rename one")
         ending = "\r\n" if record[-1].endswith(b"\r\n") else "\n"
-        return CsvHead(names, self._delimiter, ending)
+        return CsvHead(names, self._delimiter, ending, mark)
 
     def _parse(self, record: list[bytes]) -> list[str] | None:
         try:
@@ -339,3 +343,9 @@ class CsvReader:
             return self._lines.bad(f"not valid UTF-8 at byte {error.start + 1}", content, first)
         fields = dict(zip(self.head.names, cells, strict=True))
         return Record(fields[self._field], fields, self._field, self._lines.origin(first), first, self._file)
+
+
+def _without_mark(content: bytes) -> tuple[bytes, str]:
+    """Return the beginning of an input without its byte order mark, and the mark, "" where there is none."""
+    rest = content.removeprefix(_BOM)
+    return rest, content[: len(content) - len(rest)].decode()

@@ -53,7 +53,7 @@ class Record:
     field: the name of the column with the text.
     origin: where it stands, for messages: "a.txt, line 3"; number: its line, or its row.
     file: name of the input, or None for arguments and stdin.
-    ending: what ended its line.
+    ending: what ended its line. beginning: what stood before the text and is not of it, a byte order mark.
     """
 
     text: str
@@ -63,6 +63,7 @@ class Record:
     number: int
     file: str | None = None
     ending: str = "\n"
+    beginning: str = ""
 
     def has(self, column: str) -> bool:
         """Tell whether there is a column of that name."""

@@ -73,7 +73,7 @@ class LineWriter:
     def write(self, record: Record, answer: Answer) -> None:
         """See `Writer`."""
         text = record.text if answer.text is None else answer.text
-        self._write(text.encode() + record.ending.encode())
+        self._write(f"{record.beginning}{text}{record.ending}".encode())
 
     def close(self) -> None:
         """See `Writer`."""
@@ -127,6 +127,7 @@ class CsvWriter:
         self._ending = head.ending
         if self._names is None:
             self._names = wanted
+            self._stream.write(head.beginning.encode())
             self._put(wanted)
 
     def write(self, record: Record, answer: Answer) -> None:
