@@ -121,4 +121,7 @@ def test_init_writes_the_documented_config(tmp_path: Path) -> None:
     assert nerve(tmp_path, "init", "-").stdout == expected
     missing = nerve(tmp_path, "init", "no/such/folder.yaml")
     assert missing.returncode == 1
-    assert missing.stderr == "nerve: cannot use no/such/folder.yaml: No such file or directory\n"
+    assert (
+        missing.stderr
+        == "nerve: cannot use no/such/folder.yaml: No such file or directory; check its name, permissions and disk\n"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 
 from builders import ServerProcess, write_config
+from nerve.corpus.manifest import MANIFEST, Entry, Header, Manifest
+from nerve.corpus.records import Position
 
 Call = Callable[..., subprocess.CompletedProcess[bytes]]
 WORDS = ("Anna Maria lives in New York", "Bob sees Paris", "a . x and y", "bob@example.org in Newville")
@@ -186,6 +189,11 @@ def test_the_folder_of_another_run_is_left_alone(nerve: Call, tmp_path: Path) ->
         ("redact", ["--file", "a.jsonl", "--resume"], b"--resume goes on with a run in a folder"),
         (
             "redact",
+            ["--file", "a.jsonl", "--resume", "--output", "b.jsonl"],
+            b"b.jsonl is a file; name a folder",
+        ),
+        (
+            "redact",
             ["--file", "a.jsonl", "a.jsonl", "--output", "new"],
             b"a.jsonl would be written more than once",
         ),
@@ -197,6 +205,28 @@ def test_the_folder_of_another_run_is_left_alone(nerve: Call, tmp_path: Path) ->
     assert tree(tmp_path / "other") == {"notes": b"mine"}
     write_rows(tmp_path / "a.jsonl", 9)
     assert b"a.jsonl has changed since" in nerve("redact", *common, "--resume").stderr
+    assert not (tmp_path / "b.jsonl").exists()
+    assert nerve("redact", "Anna", "\udcff", "--skip-bad", "--output", "texts").returncode == 0
+    other = nerve("redact", "Bob", "\udcff", "--skip-bad", "--output", "texts", "--resume")
+    assert b"arguments has changed since" in other.stderr
+
+
+def test_a_line_of_the_manifest_is_written_whole(tmp_path: Path) -> None:
+    """A disk that fills up takes the beginning of a line, and refuses only what comes next: a torn line comes last."""
+
+    class NearlyFull(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(bytes(data)[:7])
+
+    manifest = Manifest(tmp_path / "out", Header("1", "redact", {}), resume=False)
+    with NearlyFull(tmp_path / "out" / MANIFEST, "ab") as file:
+        manifest._file.close()
+        manifest._file = file
+        for number in range(2):
+            manifest.add(Entry("a", "a", number, 1, 0, Position(), last=False))
+    again = Manifest(tmp_path / "out", Header("1", "redact", {}), resume=True)
+    assert [entry.number for entry in again.entries] == [0, 1]
+    again.close()
 
 
 def test_two_runs_never_write_to_one_folder(nerve: Call, config: Path, tmp_path: Path) -> None:
@@ -322,7 +352,10 @@ def test_stdin_goes_to_parts_and_goes_on(nerve: Call, tmp_path: Path) -> None:
     assert len(entries(tmp_path / "out")) == 2
     other = nerve("redact", *common, "--resume", stdin=data.replace(b"Anna", b"Ann "))
     assert b"stdin is not what the run began with" in other.stderr
-    assert nerve("redact", *common, "--resume", stdin=data).returncode == 0
+    for _ in range(2):  # all is done the second time
+        assert nerve("redact", *common, "--resume", stdin=data).returncode == 0
+    other = nerve("redact", *common, "--resume", stdin=data + b'{"text": "Bob"}\n')
+    assert b"stdin is not what the run began with" in other.stderr
     written = [row for _, content in sorted(tree(tmp_path / "out").items()) for row in lines(content)]
     assert [row["id"] for row in written] == [row["id"] for row in rows]
 

@@ -95,7 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"nerve: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        print(
+            f"nerve: cannot use {error.filename}: {error.strerror}; check its name, permissions and disk",
+            file=sys.stderr,
+        )
         return 1
     return status
 

@@ -96,7 +96,9 @@ def why_wrong(options: argparse.Namespace) -> str | None:
     if options.whole + options.jsonl + options.csv + options.parquet > 1:
         return "--whole, --jsonl, --csv and --parquet exclude each other"
     if options.resume and not goes_to_folder(options):
-        return "--resume goes on with a run in a folder; name it with --output"
+        if options.output is None:
+            return "--resume goes on with a run in a folder; name it with --output"
+        return f"--resume goes on with a run in a folder, and {options.output} is a file; name a folder"
     if options.url is not None and options.ray is not None:
         return "--url and --ray exclude each other"
     if options.url is not None and options.rename_labels is not None:
@@ -118,7 +120,7 @@ def goes_to_folder(options: argparse.Namespace) -> bool:
     if options.output is None:
         return False
     path = Path(options.output)
-    if path.is_dir() or options.output.endswith("/") or options.resume:
+    if path.is_dir() or options.output.endswith("/"):
         return True
     return not path.exists() and not path.suffix
 

@@ -100,7 +100,7 @@ class Manifest:
             self._file.truncate(len(whole) + len(newline))
         if not newline:
             if any(path.name != MANIFEST for path in folder.iterdir()):
-                self._path.unlink()
+                self._path.unlink(missing_ok=True)
                 raise OutputError(f"{folder} holds other files; choose a folder that is new or empty")
             self._append(_encode(header))
             return
@@ -135,7 +135,9 @@ class Manifest:
 
     def _append(self, line: bytes) -> None:
         try:
-            self._file.write(line + b"\n")
+            rest = memoryview(line + b"\n")
+            while rest:  # on a disk that is nearly full the beginning is written, and only then it fails
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise OutputError(

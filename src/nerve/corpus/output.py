@@ -221,7 +221,8 @@ class FolderOutput:
         last = self.manifest.last.get(source.name)
         if last is None:
             return Position(), 0
-        if (last.size, last.mtime_ns) != (source.size, source.mtime_ns):
+        is_other = source.digest is not None and source.digest != last.digest
+        if is_other or (last.size, last.mtime_ns) != (source.size, source.mtime_ns):
             raise OutputError(
                 f"{source.title} has changed since the run in {self._folder} began; choose another folder"
             )
@@ -252,6 +253,7 @@ class FolderOutput:
             stream = _hidden(path).open("wb")
         writer = make_writer(kind, stream, self._layout)
         part = _FilePart(source, number, start, path, errors, writer, stream)
+        part.digest = source.digest
         self._open.append(part)
         return part
 

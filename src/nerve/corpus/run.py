@@ -110,6 +110,7 @@ class Run:
             if place is not None:
                 yield from self._texts_of(source, *place)
             else:
+                self._check_done(source)
                 self._skip(source, 0.0)
 
     def _texts_of(self, source: Source, start: Position, number: int) -> Iterator[str]:
@@ -141,6 +142,7 @@ class Run:
                         self._waiting.append(_OnItsWay(checked, part, n_bytes))
                         yield checked.text
                 part.is_last = True
+                part.digest = reader.digest() or part.digest
                 self._end(part)
         except InputError as error:
             if not self._skip_bad:
@@ -204,4 +206,22 @@ class Run:
             return
         before = output.digest_of(source)
         if before is not None and reader.digest() != before:
-            raise OutputError(f"{source.title} is not what the run began with; choose another folder")
+            raise _is_another(source)
+
+    def _check_done(self, source: Source) -> None:
+        """Refuse a stream that is not the one of which all rows are there; a file is known by its size and time."""
+        output = self._output
+        if source.texts or source.can_seek or not isinstance(output, FolderOutput):
+            return
+        before = output.digest_of(source)
+        if before is None:
+            return
+        with source.open(self._column) as reader:
+            for _ in reader:
+                pass
+            if reader.digest() != before:
+                raise _is_another(source)
+
+
+def _is_another(source: Source) -> OutputError:
+    return OutputError(f"{source.title} is not what the run began with; choose another folder")

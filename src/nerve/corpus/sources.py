@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import glob
+import hashlib
 import os
 import sys
 from contextlib import contextmanager
@@ -71,6 +72,13 @@ class Source:
     def is_packed(self) -> bool:
         """Tell whether the file is compressed; its rows are what is in it."""
         return self.path is not None and self.path.suffix.lower() in PACKED
+
+    @property
+    def digest(self) -> str | None:
+        """Of the texts of the command line, which have no time of a change; None for all else."""
+        if not self.texts:
+            return None
+        return hashlib.sha256("\0".join(self.texts).encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
     def n_bytes(self) -> int | None:
