@@ -45,6 +45,15 @@ def seen(message: dict[str, Any]) -> list[str]:
         ({"content": [{"type": "tool_use", "input": {"k": {"l": "a"}}, "id": "i"}]}, ["a"]),
         ({"content": [{"type": "document", "source": {"type": "base64", "data": "x"}, "title": "t"}]}, ["t"]),
         ({"reasoning_content": "a", "summary": [{"type": "summary_text", "text": "b"}]}, ["a", "b"]),
+        (
+            {"reasoning": "a", "content": [{"type": "thinking", "thinking": "b", "signature": "s"}]},
+            ["a", "b"],
+        ),
+        ({"reasoning": {"effort": "high"}, "audio": {"id": "i", "transcript": "a"}}, ["a"]),
+        ({"content": [{"citations": [{"cited_text": "a"}], "text": "b"}]}, ["a", "b"]),
+        ({"content": [{"toolResult": {"content": [{"json": {"k": "a"}}]}}]}, ["a"]),
+        ({"parts": [{"functionCall": {"name": "f", "args": {"k": "a"}}}]}, ["a"]),
+        ({"arguments": '{"A":"B","A":"C"}'}, ['{"A":"B","A":"C"}']),
         ({"own": {"field": [{"text": "a"}, "b", 1]}}, ["a"]),
     ],
 )

@@ -159,15 +159,20 @@ def test_agentgateway_prompt(ask: Callable[..., Any]) -> None:
 
 
 def test_agentgateway_answer(ask: Callable[..., Any]) -> None:
-    """The choices of a model's answer likewise."""
+    """The choices of a model's answer likewise; the tokens beside a text go with it."""
+    tokens = {"content": [{"token": word} for word in TEXT.split()]}
     choices = [
         {"message": {"role": "assistant", "content": "the"}},
-        {"message": {"role": "assistant", "content": TEXT}, "index": 1},
+        {"message": {"role": "assistant", "content": TEXT}, "index": 1, "text": TEXT, "logprobs": tokens},
     ]
     answer = ask("/response", {"body": {"choices": choices}}).json()
-    assert answer["action"]["body"] == {
-        "choices": [choices[0], {"message": {"role": "assistant", "content": MASKED}, "index": 1}]
+    masked = {
+        "message": {"role": "assistant", "content": MASKED},
+        "index": 1,
+        "text": MASKED,
+        "logprobs": None,
     }
+    assert answer["action"]["body"] == {"choices": [choices[0], masked]}
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,9 @@ def _rewrite(turn: dict[str, Any], field: str, index: int, replace: Callable[[st
     message = turn.get("message")
     if not isinstance(message, dict):
         raise InvalidRequest(f"{field}[{index}].message: required, as an object")
-    return {**turn, "message": rewrite(message, f"{field}[{index}].message", replace)}
+    rewritten = rewrite(turn, f"{field}[{index}]", replace)
+    # Its tokens are those of the text as it was.
+    return {**rewritten, "logprobs": None} if turn.get("logprobs") is not None else rewritten
 
 
 def _route(path: str, codec: ConversationCodec, body: JsonBody[Any], summary: str) -> PostRoute:

@@ -6,6 +6,7 @@ of tools, and the arguments of calls of tools. Roles, names, identifiers, links 
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 
 # What holds a text, or a list of parts that do.
 _TEXTS = frozenset({"content", "text", "output", "refusal", "reasoning_content", "title", "context"})
-# What holds JSON whose strings are texts: an object, or JSON within a string.
-_JSON = frozenset({"arguments", "input"})
+# What holds a text where it is a string, and is a field like any other where it is none: thoughts (vLLM, OpenRouter,
+# Anthropic), what was said aloud, what is quoted.
+_PERHAPS_TEXTS = frozenset({"reasoning", "thinking", "transcript", "cited_text", "quote"})
+# What holds JSON whose strings are texts: an object, or JSON within a string. The last two are Gemini's and Bedrock's.
+_JSON = frozenset({"arguments", "input", "args", "json"})
 _MOST_DEPTH = 16
 
 
@@ -46,6 +50,8 @@ def _object(found: dict[str, Any], place: str, replace: Replace, depth: int) -> 
 def _field(key: str, value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401 - decoded JSON
     if key in _TEXTS:
         return _text(value, f"{place}.{key}", replace, depth)
+    if key in _PERHAPS_TEXTS and isinstance(value, str):
+        return replace(value)
     if key in _JSON:
         return _json(value, f"{place}.{key}", replace, depth)
     return _other(value, place, replace, depth)  # the key is the client's: it is not quoted
@@ -67,17 +73,26 @@ def _text(value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa:
 
 
 def _json(value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401
-    """Replace all strings in JSON, names of fields excepted; a string that is no JSON object or list is a text."""
+    """Replace all strings in JSON, names of fields excepted; a string that is no JSON object or list is a text.
+
+    So is one with two fields of a name, one of which nobody would see.
+    """
     if not isinstance(value, str):
         return _strings(value, place, replace, depth)
     try:
         inner = msgspec.json.decode(value)
-    except (msgspec.DecodeError, RecursionError):
+        json.loads(value, object_pairs_hook=_check_names)
+    except (msgspec.DecodeError, ValueError, RecursionError):
         inner = None
     if not isinstance(inner, dict | list):
         return replace(value)
     changed = _strings(inner, place, replace, depth)
     return value if changed == inner else msgspec.json.encode(changed).decode()
+
+
+def _check_names(fields: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in fields}) < len(fields):
+        raise ValueError
 
 
 def _strings(value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401
