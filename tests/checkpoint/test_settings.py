@@ -113,7 +113,7 @@ def test_names_that_are_there_are_taken() -> None:
 
 
 def test_names_count_where_the_number_of_labels_differs() -> None:
-    """As in transformers; the log says so."""
+    """As in transformers 4; the log says so, and a classifier of another size is refused."""
     config = {"id2label": {"0": "O", "1": "B-X"}, "num_labels": 5}
     assert label_names(config, "here") == ("O", "B-X")
     assert "num_labels 5, but names 2 labels in id2label, which count" in str(doubt_about_labels(config))

@@ -76,7 +76,7 @@ def entry_of(name: str, variant: Variant, zoo: dict[str, dict[str, Any]]) -> dic
     entry |= {"slug": f"variant--{name}", "repo": f"variant/{name}"}
     entry["config"] = changed(entry["config"], variant.config)
     entry["weights"] = {**entry["weights"], "extra": [], "rename": []} | variant.weights
-    entry["tokenizer"] |= variant.tokenizer
+    entry["tokenizer"] = changed(entry["tokenizer"], variant.tokenizer)
     if variant.files is not None:
         entry["files"] = variant.files
     entry["files"] = [
@@ -131,6 +131,8 @@ VOCABULARY = ["config.json", "vocab.txt", "tokenizer_config.json", "model.safete
 PAIRS = ["config.json", "vocab.json", "merges.txt", "model.safetensors"]
 SHARDS = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"]
 LOWER = {"lower": True}
+BERT_TOKENS = {"bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "[UNK]", "sep_token": "[SEP]"}
+BERT_TOKENS |= {"pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
 
 VARIANTS = {
     # tokenizers from vocabularies
@@ -260,6 +262,36 @@ VARIANTS = {
         files=["config.json", "model.safetensors", "onnx/tokenizer.json", "onnx/tokenizer_config.json"],
         is_written=True,
     ),
+    # a tokenizer of another family (klue/roberta-base, nlp-waseda/roberta-base-japanese, ...)
+    "roberta-of-bert": Variant(
+        ROBERTA,
+        files=VOCABULARY,
+        special=GONE,
+        settings={**BERT_TOKENS, "tokenizer_class": "BertTokenizer", "add_prefix_space": GONE},
+        tokenizer={"kind": "wordpiece", "order": "plain", "prefix": GONE},
+    ),
+    "roberta-of-albert": Variant(
+        ROBERTA,
+        files=["config.json", "spiece.model", "tokenizer_config.json", "model.safetensors"],
+        special=GONE,
+        settings={
+            **BERT_TOKENS,
+            **{"unk_token": "<unk>", "pad_token": "<pad>", "do_lower_case": False, "keep_accents": True},
+            **{"tokenizer_class": "AlbertTokenizer", "add_prefix_space": GONE},
+        },
+        tokenizer={"kind": "unigram", "style": "albert", "prefix": GONE},
+    ),
+    "bert-of-xlmr": Variant(
+        BERT,
+        files=["config.json", "sentencepiece.bpe.model", "tokenizer_config.json", "model.safetensors"],
+        special=GONE,
+        config={"pad_token_id": 1},
+        settings={
+            **dict.fromkeys(BERT_TOKENS, GONE),
+            **{"do_lower_case": GONE, "tokenizer_class": "XLMRobertaTokenizer"},
+        },
+        tokenizer={"kind": "unigram", "style": "xlm-roberta"},
+    ),
     # labels
     "labels-by-name-only": Variant(BERT, config={"id2label": GONE}),
     "labels-by-name-as-text": Variant(
@@ -326,6 +358,8 @@ VARIANTS = {
     "bert-silu": Variant(BERT, config={"hidden_act": "silu", "pad_token_id": 3}),
     "bert-nan": Variant(BERT, after=rewrite("config.json", lambda text: text.replace("0.02", "NaN", 1))),
     "bert-one-layer": Variant(BERT, config={"num_hidden_layers": 1, "num_attention_heads": 1}),
+    "bert-class-of-their-own": Variant(BERT, config={"architectures": ["BertForNER"]}),
+    "bert-class-as-text": Variant(BERT, config={"architectures": "BertForTokenClassification"}),
     "bert-type-in-another-case": Variant(BERT, config={"architectures": GONE}),
     "roberta-pad-0": Variant(ROBERTA, config={"pad_token_id": 0}),
     "roberta-odd-positions": Variant(

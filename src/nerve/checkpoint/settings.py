@@ -129,7 +129,8 @@ def class_names(config: Mapping[str, Any]) -> list[str]:
 def label_names(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
     """Return the names of `id2label`, by label id; where there is none, those that transformers makes.
 
-    Where `num_labels` says another number, `id2label` counts, as in transformers; `doubt_about_labels` says so.
+    Where `num_labels` says another number, `id2label` counts, as in transformers 4, and the weights prove it right;
+    `doubt_about_labels` says so. (transformers 5 makes up as many names as `num_labels` says.)
     Two ids may have one name, as in transformers: their tokens are of one kind. A name may be empty, as there.
     """
     labels = config.get("id2label")
