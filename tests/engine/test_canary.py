@@ -113,14 +113,24 @@ def test_model_that_recovers_is_told_of(watch: Callable[..., Watched]) -> None:
 def test_real_calls_spare_the_canary(watch: Callable[..., Watched]) -> None:
     """While requests are served the model is not asked; when none come, it is."""
     watched = watch(interval=0.3)
-    n_own = 0
-    until = time.monotonic() + 1.5
-    while time.monotonic() < until:
-        assert predict_blocking(watched.engine, ["Anna"], OPTIONS).rows
-        n_own += 1
-    assert watched.session.n_calls == n_own
+    for _ in range(10):
+        before, n_own = watched.session.n_calls, 0
+        begun = last = time.monotonic()
+        longest = 0.0  # between two requests, on a busy machine
+        while last < begun + 1.0:
+            assert predict_blocking(watched.engine, ["Anna"], OPTIONS).rows
+            n_own += 1
+            now = time.monotonic()
+            longest, last = max(longest, now - last), now
+        n_asked = watched.session.n_calls - before - n_own
+        if longest < 0.2:
+            break
+    else:
+        pytest.skip("this machine is too busy to send requests without a pause")
+    assert n_asked == 0
+    n_calls = watched.session.n_calls
     until = time.monotonic() + PATIENCE
-    while watched.session.n_calls == n_own:
+    while watched.session.n_calls == n_calls:
         assert time.monotonic() < until
         time.sleep(0.02)
     assert watched.told.empty()
