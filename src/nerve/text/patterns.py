@@ -25,6 +25,8 @@ from nerve.types import Entity, PatternName
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from nerve.text.escapes import Plain
+
     Span = tuple[int, int]
     Rule = Callable[[str], Iterable[Span]]
 
@@ -78,6 +80,8 @@ _HEX_RUN = re.compile(r"[0-9A-Fa-f:.]++")
 _LONGEST_IPV6 = 45
 
 _DIGIT = re.compile(r"\d")
+# How often a text may have been escaped: JSON within JSON is, twice.
+_MOST_LEVELS = 3
 # Rules that find nothing in a text without digits.
 _OF_DIGITS = (PatternName.CREDIT_CARD, PatternName.IBAN, PatternName.US_SSN, PatternName.PHONE_NUMBER)
 
@@ -269,12 +273,15 @@ class Patterns:
         labels: only these; None for all.
         """
         found = self._find_twice(text, labels)
-        plain = unescape(text)
-        if plain is not None:
-            found += [
-                Entity(each.label, each.score, *plain.span(each.start, each.end))
-                for each in self._find_twice(plain.text, labels)
-            ]
+        way_back: list[Plain] = []
+        while len(way_back) < _MOST_LEVELS and (plain := unescape(text)) is not None:
+            way_back.append(plain)
+            text = plain.text
+            for each in self._find_twice(text, labels):
+                start, end = each.start, each.end
+                for level in reversed(way_back):
+                    start, end = level.span(start, end)
+                found.append(Entity(each.label, each.score, start, end))
         return longest_first(found) if len(found) > 1 else found
 
     def _find_twice(self, text: str, labels: frozenset[str] | None) -> list[Entity]:
