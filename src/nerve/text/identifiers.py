@@ -29,8 +29,10 @@ _CHAIN = re.compile(
 )
 _GROUP = re.compile(r"\d++")
 _CARD_LENGTHS = range(12, 20)
-# A card is one group, or some of three digits at least. One that goes on in the next line has fours.
+# A card is one group, or some of three digits at least; the first has four or, with UnionPay, six. One that goes
+# on in the next line has fours.
 _MOST_GROUPS = 5
+_FIRST_GROUPS = (4, 6)
 _LEAST_GROUP = 3
 _FOUR = 4
 # Digits that issuers give: their first ones, and the lengths in use with them. Of others that pass the check,
@@ -110,6 +112,8 @@ def _card_stop(text: str, groups: list[Span], first: int) -> int:
         return first
     for index in range(first, min(len(groups), first + _MOST_GROUPS)):
         start, end = groups[index]
+        if index > first and groups[first][1] - groups[first][0] not in _FIRST_GROUPS:
+            break
         if end - start < _LEAST_GROUP or len(digits) + end - start > _CARD_LENGTHS[-1]:
             break
         lines = text.count("\n", groups[first][0], start)
