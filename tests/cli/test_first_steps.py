@@ -83,17 +83,19 @@ def test_without_a_model_it_says_what_to_type(tmp_path: Path, arguments: list[st
             "redact --lables X a",
             "nerve redact: error: unrecognized arguments: --lables; did you mean --labels\\?",
         ),
+        ("predict --part-bytes many x", "nerve predict: error: argument --part-bytes: 'many' is no number"),
         ("serve a b", "nerve serve: error: unrecognized arguments: b"),
         ("serve --mode x", "nerve serve: error: unrecognized arguments: --mode; did you mean --model\\?"),
         ("show a --model b", "nerve: error: MODEL and --model say the same; leave one of them out"),
     ],
 )
 def test_a_typing_error_is_told_with_the_nearest_word(tmp_path: Path, arguments: str, said: str) -> None:
-    """Wrong usage is status 2; what was meant stands beside it, with the usage of that command."""
+    """Wrong usage is status 2 and one line; what was meant stands beside it, or where to read on."""
     done = nerve(tmp_path, *arguments.split())
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"usage: {said.partition(':')[0]} ")
-    assert re.fullmatch(said, done.stderr.splitlines()[-1]), done.stderr
+    (line,) = done.stderr.splitlines()
+    hint = "" if said.endswith("?") else f"; see {said.partition(':')[0]} --help"
+    assert re.fullmatch(said + hint, line), done.stderr
 
 
 @pytest.mark.parametrize("command", sorted({*_COMMANDS} - {"completion"}))  # whose description has them

@@ -59,6 +59,8 @@ _COMMANDS = {
 }
 # Commands that no config file has a say in.
 _WITHOUT_CONFIG = ("init", "export", "completion")
+# argparse names the function that reads a number.
+_NO_NUMBER = re.compile(r"invalid \w+ value: ('.*')")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,16 +119,18 @@ class _Parser(argparse.ArgumentParser):
     """Names the nearest command or option beside one that there is not."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and end with status 2."""
+        """Say in one line what is wrong, and end with status 2; the usage is many lines long."""
         if wrong := re.search(r"argument COMMAND: invalid choice: '([^']*)'", message):
             message += _nearest(wrong[1], [*_COMMANDS])
-        super().error(message)
+        message = _NO_NUMBER.sub(r"\1 is no number", message)
+        more = "" if message.endswith("?") else f"; see {self.prog} --help"
+        self.exit(2, f"{self.prog}: error: {message}{more}\n")
 
     def refuse(self, unknown: list[str]) -> NoReturn:
         """Refuse arguments that this command does not have."""
         options = [option for action in self._actions for option in action.option_strings]
         near = _nearest(unknown[0].partition("=")[0], options) if unknown[0].startswith("-") else ""
-        super().error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
 
 
 def _nearest(wrong: str, known: list[str]) -> str:
