@@ -181,15 +181,14 @@ CLASSES = [
 ]
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_time_grows_with_the_text_alone(name: PatternName) -> None:
+def test_time_grows_with_the_text_alone() -> None:
     """1 MB of each class of characters, and of a mixture, takes seconds at most; quadratic would be hours."""
     chance = random.Random(3)
     mixture = "".join(chance.choice(CLASSES) for _ in range(300_000))[: 1 << 20]
     for text in (mixture, *((kind * (1 << 20))[: 1 << 20] for kind in CLASSES)):
         started = time.perf_counter()
-        Patterns([name], {}).find(text)
-        assert time.perf_counter() - started < 30, text[:20]
+        Patterns(SHIPPED, {}).find(text)
+        assert time.perf_counter() - started < 60, text[:20]
 
 
 def test_rules_with_one_name_are_all_asked() -> None:
