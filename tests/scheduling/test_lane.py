@@ -612,7 +612,7 @@ def test_while_the_interpreter_ends_what_runs_is_waited_for_and_nothing_begins(
     b.wait_until_parked(2)
     running = b.hold(1)
     b.runner.gate.clear()
-    leaver = threading.Thread(target=b.lane.leave)
+    leaver = threading.Thread(target=b.lane.leave, args=(math.inf,))
     leaver.start()
     while not b.lane._is_leaving:
         leaver.join(0.001)

@@ -41,8 +41,8 @@ P = ParamSpec("P")
 
 # After a defect of the lane itself, which may come again at once.
 _PAUSE_SECONDS = 0.1
-# For a call that runs while the interpreter ends. One on a device that hangs may never return.
-_LEAVE_SECONDS = 10.0
+# For the calls that run while the interpreter ends. One on a device that hangs may never return.
+_LEAVE_SECONDS = 5.0
 
 _lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
 
@@ -151,14 +151,14 @@ class Lane:
         for thread in self._threads:
             thread.close()
 
-    def leave(self) -> None:
+    def leave(self, until: float) -> None:
         """Take no batch any more, and wait for those that run; what waits gets no answer. For the interpreter's end.
 
-        Python ends a thread that comes back from a call then, which C++ answers by aborting the process.
+        until: `time.monotonic()` at which it waits no longer. A thread that comes back from a call after that is ended
+        by Python, which C++ answers by aborting the process.
         """
         with self._lock:
             self._is_leaving = True
-        until = time.monotonic() + _LEAVE_SECONDS
         while not self.is_idle() and time.monotonic() < until:
             time.sleep(_PAUSE_SECONDS / 10)
 
@@ -276,5 +276,6 @@ class Lane:
 @atexit.register
 def _leave_all() -> None:
     """Leave the lanes that nobody has drained: a program need not, and one that is interrupted twice cannot."""
+    until = time.monotonic() + _LEAVE_SECONDS
     for lane in list(_lanes):
-        lane.leave()
+        lane.leave(until)
