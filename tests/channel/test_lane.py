@@ -109,7 +109,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for something that comes soon."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -113,7 +113,7 @@ class Proxy:
             who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
         with log.open("ab") as output:
             self._process = subprocess.Popen(self.command(), stdout=output, stderr=output, **who)  # type: ignore[call-overload]
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             assert self._process is not None
             assert self._process.poll() is None, self.log()
@@ -129,7 +129,7 @@ class Proxy:
 
     def requests(self, wanted: int = 1) -> list[dict[str, object]]:
         """Return the access log's lines; Nginx writes them after the answer, so wait for `wanted`."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while True:
             lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
             if len(lines) >= wanted or time.monotonic() > deadline:

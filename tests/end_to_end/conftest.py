@@ -46,7 +46,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory, troubled_model: Path) -> 
         tmp_path_factory.mktemp("troubled-server") / "config.yaml",
         troubled_model,
         batching={"max_queue_tokens": 40, "max_queue_ms": None, "max_batch_size": 1},
-        limits={"request_timeout_ms": 20_000},
+        limits={"request_timeout_ms": 100_000},
         cpu={"threads": 1},
     )
     yield from running(config)

@@ -103,7 +103,7 @@ def test_overload(troubled: ServerProcess, route: str) -> None:
     connections = [connect(troubled) for _ in range(8)]
     body = json.dumps(BODIES[route]("Anna x x x")).encode()
     for connection in connections:
-        connection.sendall(request_bytes(body, path=route))
+        connection.sendall(request_bytes(body, "request-timeout-ms: 100000", path=route))
     answers = [read_answer(connection)[0] for connection in connections]
     for connection in connections:
         connection.close()

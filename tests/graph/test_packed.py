@@ -150,8 +150,8 @@ def test_weights_without_a_packed_form_are_not_fetched_for_a_gpu(case: str, tmp_
         has_form = True
     except ModelError:
         has_form = False
-    assert is_buildable(config, None, lambda: CUDA) == has_form
-    assert is_buildable(config, folder, lambda: CUDA) == has_form
+    assert bool(is_buildable(config, None, lambda: CUDA)) == has_form
+    assert bool(is_buildable(config, folder, lambda: CUDA)) == has_form
     assert is_buildable(config, folder)
 
 

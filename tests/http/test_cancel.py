@@ -48,7 +48,7 @@ def test_answer_that_waits_to_be_encoded_is_dropped(
     monkeypatch.setattr(engine, "make_rows", hold_the_pool)
     monkeypatch.setattr(engine.pool, "run", note)
     monkeypatch.setattr(PredictTokensCodec, "encode", lambda *_: pytest.fail("nobody wants this"))
-    headers = {"request_timeout_ms": "1500"} if why == "its deadline passes" else {}
+    headers = {"request_timeout_ms": "4000"} if why == "its deadline passes" else {}
     request = send(app, Probe(LARGE, **headers))
     assert gate.entered.acquire(timeout=PATIENCE)
     assert request.is_watched.wait(PATIENCE)

@@ -47,7 +47,7 @@ def front(serve: Callable[..., ServerProcess], tmp_path: Path) -> Iterator[str]:
     with (tmp_path / "nginx.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         assert process.poll() is None, (tmp_path / "nginx.log").read_text()
         try:
