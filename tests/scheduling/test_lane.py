@@ -6,10 +6,12 @@ import contextlib
 import gc
 import logging
 import math
+import os
 import queue
 import random
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -21,7 +23,7 @@ import pytest
 from nerve.errors import DeadlineExceeded, DeviceFailed, InferenceFailed, Overloaded, Unavailable
 from nerve.scheduling import measured
 from nerve.scheduling.batching import BatchPolicy, Job
-from nerve.scheduling.lane import Lane
+from nerve.scheduling.lane import Lane, _lanes, leave_all
 from nerve.scheduling.queue import Queue
 from nerve.scheduling.threads import EngineThread
 from nerve.types import TokenScores, Window
@@ -607,22 +609,44 @@ def test_drain_finishes_what_was_admitted_and_refuses_the_rest(
 def test_while_the_interpreter_ends_what_runs_is_waited_for_and_nothing_begins(
     bench: Callable[..., Bench],
 ) -> None:
-    """A thread that came back from onnxruntime after that would abort the process."""
-    b = bench(n_threads=2)
-    b.wait_until_parked(2)
-    running = b.hold(1)
-    b.runner.gate.clear()
-    leaver = threading.Thread(target=b.lane.leave, args=(math.inf,))
+    """On all lanes at once: a thread that came back from onnxruntime after that would abort the process."""
+    benches = [bench(), bench()]
+    running = [b.hold(1) for b in benches]
+    waiting = [b.submit(2) for b in benches]
+    leaver = threading.Thread(target=leave_all, args=([b.lane for b in benches],))
     leaver.start()
-    while not b.lane._is_leaving:
-        leaver.join(0.001)
-    b.submit(2)  # as another thread may
+    for b, job in zip(benches, waiting, strict=True):
+        assert b.wait(1) == [job]
+        assert isinstance(job.error, Unavailable)
+        with pytest.raises(Unavailable, match="the interpreter ends"):
+            b.submit(3)
+    benches[0].release()
+    assert benches[0].wait(1) == [running[0]]
     assert leaver.is_alive()
-    b.release()
+    benches[1].release()
+    assert benches[1].wait(1) == [running[1]]
     leaver.join(PATIENCE)
     assert not leaver.is_alive()
-    assert b.wait(1) == [running]
-    assert (b.runner.batches, b.delivered.qsize()) == ([[1]], 0)
+    assert [job.error for job in running] == [None, None]
+    assert [b.runner.batches for b in benches] == [[[1]], [[1]]]
+
+
+def test_forked_process_waits_for_no_call_of_its_parent(bench: Callable[..., Bench]) -> None:
+    """It has no thread that could end one; nor does it wait for a lock that one held."""
+    b = bench()
+    b.hold(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of Python 3.12: what is tested is that it goes well
+        child = os.fork()
+    if child == 0:
+        try:
+            leave_all()
+        finally:
+            os._exit(1 if list(_lanes) else 0)
+    b.release()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_every_job_is_delivered_exactly_once_under_load(bench: Callable[..., Bench]) -> None:

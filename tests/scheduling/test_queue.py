@@ -324,6 +324,17 @@ def test_rate_is_that_of_a_second_of_calls() -> None:
     assert b.queue.rates.seconds_for(10) == pytest.approx(0.008)
 
 
+@pytest.mark.parametrize(("times", "most_seconds"), [(3, 3.0), (100, 5.0)])
+def test_machine_that_becomes_slow_is_known_soon(times: int, most_seconds: float) -> None:
+    """Most of it after a few seconds: those in which it was quick are forgotten."""
+    b = Bench()
+    slow = 0.001 * times
+    for seconds in (*[0.001] * 1000, *[slow] * round(most_seconds / slow)):
+        b.submit(1, length=10)
+        b.end(b.begin(), seconds)
+    assert b.queue.rates.seconds_for(10) > slow / 2
+
+
 def test_rate_of_slow_calls_is_that_of_the_last_ones() -> None:
     """One that takes 20 s does not make those before it forgotten."""
     b = Bench()

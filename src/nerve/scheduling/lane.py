@@ -23,11 +23,11 @@ import time
 import weakref
 from typing import TYPE_CHECKING, ParamSpec
 
-from nerve.errors import stack_of
+from nerve.errors import Unavailable, stack_of
 from nerve.scheduling.batching import cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from nerve.errors import Overloaded
     from nerve.scheduling.batching import Batch, Job
@@ -81,7 +81,6 @@ class Lane:
         self._parked: list[queue.SimpleQueue[None]] = []  # of the threads that wait, each one's own
         self._n_gathering = 0  # of these, those that wait for a bounded time
         self._is_draining = False
-        self._is_leaving = False
         _lanes.add(self)
         for thread in threads:
             thread.post(self._work)
@@ -151,16 +150,12 @@ class Lane:
         for thread in self._threads:
             thread.close()
 
-    def leave(self, until: float) -> None:
-        """Take no batch any more, and wait for those that run; what waits gets no answer. For the interpreter's end.
-
-        until: `time.monotonic()` at which it waits no longer. A thread that comes back from a call after that is ended
-        by Python, which C++ answers by aborting the process.
-        """
+    def leave(self) -> None:
+        """Deliver `Unavailable` to all that waits, and admit nothing more; what runs goes on."""
         with self._lock:
-            self._is_leaving = True
-        while not self.is_idle() and time.monotonic() < until:
-            time.sleep(_PAUSE_SECONDS / 10)
+            finished = self._queue.abandon("the interpreter ends", Unavailable)
+        if finished:
+            self._report(self._deliver, finished)
 
     def _wake_one(self) -> None:
         """Wake the thread that parked last, if any; the lock is held. Others look again by themselves.
@@ -196,9 +191,9 @@ class Lane:
             with self._lock:
                 now = time.monotonic()
                 n_awaited = self._queue.awaited(now) if len(self._queue) else 0
-                if len(self._queue) and not n_awaited and not self._is_leaving:  # since the look above
+                if len(self._queue) and not n_awaited:  # since the look above
                     continue
-                if self._is_draining or self._is_leaving:
+                if self._is_draining:
                     return
                 self._parked.append(own)
                 self._n_gathering += n_awaited > 0
@@ -224,8 +219,6 @@ class Lane:
     def _take_batch(self) -> Batch | None:
         """Take the next batch off the queue; None when there is nothing to do."""
         with self._lock:
-            if self._is_leaving:
-                return None
             now = time.monotonic()
             expired = self._queue.expire(now)
             batch = self._queue.choose(now, has_cores=self._has_cores())
@@ -274,8 +267,18 @@ class Lane:
 
 
 @atexit.register
-def _leave_all() -> None:
-    """Leave the lanes that nobody has drained: a program need not, and one that is interrupted twice cannot."""
+def leave_all(lanes: Iterable[Lane] = _lanes) -> None:
+    """Leave lanes, all at once, and wait for what runs on them: for the interpreter's end.
+
+    A program need not drain them, and one that is interrupted twice cannot. Python ends a thread that comes back from
+    a call after the interpreter, which C++ answers by aborting the process.
+    """
+    left = list(lanes)
+    for lane in left:
+        lane.leave()
     until = time.monotonic() + _LEAVE_SECONDS
-    for lane in list(_lanes):
-        lane.leave(until)
+    while not all(lane.is_idle() for lane in left) and time.monotonic() < until:
+        time.sleep(_PAUSE_SECONDS / 10)
+
+
+os.register_at_fork(after_in_child=_lanes.clear)  # it has no thread that could end a call

@@ -9,9 +9,10 @@ import math
 _HALF_LIFE_SECONDS = 0.7
 _LEAST_CALLS = 7
 _LEAST_DECAY = 0.5 ** (1 / _LEAST_CALLS)
-# Most that one call counts for, as a multiple of the time it should have taken: a process that was stopped
-# for a while has not become slow for good.
+# Most that one call counts for, as a multiple of the time it should have taken, or in seconds where that is more: a
+# process that was stopped for a while has not become slow for good.
 _MOST_DELAY = 8.0
+_MOST_DELAY_SECONDS = 0.1
 
 
 class Rates:
@@ -43,9 +44,9 @@ class Rates:
         n_beside: calls of this kind that can run side by side.
         """
         seconds = max(seconds, 1e-9) / n_beside
-        if self._tokens:
-            seconds = min(seconds, _MOST_DELAY * self.seconds_for(n_tokens))
         kept = max(_LEAST_DECAY, math.exp2(-seconds / _HALF_LIFE_SECONDS))
+        if self._tokens:
+            seconds = min(seconds, max(_MOST_DELAY * self.seconds_for(n_tokens), _MOST_DELAY_SECONDS))
         self._tokens = kept * self._tokens + n_tokens
         self._seconds = kept * self._seconds + seconds
         self.measured_seconds += seconds

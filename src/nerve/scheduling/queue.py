@@ -257,13 +257,13 @@ class Queue:
                 finished.append(job)
         return finished
 
-    def abandon(self, reason: str) -> list[Job]:
+    def abandon(self, reason: str, error: type[DeviceFailed] | type[Unavailable] = DeviceFailed) -> list[Job]:
         """Fail all that waits and admit nothing more; return the jobs to be delivered. What runs may never end."""
-        self._closed = DeviceFailed(reason)
+        self._closed = error(reason)
         waiting = list(self._jobs)
         for job in waiting:
             self.forget(job)
-            job.error = DeviceFailed(reason)
+            job.error = error(reason)
         return [job for job in waiting if not job.n_running]
 
     def forget(self, job: Job) -> None:
