@@ -6,10 +6,16 @@ A line about a request says which: `log.error(..., extra={"request_id": ...})`.
 from __future__ import annotations
 
 import datetime
+import io
 import logging
 import logging.config
+import os
 import select
+import stat
 import sys
+import time
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
@@ -17,13 +23,15 @@ import msgspec
 from nerve.config import LogFormat
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from nerve.config import ServerConfig
 
 _TEXT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
-# Milliseconds that a line waits for a full pipe to be read. Its readers are quick, or stand still.
-_PATIENCE_MS = 250
-# Characters that are written at once: at most PIPE_BUF (4,096) bytes, which a pipe takes whole where it takes any.
-_PIECE = 1024
+# Seconds that a line waits for a reader. Readers are quick, or stand still.
+_PATIENCE_SECONDS = 0.25
+# Seconds between its tries. Not poll: a terminal is ready as well where it has room for less than it is given.
+_PAUSE_SECONDS = 0.001
 # What a line can tell of its request, in fields of their own.
 _FIELDS = (
     *("request_id", "method", "route", "status", "duration_ms", "response_bytes", "texts", "tokens"),
@@ -50,53 +58,101 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 class ServerHandler(StderrHandler):
     """Writes as `StderrHandler` does, but waits for nobody: lines that cannot be written are lost, and counted.
 
-    A pipe whose reader stands still (a collector, a terminal after Ctrl-S) would hold the thread that writes, and with
-    the handler's lock every other one that logs: no request would be answered, and SIGTERM would do nothing.
+    A pipe or a terminal whose reader stands still (a collector, Ctrl-S) would hold the thread that writes, and with the
+    handler's lock every other one that logs: no request would be answered, and SIGTERM would do nothing.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._n_lost = 0
-        self._rest = ""  # what ends a line that was cut
+        self._rest = b""  # what ends a line that was cut
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line. The first that does not fit waits a moment, further ones not at all."""
+        """Write one line. The first for which there is no room waits a moment, further ones not at all."""
+        file = _file_of(self.stream)
+        if file is None:
+            super().emit(record)
+            return
         try:
-            if not self._may_write(0 if self._n_lost else _PATIENCE_MS):
-                self._n_lost += 1
-                return
-            if self._n_lost:
-                lost, self._n_lost = self._n_lost, 0
-                self._write(self.format(_told(f"{lost} lines of the log were lost: nobody read it")))
-            self._write(self.format(record))
+            told = self._rest + (self._encoded(_told(self._n_lost)) if self._n_lost else b"")
+            data = told + self._encoded(record)
+            n_written = _write(file, data, waits=not self._n_lost)
         except Exception:  # noqa: BLE001 - as logging's own handlers do
             self.handleError(record)
+            return
+        if n_written >= len(told):
+            self._n_lost = 0
+        if n_written < len(data):
+            self._n_lost += 1
+        if n_written:
+            end = self.terminator.encode()
+            self._rest = b"" if data[:n_written].endswith(end) else end
 
-    def _write(self, line: str) -> None:
-        text = self._rest + line + self.terminator
-        self._rest = ""
-        for start in range(0, len(text), _PIECE):
-            if start and not self._may_write(
-                _PATIENCE_MS
-            ):  # the rest of a long line; the next one begins anew
-                self._n_lost += 1
-                self._rest = self.terminator
-                return
-            self.stream.write(text[start : start + _PIECE])
-            self.flush()
-
-    def _may_write(self, milliseconds: int) -> bool:
-        """Tell whether a piece can be written within a time without waiting for a reader."""
-        try:
-            file = self.stream.fileno()
-        except (AttributeError, OSError, ValueError):  # no file, as in tests
-            return True
-        poll = select.poll()
-        poll.register(file, select.POLLOUT)
-        return bool(poll.poll(milliseconds))
+    def _encoded(self, record: logging.LogRecord) -> bytes:
+        return (self.format(record) + self.terminator).encode(
+            self.stream.encoding, self.stream.errors or "strict"
+        )
 
 
-def _told(message: str) -> logging.LogRecord:
+def _file_of(stream: TextIO) -> int | None:
+    """Return the descriptor behind a stream; None where lines must go through it: a bar, none, in memory, closed."""
+    try:
+        return stream.fileno() if isinstance(stream, io.TextIOWrapper) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _write(file: int, data: bytes, *, waits: bool) -> int:
+    """Write what a file takes within a moment, in one write if it can; returns the number of bytes.
+
+    waits: else the first bytes must fit at once.
+    """
+    give_up = time.monotonic() + _PATIENCE_SECONDS
+    n_written = 0
+    with _never_waiting(file) as write:
+        while n_written < len(data):
+            try:
+                n = write(data[n_written:])
+            except BlockingIOError:
+                n = 0
+            n_written += n
+            if not n:
+                if not (waits or n_written) or time.monotonic() >= give_up:
+                    break
+                time.sleep(_PAUSE_SECONDS)
+    return n_written
+
+
+@contextmanager
+def _never_waiting(file: int) -> Iterator[Callable[[bytes], int]]:
+    """Give the block `os.write` to a file that does not wait for its reader, but writes a part, or nothing.
+
+    "Ready" is not enough to ask for: a terminal is ready with room for one byte, and another process may fill a pipe in
+    between. And O_NONBLOCK would hold for all processes that have this description of the file. So it is opened anew:
+    a pipe then takes up to PIPE_BUF bytes whole or not at all.
+    """
+    if stat.S_ISREG(os.fstat(file).st_mode):  # nobody to wait for, and a new description begins at the start
+        yield partial(os.write, file)
+        return
+    try:
+        own = os.open(f"/proc/self/fd/{file}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:  # a socket, as journald's, which is ready with room for much; no permission; no /proc
+        yield partial(_write_if_ready, file)
+        return
+    try:
+        yield partial(os.write, own)
+    finally:
+        os.close(own)
+
+
+def _write_if_ready(file: int, data: bytes) -> int:
+    poll = select.poll()
+    poll.register(file, select.POLLOUT)
+    return os.write(file, data[: select.PIPE_BUF]) if poll.poll(0) else 0
+
+
+def _told(n_lost: int) -> logging.LogRecord:
+    message = f"{n_lost} lines of the log were lost: nobody read it"
     return logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, None, None)
 
 
