@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +58,34 @@ def write_model(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     return folder
+
+
+STRANGER = 54321
+
+
+@contextmanager
+def closed_to_us(*folders: Path) -> Iterator[None]:
+    """Let nobody into folders, and be nobody: root reads everything."""
+    is_root = os.geteuid() == 0
+    for folder in folders:
+        folder.chmod(0)
+    if is_root:
+        os.seteuid(STRANGER)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """Make a folder that every user may read; those of pytest are its user's alone."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def source_of(config: Config) -> tuple[str, str | None, str | None]:
@@ -243,3 +275,52 @@ def test_a_platforms_folder_without_a_model_is_no_reason_to_serve_another(
         choose_config()
     write_model(tmp_path / "mnt")
     assert source_of(choose_config()) == ("LOCAL", str(tmp_path / "mnt"), None)
+
+
+def test_what_a_file_system_makes_is_nothing_of_a_platform(nowhere: Path, tmp_path: Path) -> None:
+    """A fresh volume of ext4 has `lost+found`; hidden names are nobody's model."""
+    write(tmp_path / "shipped.yaml")
+    for name in ("opt/lost+found", "mnt/.cache"):
+        write_model(tmp_path / name)
+    assert source_of(choose_config())[1] == "other/model"
+    (tmp_path / "mnt" / "README.md").touch()
+    with pytest.raises(ConfigError) as caught:
+        choose_config()
+    # As on a workstation with such a folder: how a model is named.
+    assert str(caught.value) == (
+        f"no model is named, and the folder {tmp_path / 'mnt'} has no config.json; name a model (a folder, or "
+        "OWNER/NAME on the hub), or a config file with --config FILE or NERVE_CONFIG"
+    )
+
+
+def test_what_may_not_be_read_is_an_error_of_the_configuration(
+    nowhere: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders of other users, wherever they lie."""
+    models, etc = shared_folder / "models", shared_folder / "etc"
+    for folder in (models / "lost+found", models / "theirs", etc):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(selection_module, "PLATFORM_FOLDERS", (models,))
+    monkeypatch.setattr(selection_module, "DEFAULT_LOCATIONS", (shared_folder / "config.yaml",))
+    has_no_model = rf"the folder {models} has no config\.json"
+    with (
+        closed_to_us(models / "lost+found"),
+        pytest.raises(ConfigError, match=f"{has_no_model}; name a model folder"),
+    ):
+        choose_config(str(models))
+    with closed_to_us(models / "lost+found", models / "theirs"):
+        for model in (str(models), None):
+            with pytest.raises(
+                ConfigError, match=f"{has_no_model}, and theirs in it may not be read; name a model"
+            ):
+                choose_config(model)
+    with closed_to_us(models):
+        for model in (str(models), None):
+            with pytest.raises(ConfigError, match=f"cannot read {models}: Permission denied"):
+                choose_config(model)
+    monkeypatch.setattr(selection_module, "DEFAULT_LOCATIONS", (etc / "config.yaml",))
+    with (
+        closed_to_us(etc),
+        pytest.raises(ConfigError, match=f"cannot read {etc}/config.yaml: Permission denied"),
+    ):
+        choose_config()

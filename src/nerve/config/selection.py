@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from nerve.config.strays import ENV_CONFIG, warn_of_strays
 from nerve.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from nerve.config.schema import Config
 
@@ -49,6 +50,11 @@ _PARTS_OF_OTHERS = (
     ".index",
     ".xml",
     "_config.json",
+)
+# Every fresh volume of ext4 has it; only root may look into it.
+_LOST_AND_FOUND = "lost+found"
+_NAME_ONE = (
+    f"name a model (a folder, or OWNER/NAME on the hub), or a config file with --config FILE or {ENV_CONFIG}"
 )
 # Keys of the section `model` that belong to the checkpoint, not to the machine that runs it.
 _OF_THE_CHECKPOINT = ("checkpoint_repository", "graph", "name", "max_length")
@@ -116,11 +122,9 @@ def locate(model: str, revision: str | None = None) -> Path | dict[str, Any]:
             "the model is empty; name a config file, a folder, or a hub repository as OWNER/NAME"
         )
     path = expand_home(model, "the model")
-    try:
+    with _reading(model):
         is_file, is_folder = path.is_file(), path.is_dir()
         is_model = is_folder and ((path / _MODEL_CONFIG).is_file() or _is_of_another_kind(path, model))
-    except OSError as error:  # a folder on the way that may not be read, or no name for a file
-        raise ConfigError(f"cannot read {model}: {error.strerror}; check its name and permissions") from error
     if is_file:
         if path.suffix in _PARTS_OF_A_MODEL or path.name == _MODEL_CONFIG:
             raise ConfigError(f"{model} is a file of a model; name its folder")
@@ -130,7 +134,8 @@ def locate(model: str, revision: str | None = None) -> Path | dict[str, Any]:
             raise ConfigError(f"a revision is for a hub repository, but {model} is a folder; leave it out")
         return {"source": CheckpointSource.LOCAL.value, "path": str(Path.cwd() / path)}
     if is_folder and not _is_name(model):
-        raise ConfigError(_no_model(path, model))
+        said, has_one = _no_model(path, model)
+        raise ConfigError(f"{said}; name {'that' if has_one else 'a model'} folder")
     if is_folder:
         log.warning(
             "%s is taken as a name on the hub: the folder of that name here has no %s", model, _MODEL_CONFIG
@@ -156,13 +161,38 @@ def _on_the_hub(model: str, revision: str | None) -> dict[str, Any]:
 
 def _is_of_another_kind(folder: Path, model: str) -> bool:
     """Tell whether a folder that is named by its path holds something of a model, though no config.json."""
-    return not _is_name(model) and any(file.name.endswith(_PARTS_OF_OTHERS) for file in folder.iterdir())
+    return not _is_name(model) and any(name.endswith(_PARTS_OF_OTHERS) for name in _names_in(folder))
 
 
-def _no_model(folder: Path, model: str) -> str:
-    found = sorted(inner.name for inner in folder.iterdir() if (inner / _MODEL_CONFIG).is_file())
-    where = f", but {found[0]} in it has one; name that folder" if found else "; name a model folder"
-    return f"the folder {model} has no {_MODEL_CONFIG}{where}"
+def _no_model(folder: Path, model: str) -> tuple[str, bool]:
+    """Return what to say of a folder that is no model's, and whether one in it is. Raises `ConfigError`."""
+    found, closed = [], []
+    with _reading(model):
+        for name in _names_in(folder):
+            try:
+                if (folder / name / _MODEL_CONFIG).is_file():
+                    found.append(name)
+            except OSError:
+                closed.append(name)
+    more = ""
+    if found:
+        more = f", but {found[0]} in it has one"
+    elif closed:
+        more = f", and {closed[0]} in it may not be read"
+    return f"the folder {model} has no {_MODEL_CONFIG}{more}", bool(found)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return what somebody has put into a folder: no hidden names, and not what a file system makes."""
+    return sorted(name for name in os.listdir(folder) if name[0] != "." and name != _LOST_AND_FOUND)
+
+
+@contextmanager
+def _reading(model: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # a folder on the way that may not be read, or no name for a file
+        raise ConfigError(f"cannot read {model}: {error.strerror}; check its name and permissions") from error
 
 
 def _is_name(name: str) -> bool:
@@ -177,15 +207,12 @@ def find_config(path: str | None) -> Path:
     chosen = path or os.environ.get(ENV_CONFIG)
     candidates = (Path(chosen),) if chosen else (*DEFAULT_LOCATIONS, SHIPPED_CONFIG)
     for candidate in candidates:
-        if candidate.is_file():
+        if _is_file(candidate):
             return candidate
     if chosen:
         raise ConfigError(f"no config file at {chosen}; name one with --config FILE or {ENV_CONFIG}")
     tried = " or ".join(str(candidate) for candidate in DEFAULT_LOCATIONS)
-    raise NoModelNamed(
-        f"no model is named, and there is no config file at {tried}; name a model (a folder, or OWNER/NAME on the "
-        f"hub), or a config file with --config FILE or {ENV_CONFIG}"
-    )
+    raise NoModelNamed(f"no model is named, and there is no config file at {tried}; {_NAME_ONE}")
 
 
 def config_of_machine() -> Config:
@@ -212,8 +239,10 @@ def _without_model(file: str | None, flags: Mapping[str, Any] | None) -> Config:
     folder = _platform_folder(file)
     if folder is None:
         return _read(find_config(file), flags)
-    if not (folder / _MODEL_CONFIG).is_file() and not _is_of_another_kind(folder, str(folder)):
-        raise ConfigError(f"{_no_model(folder, str(folder))}, or name a config file with {ENV_CONFIG}")
+    with _reading(str(folder)):
+        is_model = (folder / _MODEL_CONFIG).is_file() or _is_of_another_kind(folder, str(folder))
+    if not is_model:
+        raise ConfigError(f"no model is named, and {_no_model(folder, str(folder))[0]}; {_NAME_ONE}")
     log.info("no config file: the model is that of the platform, %s", folder)
     source = {"source": CheckpointSource.LOCAL.value, "path": str(folder)}
     document = {"model": {"checkpoint_repository": source}, "server": {"port": _PLATFORM_PORT}}
@@ -223,12 +252,27 @@ def _without_model(file: str | None, flags: Mapping[str, Any] | None) -> Config:
 def _platform_folder(file: str | None) -> Path | None:
     """Return the model folder of a platform, where there is one and no config file.
 
-    One that holds something else is meant, too: the image's own model in its place would answer, and wrongly.
+    One that holds something else is meant, too, or may not be read: the image's own model in its place would answer,
+    and wrongly.
     """
-    if file or os.environ.get(ENV_CONFIG) or any(path.is_file() for path in DEFAULT_LOCATIONS):
+    if file or os.environ.get(ENV_CONFIG) or any(map(_is_file, DEFAULT_LOCATIONS)):
         return None
-    there = [folder for folder in PLATFORM_FOLDERS if folder.is_dir() and any(folder.iterdir())]
-    return next((folder for folder in there if (folder / _MODEL_CONFIG).is_file()), next(iter(there), None))
+    there = [folder for folder in PLATFORM_FOLDERS if os.path.isdir(folder) and _is_used(folder)]
+    with_model = (folder for folder in there if os.path.isfile(folder / _MODEL_CONFIG))
+    return next(with_model, next(iter(there), None))
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a config file is there. Raises `ConfigError` where that cannot be told."""
+    with _reading(str(path)):
+        return path.is_file()
+
+
+def _is_used(folder: Path) -> bool:
+    try:
+        return bool(_names_in(folder))
+    except OSError:
+        return True
 
 
 def _read(path: Path, flags: Mapping[str, Any] | None) -> Config:
