@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -12,14 +13,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from builders import ServerProcess, write_config
+from nerve.api import load
+from nerve.corpus.answers import Task, answer_here
 from nerve.corpus.manifest import MANIFEST, Entry, Header, Manifest
+from nerve.corpus.output import FolderOutput
 from nerve.corpus.records import Position
+from nerve.corpus.run import Run
+from nerve.corpus.sources import find_sources
+from nerve.corpus.writers import Layout
 
 Call = Callable[..., subprocess.CompletedProcess[bytes]]
 WORDS = ("Anna Maria lives in New York", "Bob sees Paris", "a . x and y", "bob@example.org in Newville")
@@ -190,7 +199,12 @@ def test_the_folder_of_another_run_is_left_alone(nerve: Call, tmp_path: Path) ->
         (
             "redact",
             ["--file", "a.jsonl", "--resume", "--output", "b.jsonl"],
-            b"b.jsonl is a file; name a folder",
+            b"there is no folder b.jsonl; name that of the run",
+        ),
+        (
+            "redact",
+            ["--file", "a.jsonl", "--resume", "--output", "a.jsonl"],
+            b"a.jsonl is a file; name a folder",
         ),
         (
             "redact",
@@ -209,6 +223,12 @@ def test_the_folder_of_another_run_is_left_alone(nerve: Call, tmp_path: Path) ->
     assert nerve("redact", "Anna", "\udcff", "--skip-bad", "--output", "texts").returncode == 0
     other = nerve("redact", "Bob", "\udcff", "--skip-bad", "--output", "texts", "--resume")
     assert b"arguments has changed since" in other.stderr
+    written = tmp_path / "texts/_manifest.jsonl"
+    header, entry = lines(written.read_bytes())
+    del entry["digest"]  # as an earlier version wrote it
+    written.write_text(f"{json.dumps(header)}\n{json.dumps(entry)}\n")
+    again = nerve("redact", "Anna", "\udcff", "--skip-bad", "--output", "texts", "--resume")
+    assert again.returncode == 0, again.stderr
 
 
 def test_a_line_of_the_manifest_is_written_whole(tmp_path: Path) -> None:
@@ -358,6 +378,40 @@ def test_stdin_goes_to_parts_and_goes_on(nerve: Call, tmp_path: Path) -> None:
     assert b"stdin is not what the run began with" in other.stderr
     written = [row for _, content in sorted(tree(tmp_path / "out").items()) for row in lines(content)]
     assert [row["id"] for row in written] == [row["id"] for row in rows]
+
+
+def test_a_stream_that_cannot_be_read_is_not_the_one_that_could(nerve: Call, tmp_path: Path) -> None:
+    """Nor is it a bad row of a run whose rows are all there."""
+    common = ["--csv", "--skip-bad", "--output", "out", "--resume"]
+    assert nerve("redact", *common, stdin=b"text\nAnna\n").returncode == 0
+    before = tree(tmp_path / "out")
+    other = nerve("redact", *common, stdin=b"no\nAnna\n")
+    assert (other.returncode, b"stdin is not what the run began with" in other.stderr) == (1, True)
+    assert tree(tmp_path / "out") == before
+
+
+def test_a_stream_that_breaks_off_behind_a_whole_part_may_come_again(
+    lookup_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is one bad row, and a run that goes on finds nothing more to do."""
+
+    class Broken(io.BytesIO):
+        def readline(self, size: int | None = -1) -> bytes:
+            if line := super().readline(size):
+                return line
+            raise OSError(errno.EIO, "Input/output error")
+
+    header, layout = Header("1", "redact", {}), Layout("text", replaces=True, column=None)
+    with load(lookup_model) as classifier:
+        for _ in range(2):
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Broken(b"Anna\n" * 3)))
+            output = FolderOutput(
+                tmp_path / "out", header, layout, lambda source: source.kind, resume=True, part_bytes=5
+            )
+            with closing(output):
+                answers = partial(answer_here, classifier, Task(redacts=True, choices={}))
+                Run(output, "text", skip_bad=True).over(find_sources(["-"], []), answers)
+    assert [entry["bad"] for entry in entries(tmp_path / "out")] == [0, 0, 1]
 
 
 def test_numbers_count_through_a_file(nerve: Call, tmp_path: Path) -> None:

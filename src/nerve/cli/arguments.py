@@ -96,9 +96,7 @@ def why_wrong(options: argparse.Namespace) -> str | None:
     if options.whole + options.jsonl + options.csv + options.parquet > 1:
         return "--whole, --jsonl, --csv and --parquet exclude each other"
     if options.resume and not goes_to_folder(options):
-        if options.output is None:
-            return "--resume goes on with a run in a folder; name it with --output"
-        return f"--resume goes on with a run in a folder, and {options.output} is a file; name a folder"
+        return f"--resume goes on with a run in a folder{_no_folder(options.output)}"
     if options.url is not None and options.ray is not None:
         return "--url and --ray exclude each other"
     if options.url is not None and options.rename_labels is not None:
@@ -106,6 +104,14 @@ def why_wrong(options: argparse.Namespace) -> str | None:
     if options.url is not None and options.model is not None:
         return "--url and --model exclude each other; the server has its own model"
     return None
+
+
+def _no_folder(output: str | None) -> str:
+    if output is None:
+        return "; name it with --output"
+    if Path(output).exists():
+        return f", and {output} is a file; name a folder"
+    return f", and there is no folder {output}; name that of the run"
 
 
 def kind_of(options: argparse.Namespace) -> Kind | None:

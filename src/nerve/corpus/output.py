@@ -221,7 +221,8 @@ class FolderOutput:
         last = self.manifest.last.get(source.name)
         if last is None:
             return Position(), 0
-        is_other = source.digest is not None and source.digest != last.digest
+        # An earlier version kept no digest of arguments.
+        is_other = None not in (source.digest, last.digest) and source.digest != last.digest
         if is_other or (last.size, last.mtime_ns) != (source.size, source.mtime_ns):
             raise OutputError(
                 f"{source.title} has changed since the run in {self._folder} began; choose another folder"
