@@ -146,10 +146,9 @@ def test_pickled_weights_are_weights(folder: Path) -> None:
 
 def test_an_adapter_has_no_config(folder: Path) -> None:
     """As PEFT writes it; and a folder whose model lies one deeper."""
-    for name in ("config.json", "model.safetensors"):
-        (folder / name).unlink()
     (folder / "last").mkdir()
-    (folder / "last" / "config.json").write_text("{}")
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).rename(folder / "last" / name)
     with pytest.raises(CheckpointError, match="but in last/; serve that folder"):
         fetch(folder)
     (folder / "adapter_config.json").write_text("{}")

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from nerve.checkpoint.choice import WEIGHTS
 from nerve.checkpoint.strangers import what_it_is
 
 
@@ -26,21 +27,53 @@ from nerve.checkpoint.strangers import what_it_is
         (["config.json", "openvino_model.bin", "openvino_model.xml"], "another runtime only"),
         (["config.json", "coreml/x.mlpackage/Manifest.json"], "another runtime only"),
         (
-            ["checkpoint-10/config.json", "README.md"],
+            ["checkpoint-10/config.json", "checkpoint-10/model.safetensors", "README.md"],
             r"no config.json at its top, but in checkpoint-10/; serve that",
         ),
-        (["b/config.json", "a/c/config.json"], r"but in b/ and in 1 more folders"),
+        (
+            [
+                "b/config.json",
+                "b/pytorch_model.bin",
+                "a/c/config.json",
+                "a/c/onnx/model.onnx",
+                "a/config.json",
+            ],
+            r"but in b/ and in 1 more folders",
+        ),
+        (["model-best/config.cfg", "model-best/meta.json"], r"pipeline of spaCy \(model-best/config.cfg\)"),
+        (["config.json", "gguf/x.gguf"], r"llama.cpp only \(gguf/x.gguf\)"),
+        (["model.safetensors", "gliner_config.json"], "is a model of GLiNER"),
+        (["config.json", "openvino/openvino_model_qint8.xml"], "another runtime only"),
     ],
 )
 def test_what_is_known_is_named_with_the_remedy(files: list[str], expected: str) -> None:
     """The kind, the file that tells it, and what to do."""
-    said = what_it_is(files, "here")
+    said = what_it_is(files, "here", WEIGHTS)
     assert said is not None
     assert said.startswith("here ")
     assert re.search(expected, said), said
 
 
-@pytest.mark.parametrize("files", [[], ["README.md", "model.pt"], ["config.json", "a/config.json"]])
+@pytest.mark.parametrize(
+    "files",
+    [
+        [],
+        ["README.md", "model.pt"],
+        ["config.json", "a/config.json"],
+        ["a/config.json"],  # of a tokenizer, or of what stands before a model's head
+        # Weights that can be served, where config.json alone is missing.
+        ["model.safetensors", "tokenizer.json", "x.gguf"],
+        ["pytorch_model.bin", "tf_model.h5"],
+        ["onnx/model.onnx", "openvino/openvino_model.xml"],
+        ["model.safetensors", "tokenizer.json", "1_Pooling/config.json"],
+        ["model.safetensors", "a/config.json", "a/model.safetensors"],
+        # Names that only end like those of others.
+        ["config.json", "runs/events.h5"],
+        ["config.json", "my_config.cfg"],
+        ["config.json", "old/config.cfg", "lora/adapter_config.json"],
+        ["my_gliner_config.json"],
+    ],
+)
 def test_nothing_is_guessed(files: list[str]) -> None:
     """Of other files nothing is said; a model with config.json is where it should be."""
-    assert what_it_is(files, "here") is None
+    assert what_it_is(files, "here", WEIGHTS) is None

@@ -191,7 +191,7 @@ def _not_built(config: Mapping[str, Any], verdict: bool | Unbuildable, origin: s
 
 
 def _nothing_usable(files: Collection[str], origin: str) -> str:
-    if known := what_it_is(files, origin):
+    if known := what_it_is(files, origin, WEIGHTS):
         return known
     others = [name for name in sorted(files) if name.endswith(_OTHER_FILES) and _is_weights_of_a_kind(name)]
     also = f" ({others[0]} is under no name that weights have)" if others else ""

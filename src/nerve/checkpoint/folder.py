@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nerve.checkpoint.calibration import CALIBRATION
-from nerve.checkpoint.choice import BuildCheck, choose_main_file, choose_tokenizer, data_files
+from nerve.checkpoint.choice import WEIGHTS, BuildCheck, choose_main_file, choose_tokenizer, data_files
 from nerve.checkpoint.settings import (
     CONFIG,
     SPECIAL_TOKENS,
@@ -88,7 +88,7 @@ def check_config_is_there(files: Collection[str], origin: str) -> None:
     """Prove that config.json is among `files`; else say what they are, where that can be told."""
     if CONFIG in files:
         return
-    known = what_it_is(files, origin)
+    known = what_it_is(files, origin, WEIGHTS)
     raise CheckpointError(known) if known else missing_file(CONFIG, origin)
 
 
