@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nerve.endpoints.conversations import rewrite
+from nerve.endpoints.conversations import rewrite, rewrite_beside
 from nerve.errors import InvalidRequest
 
 
@@ -93,6 +93,13 @@ def test_depth_is_bounded(key: str) -> None:
         message = {key: [message]}
     with pytest.raises(InvalidRequest, match="is nested too deeply"):
         seen(message)
+    with pytest.raises(InvalidRequest, match="is nested too deeply"):
+        rewrite_beside(key, message, "choices[0]", str.upper)
+    lists: Any = "a"
+    for _ in range(300):
+        lists = [lists]
+    with pytest.raises(InvalidRequest, match="is nested too deeply"):
+        rewrite_beside("text", lists, "choices[0]", str.upper)
     deep = {"arguments": "[" * 300 + "]" * 300}
     with pytest.raises(InvalidRequest, match="is nested too deeply"):
         seen(deep)

@@ -162,7 +162,7 @@ def test_agentgateway_answer(ask: Callable[..., Any]) -> None:
     """The choices of a model's answer likewise; the tokens beside a text go with it."""
     tokens = {"content": [{"token": word} for word in TEXT.split()]}
     choices = [
-        {"message": {"role": "assistant", "content": "the"}},
+        {"message": {"role": "assistant", "content": "the"}, "logprobs": {"content": [{"token": "the"}]}},
         {"message": {"role": "assistant", "content": TEXT}, "index": 1, "text": TEXT, "logprobs": tokens},
     ]
     answer = ask("/response", {"body": {"choices": choices}}).json()
@@ -173,6 +173,25 @@ def test_agentgateway_answer(ask: Callable[..., Any]) -> None:
         "logprobs": None,
     }
     assert answer["action"]["body"] == {"choices": [choices[0], masked]}
+
+
+def test_agentgateway_takes_what_is_no_message_beside_one(ask: Callable[..., Any]) -> None:
+    """The legacy tokens of completions, and fields of any type; texts among them are masked."""
+    message = {"role": "assistant", "content": "the"}
+    passed = [
+        {"message": message, "text": 5, "content": {"score": 1}, "title": [1, None, [True]], "input": 2.5},
+        {"message": message, "logprobs": {"text": ["Anna"], "tokens": ["Anna"], "text_offset": [0]}},
+    ]
+    answer = ask("/response", {"body": {"choices": passed}})
+    assert answer.json() == {"action": {"reason": "no entity was found"}}
+    found = {
+        "message": message,
+        "text": ["Bob", 5],
+        "delta": {"content": {"text": "Bob"}, "context": {"n": 1}},
+    }
+    answer = ask("/response", {"body": {"choices": [*passed, found]}})
+    masked = {**found, "text": ["<PER>", 5], "delta": {"content": {"text": "<PER>"}, "context": {"n": 1}}}
+    assert answer.json()["action"]["body"] == {"choices": [*passed, masked]}
 
 
 @pytest.mark.parametrize(
@@ -186,6 +205,7 @@ def test_agentgateway_answer(ask: Callable[..., Any]) -> None:
         ("/request", {"body": {"messages": [{"content": TEXT}] * 9}}),
         ("/response", {"body": {"choices": [{"content": TEXT}]}}),
         ("/response", {"body": {"choices": [{"message": TEXT}]}}),
+        ("/response", {"body": {"choices": [{"message": {"content": {"text": "Anna"}}}]}}),
     ],
 )
 def test_agentgateway_fails_closed(ask: Callable[..., Any], route: str, body: object) -> None:

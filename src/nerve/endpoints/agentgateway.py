@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from nerve.endpoints.conversations import rewrite
+from nerve.endpoints.conversations import rewrite, rewrite_beside
 from nerve.endpoints.entity_options import extend
 from nerve.endpoints.json_bodies import JsonBody, check_count, require_json
 from nerve.endpoints.protocol import EXAMPLE_TEXT, JSON_TYPE, Description, ErrorForm, PostRoute
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 _PASS = _encode({"action": {"reason": "no entity was found"}})
 _MASKED = "entities were masked"
+_TOKENS = "logprobs"
 _ERROR_FIELDS = {"error": {"type": "string"}, "error_type": {"type": "string"}, "messages": {"const": False}}
 _ERRORS = ErrorForm(
     lambda message, kind: _encode({"error": message, "error_type": kind, "messages": False}),
@@ -177,9 +178,19 @@ def _rewrite(turn: dict[str, Any], field: str, index: int, replace: Callable[[st
     message = turn.get("message")
     if not isinstance(message, dict):
         raise InvalidRequest(f"{field}[{index}].message: required, as an object")
-    rewritten = rewrite(turn, f"{field}[{index}]", replace)
-    # Its tokens are those of the text as it was.
-    return {**rewritten, "logprobs": None} if turn.get("logprobs") is not None else rewritten
+    place = f"{field}[{index}]"
+    rewritten = {key: _rewrite_part(key, value, place, replace) for key, value in turn.items()}
+    if _TOKENS in turn and rewritten != turn:  # they are those of the text as it was
+        rewritten[_TOKENS] = None
+    return rewritten
+
+
+def _rewrite_part(key: str, value: Any, place: str, replace: Callable[[str], str]) -> Any:  # noqa: ANN401 - JSON
+    if key == _TOKENS:
+        return value
+    if key == "message":
+        return rewrite(value, f"{place}.message", replace)
+    return rewrite_beside(key, value, place, replace)
 
 
 def _route(path: str, codec: ConversationCodec, body: JsonBody[Any], summary: str) -> PostRoute:

@@ -7,7 +7,7 @@ of tools, and the arguments of calls of tools. Roles, names, identifiers, links 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -34,59 +34,81 @@ def rewrite(message: dict[str, Any], place: str, replace: Replace) -> dict[str, 
     place: of the message in the body. Raises `InvalidRequest` where a text stands in a form that is not known: what is
     not understood must not pass unseen.
     """
-    return _object(message, place, replace, 0)
+    return _object(message, place, _How(replace, is_strict=True), 0)
 
 
-def _object(found: dict[str, Any], place: str, replace: Replace, depth: int) -> dict[str, Any]:
+def rewrite_beside(key: str, value: Any, place: str, replace: Replace) -> Any:  # noqa: ANN401 - decoded JSON
+    """Return the value of a field that stands beside a message, as `rewrite`; what is in no known form is as it was."""
+    return _field(key, value, place, _How(replace, is_strict=False), 0)
+
+
+class _How(NamedTuple):
+    """What is done to a text, and whether a text in an unknown form is refused."""
+
+    replace: Replace
+    is_strict: bool
+
+
+def _object(found: dict[str, Any], place: str, how: _How, depth: int) -> dict[str, Any]:
     _check_depth(place, depth)
     # A document that Anthropic's clients send as plain text.
     is_plain = found.get("type") == "text" and isinstance(found.get("data"), str)
     return {
-        key: replace(value) if is_plain and key == "data" else _field(key, value, place, replace, depth)
+        key: how.replace(value) if is_plain and key == "data" else _field(key, value, place, how, depth)
         for key, value in found.items()
     }
 
 
-def _field(key: str, value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401 - decoded JSON
+def _field(key: str, value: Any, place: str, how: _How, depth: int) -> Any:  # noqa: ANN401 - decoded JSON
     if key in _TEXTS:
-        return _text(value, f"{place}.{key}", replace, depth)
+        return _text(value, f"{place}.{key}", how, depth)
     if key in _PERHAPS_TEXTS and isinstance(value, str):
-        return replace(value)
+        return how.replace(value)
     if key in _JSON:
-        return _json(value, f"{place}.{key}", replace, depth)
-    return _other(value, place, replace, depth)  # the key is the client's: it is not quoted
+        return _json(value, f"{place}.{key}", how, depth)
+    return _other(value, place, how, depth)  # the key is the client's: it is not quoted
 
 
-def _text(value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401
+def _text(value: Any, place: str, how: _How, depth: int) -> Any:  # noqa: ANN401
     if value is None:
         return None
     if isinstance(value, str):
-        return replace(value)
+        return how.replace(value)
+    if not how.is_strict:
+        return _loose(value, place, how, depth)
     if not isinstance(value, list):
         raise InvalidRequest(f"{place}: must be a string or a list of parts")
     parts = []
     for number, part in enumerate(value):
         if not isinstance(part, dict):
             raise InvalidRequest(f"{place}[{number}]: must be an object")
-        parts.append(_object(part, f"{place}[{number}]", replace, depth + 1))
+        parts.append(_object(part, f"{place}[{number}]", how, depth + 1))
     return parts
 
 
-def _json(value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401
+def _loose(value: Any, place: str, how: _How, depth: int) -> Any:  # noqa: ANN401
+    """Look for texts where a text need not be one: a list of strings, say."""
+    _check_depth(place, depth)
+    if isinstance(value, list):
+        return [_text(each, place, how, depth + 1) for each in value]
+    return _other(value, place, how, depth)
+
+
+def _json(value: Any, place: str, how: _How, depth: int) -> Any:  # noqa: ANN401
     """Replace all strings in JSON, names of fields excepted; a string that is no JSON object or list is a text.
 
     So is one with two fields of a name, one of which nobody would see.
     """
     if not isinstance(value, str):
-        return _strings(value, place, replace, depth)
+        return _strings(value, place, how, depth)
     try:
         inner = msgspec.json.decode(value)
         json.loads(value, object_pairs_hook=_check_names)
     except (msgspec.DecodeError, ValueError, RecursionError):
         inner = None
     if not isinstance(inner, dict | list):
-        return replace(value)
-    changed = _strings(inner, place, replace, depth)
+        return how.replace(value)
+    changed = _strings(inner, place, how, depth)
     return value if changed == inner else msgspec.json.encode(changed).decode()
 
 
@@ -95,24 +117,24 @@ def _check_names(fields: list[tuple[str, Any]]) -> None:
         raise ValueError
 
 
-def _strings(value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401
+def _strings(value: Any, place: str, how: _How, depth: int) -> Any:  # noqa: ANN401
     _check_depth(place, depth)
     if isinstance(value, str):
-        return replace(value)
+        return how.replace(value)
     if isinstance(value, dict):
-        return {key: _strings(each, place, replace, depth + 1) for key, each in value.items()}
+        return {key: _strings(each, place, how, depth + 1) for key, each in value.items()}
     if isinstance(value, list):
-        return [_strings(each, place, replace, depth + 1) for each in value]
+        return [_strings(each, place, how, depth + 1) for each in value]
     return value
 
 
-def _other(value: Any, place: str, replace: Replace, depth: int) -> Any:  # noqa: ANN401
+def _other(value: Any, place: str, how: _How, depth: int) -> Any:  # noqa: ANN401
     """Look for texts below a field of another name."""
     _check_depth(place, depth)
     if isinstance(value, dict):
-        return _object(value, place, replace, depth + 1)
+        return _object(value, place, how, depth + 1)
     if isinstance(value, list):
-        return [_other(each, place, replace, depth + 1) for each in value]
+        return [_other(each, place, how, depth + 1) for each in value]
     return value
 
 
