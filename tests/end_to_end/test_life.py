@@ -200,9 +200,10 @@ def doomed(serve: Callable[..., ServerProcess], lookup_model: Path, tmp_path: Pa
     return server
 
 
+@pytest.mark.timeout(300)  # six starts, on a busy machine
 def test_worker_that_cannot_be_replaced_ends_the_server(doomed: ServerProcess) -> None:
     """With nobody left to serve, five failed starts are enough: the reasons, one last line, a failing status."""
-    assert doomed.process.wait(60) == 1
+    assert doomed.process.wait(180) == 1
     messages = [json.loads(line)["message"] for line in doomed.log().splitlines() if line.startswith("{")]
     assert messages.count("5 workers in a row could not start; the server ends") == 1
     assert sum("cannot start: " in message and "model.onnx" in message for message in messages) == 5
@@ -227,12 +228,20 @@ def test_second_worker_serves_until_the_first_can_be_replaced(
     assert server.stop() == 0
 
 
+@pytest.mark.timeout(300)  # four starts, on a busy machine
 def test_sigterm_ends_a_server_whose_worker_cannot_be_replaced(doomed: ServerProcess) -> None:
-    """The pause before the next start is cut short."""
-    wait_until(lambda: "started in 4.0 s" in doomed.log(), "the fourth has failed", timeout=60)
-    started = time.monotonic()
-    doomed.stop()
-    assert time.monotonic() - started < 3.5
+    """The pause before the next start is cut short: it does not come to that start."""
+    wait_until(lambda: "started in 4.0 s" in doomed.log(), "the fourth has failed", timeout=180)
+
+    def came_after() -> str:
+        return doomed.log().partition("started in 4.0 s")[2]
+
+    doomed.process.send_signal(signal.SIGTERM)
+    if "Respawning" in came_after():
+        pytest.skip("the pause was over before this process could send the signal")
+    assert doomed.process.wait(60) == 0
+    assert "Shutting down" in came_after()
+    assert "Respawning" not in came_after()
 
 
 def test_sigterm_while_a_worker_is_replaced(serve: Callable[..., ServerProcess]) -> None:

@@ -14,6 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
+from builders import write_lookup_model
+from nerve.api import load
 from nerve.checkpoint.choice import sort_graphs
 from nerve.config import Precision
 from nerve.errors import CheckpointError, ModelError, StartupError
@@ -36,12 +38,11 @@ def write_ready(
     rank: int = 3,
     kind: int = TensorProto.FLOAT,
     batch: str | int = "batch",
-    first: str = "out0",
 ) -> None:
-    """Write a graph that looks token ids up in a table of logits. first: name of the first output."""
+    """Write a graph that looks token ids up in a table of logits."""
     info = helper.make_tensor_value_info
     table = numpy_helper.from_array(np.eye(8, 5, dtype=np.float32), "table")
-    names = [first, *(f"out{index}" for index in range(1, outputs))]
+    names = [f"out{index}" for index in range(outputs)]
     nodes = [helper.make_node("Gather", ["table", "input_ids"], [name]) for name in names]
     axes = ["batch", "token", 5, 1][:rank]
     graph = helper.make_graph(
@@ -268,12 +269,24 @@ def test_a_ready_graph_must_be_a_token_classifier(shape: dict[str, Any], reason:
         load_graph(tmp_path, Precision.AUTO, tmp_path, graph_file="model.onnx")
 
 
-def test_of_several_outputs_the_logits_are_taken(tmp_path: Path) -> None:
-    """A graph that gives hidden states, too, says which are the logits."""
-    write_ready(tmp_path / "model.onnx", outputs=2, first="logits")
-    (tmp_path / "config.json").write_text("{}")
-    graph = load_graph(tmp_path, Precision.AUTO, tmp_path, graph_file="model.onnx")
-    assert graph.kind is GraphKind.READY
+@pytest.mark.parametrize("names", [("hidden", "logits"), ("logits", "hidden")])
+def test_of_several_outputs_the_logits_are_taken(names: tuple[str, str], tmp_path: Path) -> None:
+    """Wherever they stand; the other output, of the same shape, says the opposite."""
+    folder = write_lookup_model(tmp_path / "model")
+    with load(folder) as classifier:
+        expected = classifier.predict("anna x bob", "none", raw_scores=True)
+    model = onnx.load(folder / "model.onnx")
+    (logits,) = model.graph.output
+    model.graph.node.append(helper.make_node("Neg", [logits.name], ["hidden"]))
+    hidden = onnx.ValueInfoProto()
+    hidden.CopyFrom(logits)
+    hidden.name = "hidden"
+    model.graph.ClearField("output")
+    model.graph.output.extend({"logits": logits, "hidden": hidden}[name] for name in names)
+    onnx.save(model, folder / "model.onnx")
+    assert [output.name for output in onnx.load(folder / "model.onnx").graph.output] == list(names)
+    with load(folder) as classifier:
+        assert classifier.predict("anna x bob", "none", raw_scores=True) == expected
 
 
 @pytest.mark.parametrize("content", [b"", b"not a graph", b"\x08\x08\xff\xff"])
