@@ -53,8 +53,8 @@ _PARTS_OF_OTHERS = (
 )
 # Every fresh volume of ext4 has it; only root may look into it.
 _LOST_AND_FOUND = "lost+found"
-_NAME_ONE = (
-    f"name a model (a folder, or OWNER/NAME on the hub), or a config file with --config FILE or {ENV_CONFIG}"
+_WHAT_TO_NAME = (
+    f"a model (a folder, or OWNER/NAME on the hub), or a config file with --config FILE or {ENV_CONFIG}"
 )
 # Keys of the section `model` that belong to the checkpoint, not to the machine that runs it.
 _OF_THE_CHECKPOINT = ("checkpoint_repository", "graph", "name", "max_length")
@@ -212,7 +212,7 @@ def find_config(path: str | None) -> Path:
     if chosen:
         raise ConfigError(f"no config file at {chosen}; name one with --config FILE or {ENV_CONFIG}")
     tried = " or ".join(str(candidate) for candidate in DEFAULT_LOCATIONS)
-    raise NoModelNamed(f"no model is named, and there is no config file at {tried}; {_NAME_ONE}")
+    raise NoModelNamed(f"no model is named, and there is no config file at {tried}; name {_WHAT_TO_NAME}")
 
 
 def config_of_machine() -> Config:
@@ -242,7 +242,7 @@ def _without_model(file: str | None, flags: Mapping[str, Any] | None) -> Config:
     with _reading(str(folder)):
         is_model = (folder / _MODEL_CONFIG).is_file() or _is_of_another_kind(folder, str(folder))
     if not is_model:
-        raise ConfigError(f"no model is named, and {_no_model(folder, str(folder))[0]}; {_NAME_ONE}")
+        raise ConfigError(f"no model is named, and {_no_model(folder, str(folder))[0]}; name {_WHAT_TO_NAME}")
     log.info("no config file: the model is that of the platform, %s", folder)
     source = {"source": CheckpointSource.LOCAL.value, "path": str(folder)}
     document = {"model": {"checkpoint_repository": source}, "server": {"port": _PLATFORM_PORT}}
