@@ -184,6 +184,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "busy-above-all": ({"autoscaling": {"busyShare": 1.5}}, "autoscaling/busyShare"),
     "option-for-model": ({"model": "--host"}, "model"),
     "no-environment-name": ({"extraEnv": [{"name": "A-B"}]}, "extraEnv/0/name"),
+    "no-port-argument": ({"extraArgs": ["--model-name", "ner", "--port", "9"]}, "extraArgs/2"),
+    "no-address-argument": ({"extraArgs": ["--host=127.0.0.1"]}, "extraArgs/0"),
     "no-port-of-its-own": ({"extraEnv": [{"name": "NERVE_SERVER__PORT", "value": "9"}]}, "extraEnv/0/name"),
     "two-sources": ({"extraEnv": [{"name": "A", "value": "1", "valueFrom": {}}]}, "extraEnv/0"),
     "no-update": ({"updateStrategy": {"rollingUpdate": {"maxSurge": "0%"}}}, "rollingUpdate/maxUnavailable"),
