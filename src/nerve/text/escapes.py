@@ -1,26 +1,32 @@
 r"""Gives a text without the escapes of JSON, HTML and URLs, so that rules find what is written in them. Pure.
 
 Texts are often those of programs, as they are written: a JSON document (`https:\/\/x.org`, `\n10.0.0.1`, `\u003c`), a
-page (`bob&#64;x.org`), the parameters of a URL (`bob%40x.org`). Places in the new text lead back.
+page (`bob&#64;x.org`), the parameters of a URL (`bob%40x.org`, `10.0.0.1%0D%0A`), a form (`?card=4111+1111+1111+1111`).
+Places in the new text lead back.
 """
 
 from __future__ import annotations
 
+import html
 import re
 from array import array
 from itertools import chain
 
+_HEX = "[0-9A-Fa-f]"
+_CONTINUED = f"%[89ABab]{_HEX}"  # a byte of UTF-8 that is not a character's first
 _ESCAPE = re.compile(
-    r"\\(?:u[0-9A-Fa-f]{4}|[nrtbf/\"\\])"
-    r"|&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|amp|lt|gt|quot|apos|nbsp|commat|period|colon|sol|hyphen);"
-    r"|%[2-7][0-9A-Fa-f]"
+    rf"\\(?:u{_HEX}{{4}}|[nrtbf/\"\\])"
+    rf"|&(?:#[0-9]{{1,7}}|#[xX]{_HEX}{{1,6}}|[A-Za-z][A-Za-z0-9]{{1,31}});"
+    # Not all of ASCII's controls: `10%01` is rather text. Then UTF-8 of two, three and four bytes.
+    rf"|%(?:[2-7]{_HEX}|0[9ADad]|[CDcd]{_HEX}{_CONTINUED}|[Ee]{_HEX}(?:{_CONTINUED}){{2}}"
+    rf"|[Ff][0-4](?:{_CONTINUED}){{3}})"
 )
-# Those with a letter or a digit at their end that stand before words.
-_BEFORE_WORDS = re.compile(r"\\(?:u[0-9A-Fa-f]{4}|[nrt])")
 _BACKSLASHES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
-_NAMES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'", "nbsp": "\u00a0"}
-_NAMES |= {"commat": "@", "period": ".", "colon": ":", "sol": "/", "hyphen": "-"}
 _LAST_CHARACTER = 0x10FFFF
+_LONGEST_OF_JSON = 6
+# What a form is sent as (https://url.spec.whatwg.org/#urlencoded-serializing): a field's value in which a blank is `+`.
+_FORM_VALUE = re.compile(r"=[A-Za-z0-9*\-._%]*+\+[A-Za-z0-9*\-._%+]*+")
+_FIELD_NAME = re.compile(r"[A-Za-z0-9*\-._%+\[\]]{1,64}")
 
 
 class Plain:
@@ -40,42 +46,81 @@ class Plain:
 
 def unescape(text: str) -> Plain | None:
     """Return the text without escapes; None where there are none."""
-    if "\\" not in text and "&" not in text and "%" not in text:
-        return None
+    written = _with_blanks(text)
     parts: list[str] = []
     starts = array("Q")
     position = 0
-    for found in _ESCAPE.finditer(text):
-        character = _character(found.group())
-        if character is None:
-            continue
-        parts += (text[position : found.start()], character)
-        starts.extend(chain(range(position, found.start()), (found.start(),)))
-        position = found.end()
-    if not parts:
+    if "\\" in written or "&" in written or "%" in written:
+        for found in _ESCAPE.finditer(written):
+            character = _character(found.group())
+            if character is None:
+                continue
+            parts += (written[position : found.start()], character)
+            starts.extend(chain(range(position, found.start()), (found.start(),)))
+            position = found.end()
+    if not parts and written is text:
         return None
-    parts.append(text[position:])
+    parts.append(written[position:])
     starts.extend(range(position, len(text) + 1))
     return Plain("".join(parts), starts)
 
 
-def after_escape(text: str, start: int) -> int:
-    r"""Return where a word begins that was read backwards to `start`: after an escape like `\n` whose end it took."""
-    if text[max(0, start - 2) : start].endswith("\\") and text[max(0, start - 2) : start] != "\\\\":
-        escape = _BEFORE_WORDS.match(text, start - 1)
-        if escape is not None:
-            return escape.end()
-    return start
+def json_escape_at(text: str, start: int) -> tuple[int, int] | None:
+    r"""Return the span of JSON's escape that a place is in, behind its backslash; None where it is in none.
+
+    In JSON within JSON the backslash is escaped itself (`\\n`, `\\\\n`); all are the escape's. Other backslashes before
+    them stand for backslashes: two in `\\\n`, four in `\\\\\\n`.
+    """
+    backslash = text.rfind("\\", max(0, start - _LONGEST_OF_JSON + 1), start)
+    if backslash < 0:
+        return None
+    first = backslash
+    while first and text[first - 1] == "\\":
+        first -= 1
+    run = backslash + 1 - first
+    escape = _ESCAPE.match(text, backslash)
+    if escape is None or escape.end() <= start:
+        return None
+    return backslash + 1 - (run & -run), escape.end()
+
+
+def _with_blanks(text: str) -> str:
+    """Return a text of the same length with blanks for `+` in the values of forms; the text itself without such.
+
+    A form shows by its signs: `?name=` and `&name=`, or `name=` at the beginning of a word with `&` after the value.
+    """
+    if "+" not in text or "=" not in text:
+        return text
+    parts: list[str] = []
+    position = 0
+    for found in _FORM_VALUE.finditer(text):
+        start, end = found.span()
+        name = _FIELD_NAME.match(text[max(0, start - 64) : start][::-1])
+        if name is None:
+            continue
+        before = text[max(0, start - name.end() - 1) : start - name.end()]
+        if before in ("?", "&") or (
+            (not before or before.isspace() or before in "\"'") and text[end : end + 1] == "&"
+        ):
+            parts += (text[position:start], found.group().replace("+", " "))
+            position = end
+    return "".join((*parts, text[position:])) if parts else text
 
 
 def _character(escape: str) -> str | None:
     """Return what an escape stands for; None where there is no such character."""
     if escape[0] == "%":
-        return chr(int(escape[1:], 16))
+        try:
+            return bytes.fromhex(escape.replace("%", "")).decode()
+        except UnicodeDecodeError:
+            return None
     if escape[0] == "\\":
         return chr(int(escape[2:], 16)) if escape[1] == "u" else _BACKSLASHES.get(escape[1], escape[1])
-    name = escape[1:-1]
-    if name[0] != "#":
-        return _NAMES[name]
-    code = int(name[2:], 16) if name[1] in "xX" else int(name[1:])
+    # As a browser does: `&#150;` is a dash of Windows. Names of two characters, all of mathematics, are left alone.
+    character = html.unescape(escape)
+    if len(character) == 1:
+        return character
+    if escape[1] != "#":
+        return None
+    code = int(escape[3:-1], 16) if escape[2] in "xX" else int(escape[2:-1])
     return chr(code) if code <= _LAST_CHARACTER else None

@@ -16,7 +16,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING
 
-from nerve.text.escapes import after_escape, unescape
+from nerve.text.escapes import json_escape_at, unescape
 from nerve.text.folding import fold
 from nerve.text.identifiers import find_cards, find_ibans, find_ssns
 from nerve.text.scanning import find_all
@@ -52,9 +52,11 @@ class _Words:
     """
 
     def __init__(self, letters: str) -> None:
-        # Read backwards from `@`.
+        # Read backwards from `@`. Quotes are a name's: not the end of one string of JSON, and the start of another.
         self.local = re.compile(
-            rf"""[A-Za-z0-9_.%+'\u2019!#$&*~^?{{|}}\-{letters}]{{1,{_LONGEST}}}|"[^"\r\n]{{1,64}}\""""
+            rf"""[A-Za-z0-9_.%+'\u2019!#$&*~^?{{|}}\-{letters}]{{1,{_LONGEST}}}"""
+            r"""|"(?![\s\\:,(\[{<=])[^"\r\n]{1,64}(?<![\s:,\])}>])\""""
+            r"""|"\\(?![\s\\:,(\[{<=])[^"\r\n]{1,64}(?<![\s:,\])}>])"(?=\\)"""
         )
         self.no_word = re.compile(rf"[^A-Za-z0-9_\"{letters}]+")
         self.domain = re.compile(rf"[A-Za-z0-9.\-{letters}]{{1,{_LONGEST}}}")
@@ -67,9 +69,15 @@ _SPACED_WORDS = _Words(_FOREIGN)
 _ALL_WORDS = _Words(_FOREIGN + _UNSPACED)
 _ADDRESS_LITERAL = re.compile(r"\[(?:IPv6:)?[0-9A-Fa-f:.]{2,45}\]")
 
+# JSON's escapes by number; with more backslashes in JSON within JSON.
+_JSON_NUMBER = re.compile(r"\\{1,8}u[0-9A-Fa-f]{4}")
+_JSON_NUMBER_BACKWARDS = re.compile(r"\\{1,8}[0-9A-Fa-f]{4}u\\")  # behind the backslashes of the next
+# What stands before a URL, whose scheme nobody has to hide. `\f` is rather a path's backslash and `file:`.
+_ESCAPED_BLANK = re.compile(r"\\(?:u[0-9A-Fa-f]{4}|[nrt])")
 _SCHEME = re.compile(r"[A-Za-z0-9+.\-]{1,32}")  # read backwards
 # What stands before is looked at last, here and below: the library goes quickly over text without the first sign.
 _WWW = re.compile(r"[wW][wW][wW]\.(?<![A-Za-z0-9.@-][wW]{3}\.)")
+_LONGEST_HOST = 256
 _AFTER_URL = ".,;:!?'*_~|"
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 
@@ -98,13 +106,32 @@ def find_emails(text: str) -> Iterator[Span]:
         before = words.local.match(text[max(done, at - _LONGEST) : at][::-1])
         end = _domain_end(text, at + 1, words) if before is not None else 0
         if before is not None and end:
-            start = after_escape(text, at - before.end())
-            signs = words.no_word.match(text, start, at)
-            start = start if signs is None else signs.end()
+            start = _address_start(text, at, at - before.end(), end, words)
             if start < at:
                 yield start, end
                 done = end
         at = text.find("@", max(at + 1, done))
+
+
+def _address_start(text: str, at: int, start: int, end: int, words: _Words) -> int:
+    r"""Return where an address begins whose word does at `start`: after the signs before it. `at` where it is empty.
+
+    Behind a backslash the first letter may be a name's (`CORP\roger@x.org`) or that of an escape (`\nbob@x.org`). It
+    belongs to the address: it may not be left. Only two escapes by number, in a row or around it, are surely JSON.
+    """
+    number = _JSON_NUMBER.match(text, start - 1) if start else None
+    before = text[max(0, start - 14) : start][::-1]
+    if number is not None and (_JSON_NUMBER.match(text, end) or _JSON_NUMBER_BACKWARDS.match(before)):
+        return _after_signs(text, number.end(), at, words)
+    escape = json_escape_at(text, start)
+    if escape is not None and _after_signs(text, escape[1], at, words) == at:
+        return at  # as in `\n@app.route`
+    return _after_signs(text, start, at, words)
+
+
+def _after_signs(text: str, start: int, end: int, words: _Words) -> int:
+    signs = words.no_word.match(text, start, end)
+    return start if signs is None else signs.end()
 
 
 def _words_at(text: str, host: int) -> _Words:
@@ -144,14 +171,21 @@ def find_urls(text: str) -> Iterator[Span]:
     for start, host in sorted(starts):
         if start < done:
             continue
-        body = _words_at(text, host).url_body.match(text, host)
-        if body is None:
+        url_body, needs_dot = _words_at(text, host).url_body, not text.startswith("://", host - 3)
+        # Before the whole is read, which may hold many that are none.
+        head = url_body.match(text, host, host + _LONGEST_HOST)
+        if head is None or not _is_host(head.group(), needs_dot):
             continue
-        end = _without_sentence(text, start, body.end())
-        name = text[host:end]
-        if any(map(str.isalnum, name[:256])) and (text.startswith("://", host - 3) or "." in name[:256]):
+        body = url_body.match(text, head.end())
+        body_end = head.end() if body is None else body.end()
+        end = _without_sentence(text, start, body_end)
+        if _is_host(text[host : min(end, head.end())], needs_dot):
             yield start, end
-            done = body.end()
+            done = body_end
+
+
+def _is_host(name: str, needs_dot: bool) -> bool:
+    return any(map(str.isalnum, name)) and (not needs_dot or "." in name)
 
 
 def _after_schemes(text: str) -> Iterator[Span]:
@@ -159,7 +193,10 @@ def _after_schemes(text: str) -> Iterator[Span]:
     while colon >= 0:
         before = _SCHEME.match(text[max(0, colon - 32) : colon][::-1])
         if before is not None:
-            start = after_escape(text, colon - before.end())
+            start = colon - before.end()
+            escape = _ESCAPED_BLANK.match(text, start - 1) if start else None
+            if escape is not None:
+                start = escape.end()
             while start < colon and not text[start].isalpha():
                 start += 1
             if start < colon:
@@ -206,6 +243,8 @@ def _ipv6_in(text: str, start: int, end: int) -> Span | None:
         end -= 1
     if _is_word(text[start - 1 : start]):  # as in `IPv6:2001:db8::1`
         start = text.find(":", start, end) + 1
+        if start == 0:
+            return None
     while start < end and text[start] in ".:" and not text.startswith("::", start):
         start += 1
     if _is_word(text[start - 1 : start]) or _is_word(text[end : end + 1]):
@@ -298,11 +337,17 @@ class Patterns:
     def _find_in(self, text: str, labels: frozenset[str] | None) -> list[Entity]:
         rules = self._rules if _DIGIT.search(text) is not None else self._rules_without_digits
         return [
-            Entity(label, 1.0, start, end)
+            Entity(label, 1.0, _before_escape(text, start), end)
             for label, rule in rules
             if labels is None or label in labels
             for start, end in rule(text)
         ]
+
+
+def _before_escape(text: str, start: int) -> int:
+    """Return where a span begins, with the whole of an escape whose end it begins with: half of one breaks JSON."""
+    escape = json_escape_at(text, start)
+    return start if escape is None else escape[0]
 
 
 def longest_first(entities: list[Entity]) -> list[Entity]:
