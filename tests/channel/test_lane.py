@@ -44,7 +44,7 @@ class Engine:
         """Compute one batch."""
         self.sizes.append(len(windows))
         if any(SLOW in window.ids for window in windows):
-            self.open.wait(10)
+            self.open.wait(60)
         if any(FAIL in window.ids for window in windows):
             raise RuntimeError("no")
         found = []
@@ -89,7 +89,7 @@ def wait(*jobs: Job) -> None:
     """Wait until jobs are delivered."""
     for job in jobs:
         done: threading.Event = job.waiter.__self__  # type: ignore[union-attr]
-        assert done.wait(10)
+        assert done.wait(60)
 
 
 def labels(job: Job) -> list[list[int]]:
@@ -215,7 +215,7 @@ def test_an_engine_that_ends_fails_what_is_under_way(engine: Engine, tmp_path: P
     there = threading.Event()
 
     def connect() -> Link:
-        there.wait(10)
+        there.wait(60)
         return Link(next_path)
 
     front = Front(tmp_path / "socket", connect)

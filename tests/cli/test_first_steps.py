@@ -44,6 +44,28 @@ def test_nerve_alone_says_what_to_do_first(tmp_path: Path) -> None:
     assert "nerve init" not in nerve(tmp_path).stdout
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_files_may_be_closed(tmp_path: Path, closed: str) -> None:
+    """As services are sometimes started; nor does a file of ours take the number of one, or one of a worker's."""
+    (tmp_path / "worker.py").write_text(
+        "import os\n"
+        "names = [os.readlink(f'/proc/self/fd/{n}') for n in range(3)]\n"
+        "open('files', 'w').write(' '.join(names))\n"
+    )
+    (tmp_path / "server.py").write_text(
+        "import subprocess, sys\n"
+        "from nerve.__main__ import _open_standard_files\n"
+        "_open_standard_files()\n"
+        "print('x')\n"
+        "print('y', file=sys.stderr)\n"
+        "subprocess.run([sys.executable, 'worker.py'], check=True)\n"
+    )
+    command = f"{shlex.quote(sys.executable)} server.py {closed}"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, check=False)  # noqa: S602 - it closes them
+    assert done.returncode == 0
+    assert (tmp_path / "files").read_text().split().count("/dev/null") >= closed.count("&-")
+
+
 @pytest.mark.parametrize("columns", ["40", "200"])
 def test_narrow_terminals_get_two_lines_for_a_step(tmp_path: Path, columns: str) -> None:
     """What is said of a command stands beside it where there is room, else below it."""

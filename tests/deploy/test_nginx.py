@@ -153,7 +153,7 @@ class Proxy:
         self.client.close()
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(10)
+            self._process.wait(60)
 
 
 @pytest.fixture

@@ -237,7 +237,7 @@ def test_starting_server(serve: Callable[..., ServerProcess], tmp_path: Path) ->
     assert_error(slow.predict("Anna"), 503, "Unhealthy")
     assert slow.client.get("/metrics").status_code == 200
     assert slow.client.get("/openapi.json").status_code == 200
-    assert slow.stop(timeout=5) == 0
+    assert slow.stop(timeout=15) == 0
 
 
 @pytest.mark.parametrize(

@@ -78,4 +78,4 @@ def test_sigterm_answers_large_requests(serve: Callable[..., ServerProcess]) -> 
         server.process.send_signal(signal.SIGTERM)
         assert [answer.result().status for answer in answers] == [200, 200]
     server.client.close()
-    assert server.process.wait(20) == 0
+    assert server.process.wait(60) == 0

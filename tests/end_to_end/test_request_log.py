@@ -112,7 +112,7 @@ def terminal(
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
         yield process, screen
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     os.close(ours)
     os.close(theirs)
 

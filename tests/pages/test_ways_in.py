@@ -58,7 +58,7 @@ def front(serve: Callable[..., ServerProcess], tmp_path: Path) -> Iterator[str]:
             time.sleep(0.05)
     yield url
     process.send_signal(signal.SIGQUIT)
-    process.wait(10)
+    process.wait(60)
 
 
 @pytest.mark.parametrize("path", ["/", f"{PREFIX}/"])
