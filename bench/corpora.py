@@ -91,7 +91,8 @@ def render(result: dict) -> str:
     for case, title in TITLES.items():
         lines.append(f"| {title} | {' | '.join(rates(name, case) for name in names)} |")
     for ratio in RATIOS:
-        cells = [f"{result[name]['medians'].get(ratio, float('nan')):.2f}" for name in names]
+        seen = [result[name]["ratios"].get(ratio, []) for name in names]
+        cells = [f"{statistics.median(r):.2f} ({min(r):.2f} to {max(r):.2f})" if r else "" for r in seen]
         lines.append(f"| {ratio} | {' | '.join(cells)} |")
     rounds = {name: len(next(iter(result[name]["cases"].values()))) for name in names}
     counts = " and ".join(map(str, dict.fromkeys(rounds.values())))
