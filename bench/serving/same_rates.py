@@ -5,16 +5,19 @@ every server each rate, once at constant intervals and once at random moments (a
 all). Ratios of p50 and p99 to the best peer's are made within a round. Besides: our p99 over our p50 at 70 % of our own
 saturation. A rate above what a server can answer fills its queue: its percentiles are then those of the queue.
 
-usage: python -m bench.serving.same_rates [--model rampart] [--rounds 5] [--seconds 6] [--out same-rates]
+With --docs it renders the result file into docs/benchmarks/same-rates.md.
+
+usage: python -m bench.serving.same_rates [--model rampart] [--rounds 5] [--seconds 6] [--out same-rates] [--docs]
 """
 
 import argparse
 import contextlib
 import json
 
-from bench.paths import RESULTS
+from bench.paths import REPOSITORY, RESULTS
 from bench.serving import generators, machine
 from bench.serving.models import find_model, hold_work
+from bench.serving.render import fill
 from bench.serving.results import spread
 from bench.serving.run import learn_answers, settle
 from bench.serving.servers import Server, read_specs
@@ -25,6 +28,8 @@ PEERS = ("fastapi-onnx/1 worker", "fastapi-onnx/1 thread", "mosec/1 thread", "li
 SHARES = (0.5, 0.7, 0.85)
 PATTERNS = ("constant", "random")
 OWN_SHARE = 0.7
+PAGE = REPOSITORY / "docs" / "benchmarks" / "same-rates.md"
+BEGIN = "<!-- results: made by bench/serving/same_rates.py -->"
 
 
 class Fleet:
@@ -97,6 +102,37 @@ def compare(rounds: list[dict]) -> dict:
     return found
 
 
+def render(result: dict) -> str:
+    """Return ratios and milliseconds by rate, as Markdown."""
+
+    def with_spread(one: dict) -> str:
+        return f"{one['median']:.2f} ({one['min']:.2f} to {one['max']:.2f})"
+
+    lines = [
+        "| rate | ours, peer | p50 over the peer's | p99 over the peer's | p50 ms | p99 ms |",
+        "|---|---|---|---|---|---|",
+    ]
+    for rate, seen in result["compared"].items():
+        ours, peer = (seen["ms"][seen[one]] for one in ("ours", "peer"))
+        cells = [rate, f"{seen['ours']}, {seen['peer']}"]
+        cells += [with_spread(seen[f"{metric} over the peer's"]) for metric in ("p50", "p99")]
+        cells += [f"{ours[metric]:.1f}, {peer[metric]:.1f}" for metric in ("p50", "p99")]
+        lines.append(f"| {' | '.join(cells)} |")
+    own = [
+        f"{name} {with_spread(one)}"
+        for name, one in result["our p99 over our p50 at 70 % of our own saturation"].items()
+    ]
+    facts = result["machine"]
+    lines += [
+        "",
+        f"Our p99 over our p50 at 70 % of our own saturation: {', '.join(own)}.",
+        "",
+        f"{len(result['rounds'])} rounds; 100 % is {result['rates_of']:.0f} requests/s. Commit {result['commit']}, "
+        f"{facts['cores']} cores of {facts['cpu']}, load before: {facts['load_before']:.1f}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -105,9 +141,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--out", default="same-rates")
+    parser.add_argument("--docs", action="store_true", help="measure nothing; render the result file")
     arguments = parser.parse_args()
     file = RESULTS / f"{arguments.out}.json"
     content = json.loads(file.read_text()) if file.exists() else {}
+    if arguments.docs:
+        fill(PAGE, render(content[arguments.model]), BEGIN)
+        return
     with hold_work(), contextlib.ExitStack() as held:
         fleet = Fleet(arguments.model, held)
         saturated = fleet.saturate(3)
