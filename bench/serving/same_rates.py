@@ -1,18 +1,23 @@
 """Open loop, all servers at the same rates: shares of what the best peer answers at saturation.
 
-Saturation is that of a closed loop with 32 connections, the best of two interleaved measurements. Then each round sends
-every server each rate, once at constant intervals and once at random moments (a Poisson process, the same moments for
-all). Ratios of p50 and p99 to the best peer's are made within a round. Besides: our p99 over our p50 at 70 % of our own
+Two groups: all in float32, and each in the fastest precision that it has. Saturation is that of a closed loop with 32
+connections, the best of two interleaved measurements; a peer with less than `LEAST_SHARE` of the best one's is left out
+of the group. Then each round sends every server of the group each rate, once at constant intervals and once at random
+moments (a Poisson process, the same moments for all). For p50 and for p99, the best of our variants stands against the
+best peer by the median of that figure; ratios are made within a round. Besides: our p99 over our p50 at 70 % of our own
 saturation. A rate above what a server can answer fills its queue: its percentiles are then those of the queue.
 
 With --docs it renders the result file into docs/benchmarks/same-rates.md.
 
-usage: python -m bench.serving.same_rates [--model rampart] [--rounds 5] [--seconds 6] [--out same-rates] [--docs]
+usage: python -m bench.serving.same_rates [--model rampart] [--groups float32 ...] [--rounds 5] [--seconds 6]
+           [--out same-rates] [--docs]
 """
 
 import argparse
 import contextlib
 import json
+from dataclasses import dataclass
+from itertools import product
 
 from bench.paths import REPOSITORY, RESULTS
 from bench.serving import generators, machine
@@ -23,8 +28,27 @@ from bench.serving.run import learn_answers, settle
 from bench.serving.servers import Server, read_specs
 from bench.serving.workload import Reference, Workload
 
-OURS = ("nerve/auto", "nerve/latency", "nerve/throughput")
-PEERS = ("fastapi-onnx/1 worker", "fastapi-onnx/1 thread", "mosec/1 thread", "litserve/1 thread")
+
+@dataclass(frozen=True)
+class Group:
+    """Servers that stand against each other, by label."""
+
+    ours: tuple[str, ...]
+    peers: tuple[str, ...]
+
+
+GROUPS = {
+    "float32": Group(
+        ("nerve/auto", "nerve/latency", "nerve/throughput"),
+        ("fastapi-onnx/1 worker", "fastapi-onnx/1 thread", "mosec/1 thread", "litserve/1 thread"),
+    ),
+    "fastest precision": Group(
+        ("nerve-int8/auto", "nerve-int8/throughput", "nerve-bf16/auto"),
+        ("fastapi-openvino-bf16/1 worker", "fastapi-openvino-bf16/1 thread", "mosec/1 thread"),
+    ),
+}
+LEAST_SHARE = 0.6
+METRICS = ("p50", "p99")
 SHARES = (0.5, 0.7, 0.85)
 PATTERNS = ("constant", "random")
 OWN_SHARE = 0.7
@@ -33,17 +57,23 @@ BEGIN = "<!-- results: made by bench/serving/same_rates.py -->"
 
 
 class Fleet:
-    """The servers, each held unless it is its turn."""
+    """The servers of a group, each held unless it is its turn."""
 
-    def __init__(self, model_name: str, held: contextlib.ExitStack) -> None:
-        model = find_model(model_name)
-        requests = Reference(model).requests(Workload())
+    def __init__(self, model_name: str, group: Group, held: contextlib.ExitStack) -> None:
+        self.group = group
+        models = {model_name: find_model(model_name)}
         specs = {spec.label: spec for spec in read_specs()}
         self.servers: dict[str, Server] = {}
         self.targets: dict[str, generators.Target] = {}
-        for label in (*OURS, *PEERS):
-            specs[label].check()
-            server = held.enter_context(contextlib.closing(Server(specs[label], model, requests.bodies[0])))
+        for label in (*group.ours, *group.peers):
+            spec = specs[label]
+            spec.check()
+            name = spec.model or model_name
+            if name not in models:
+                models[name] = find_model(name)
+            model = models[name]
+            requests = Reference(model).requests(Workload())
+            server = held.enter_context(contextlib.closing(Server(spec, model, requests.bodies[0])))
             self.servers[label] = server
             self.targets[label] = learn_answers(server, requests)
 
@@ -66,39 +96,60 @@ class Fleet:
             seen = generators.open_loop(target, rate, seconds, seed=seed)
         latency = seen["latency_ms"]
         kept = ("rps", "errors", "invalid", "generator_cores")
-        return {
-            "p50": latency.get("p50"),
-            "p99": latency.get("p99"),
-            **{name: seen[name] for name in kept},
-        }
+        return {**{name: latency.get(name) for name in METRICS}, **{name: seen[name] for name in kept}}
 
 
-def compare(rounds: list[dict]) -> dict:
-    """Return for each rate the ratios of our best variant to the best peer, by p99 in the median."""
+def measure(fleet: Fleet, n_rounds: int, seconds: float) -> dict:
+    """Return the result of one group."""
+    saturated = fleet.saturate(3)
+    print(saturated, flush=True)
+    group = fleet.group
+    base = max(saturated[label] for label in group.peers)
+    running = [*group.ours, *(label for label in group.peers if saturated[label] >= LEAST_SHARE * base)]
+    rounds, own = [], []
+    for number in range(n_rounds):
+        order = running[number % len(running) :] + running[: number % len(running)]
+        seen: dict[str, dict] = {}
+        for share, pattern in product(SHARES, PATTERNS):
+            seed = None if pattern == "constant" else number
+            name = f"{share:.0%} {pattern}"
+            seen[name] = {label: fleet.offer(label, share * base, seconds, seed) for label in order}
+            print(number, name, {x: (y["p50"], y["p99"]) for x, y in seen[name].items()}, flush=True)
+        rounds.append(seen)
+        own.append(
+            {label: fleet.offer(label, OWN_SHARE * saturated[label], seconds, None) for label in group.ours}
+        )
+    return {
+        "saturated_rps": saturated,
+        "rates_of": base,
+        "seconds": seconds,
+        "compared": compare(rounds, group),
+        "our p99 over our p50 at 70 % of our own saturation": {
+            label: spread([one[label]["p99"] / one[label]["p50"] for one in own]) for label in group.ours
+        },
+        "rounds": rounds,
+        "own": own,
+    }
+
+
+def compare(rounds: list[dict], group: Group) -> dict:
+    """Return for each rate and each metric the ratio of our best variant to the best peer, best in the median."""
     found = {}
     for name in rounds[0]:
-        p99 = {
-            label: spread([one[name][label]["p99"] for one in rounds])["median"] for label in rounds[0][name]
-        }
-        ours = min(OURS, key=p99.__getitem__)
-        peer = min(PEERS, key=p99.__getitem__)
-        found[name] = {
-            "ours": ours,
-            "peer": peer,
-            **{
-                f"{which} over the peer's": spread(
-                    [one[name][ours][which] / one[name][peer][which] for one in rounds]
-                )
-                for which in ("p50", "p99")
-            },
-            "our p99 over our p50": spread(
-                [one[name][ours]["p99"] / one[name][ours]["p50"] for one in rounds]
-            ),
-            "ms": {
-                label: {w: spread([one[name][label][w] for one in rounds])["median"] for w in ("p50", "p99")}
-                for label in (ours, peer)
-            },
-        }
+        found[name] = {}
+        for metric in METRICS:
+            median = {
+                label: spread([one[name][label][metric] for one in rounds])["median"]
+                for label in rounds[0][name]
+            }
+            ours = min(group.ours, key=median.__getitem__)
+            peer = min((label for label in group.peers if label in median), key=median.__getitem__)
+            found[name][metric] = {
+                "ours": ours,
+                "peer": peer,
+                "ratio": spread([one[name][ours][metric] / one[name][peer][metric] for one in rounds]),
+                "ms": [median[ours], median[peer]],
+            }
     return found
 
 
@@ -108,28 +159,36 @@ def render(result: dict) -> str:
     def with_spread(one: dict) -> str:
         return f"{one['median']:.2f} ({one['min']:.2f} to {one['max']:.2f})"
 
-    lines = [
-        "| rate | ours, peer | p50 over the peer's | p99 over the peer's | p50 ms | p99 ms |",
-        "|---|---|---|---|---|---|",
-    ]
-    for rate, seen in result["compared"].items():
-        ours, peer = (seen["ms"][seen[one]] for one in ("ours", "peer"))
-        cells = [rate, f"{seen['ours']}, {seen['peer']}"]
-        cells += [with_spread(seen[f"{metric} over the peer's"]) for metric in ("p50", "p99")]
-        cells += [f"{ours[metric]:.1f}, {peer[metric]:.1f}" for metric in ("p50", "p99")]
-        lines.append(f"| {' | '.join(cells)} |")
-    own = [
-        f"{name} {with_spread(one)}"
-        for name, one in result["our p99 over our p50 at 70 % of our own saturation"].items()
-    ]
+    lines = []
+    for title, group in result["groups"].items():
+        lines += [
+            f"### {title[0].upper()}{title[1:]}",
+            "",
+            "| rate | | ours, peer | ours over the peer's | ms |",
+            "|---|---|---|---|---|",
+        ]
+        for rate, metrics in group["compared"].items():
+            for metric, seen in metrics.items():
+                milliseconds = ", ".join(f"{value:.1f}" for value in seen["ms"])
+                servers = f"{seen['ours']}, {seen['peer']}"
+                cells = [rate, metric, servers, with_spread(seen["ratio"]), milliseconds]
+                lines.append(f"| {' | '.join(cells)} |")
+        own = [
+            f"{name} {with_spread(one)}"
+            for name, one in group["our p99 over our p50 at 70 % of our own saturation"].items()
+        ]
+        lines += [
+            "",
+            f"Our p99 over our p50 at 70 % of our own saturation: {', '.join(own)}.",
+            "",
+            f"{len(group['rounds'])} rounds of {group['seconds']:g} s; 100 % is {group['rates_of']:.0f} requests/s.",
+            "",
+        ]
     facts = result["machine"]
-    lines += [
-        "",
-        f"Our p99 over our p50 at 70 % of our own saturation: {', '.join(own)}.",
-        "",
-        f"{len(result['rounds'])} rounds; 100 % is {result['rates_of']:.0f} requests/s. Commit {result['commit']}, "
-        f"{facts['cores']} cores of {facts['cpu']}, load before: {facts['load_before']:.1f}.",
-    ]
+    lines.append(
+        f"Commit {result['commit']}, {facts['cores']} cores of {facts['cpu']} ({', '.join(facts['flags'])}), "
+        f"load before: {facts['load_before']:.1f}."
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -138,6 +197,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="rampart")
+    parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--out", default="same-rates")
@@ -148,44 +208,15 @@ def main() -> None:
     if arguments.docs:
         fill(PAGE, render(content[arguments.model]), BEGIN)
         return
-    with hold_work(), contextlib.ExitStack() as held:
-        fleet = Fleet(arguments.model, held)
-        saturated = fleet.saturate(3)
-        print(saturated, flush=True)
-        base = max(saturated[label] for label in PEERS)
-        rounds, own = [], []
-        for number in range(arguments.rounds):
-            seen: dict[str, dict] = {}
-            for share in SHARES:
-                for pattern in PATTERNS:
-                    seed = None if pattern == "constant" else number
-                    name = f"{share:.0%} {pattern}"
-                    order = list(fleet.servers)
-                    order = order[number % len(order) :] + order[: number % len(order)]
-                    seen[name] = {
-                        label: fleet.offer(label, share * base, arguments.seconds, seed) for label in order
-                    }
-                    print(number, name, {x: (y["p50"], y["p99"]) for x, y in seen[name].items()}, flush=True)
-            rounds.append(seen)
-            own.append(
-                {
-                    label: fleet.offer(label, OWN_SHARE * saturated[label], arguments.seconds, None)
-                    for label in OURS
-                }
-            )
-        content[arguments.model] = {
-            **machine.describe(),
-            "saturated_rps": saturated,
-            "rates_of": base,
-            "compared": compare(rounds),
-            "our p99 over our p50 at 70 % of our own saturation": {
-                label: spread([one[label]["p99"] / one[label]["p50"] for one in own]) for label in OURS
-            },
-            "rounds": rounds,
-            "own": own,
-        }
-    file.write_text(json.dumps(content, indent=1) + "\n")
-    print(json.dumps(content[arguments.model]["compared"], indent=1))
+    result: dict = {**machine.describe(), "groups": {}}
+    with hold_work():
+        for name in arguments.groups:
+            with contextlib.ExitStack() as held:
+                fleet = Fleet(arguments.model, GROUPS[name], held)
+                result["groups"][name] = measure(fleet, arguments.rounds, arguments.seconds)
+            content[arguments.model] = result
+            file.write_text(json.dumps(content, indent=1) + "\n")
+    print(render(result))
 
 
 if __name__ == "__main__":
