@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nerve.text import identifiers, scanning
 from nerve.text import patterns as patterns_module
 from nerve.text.identifiers import passes_luhn, passes_mod_97
-from nerve.text.patterns import Patterns, longest_first
+from nerve.text.patterns import Patterns, without_overlaps
 from nerve.types import Entity, PatternName
 
 SHIPPED = [name for name in PatternName if name is not PatternName.PHONE_NUMBER]
@@ -208,17 +208,34 @@ def test_the_longest_stays() -> None:
     assert patterns.labels == ("EMAIL", "LINK", "CREDIT_CARD")
 
 
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), min_size=1, max_size=12))
-def test_what_stays_does_not_overlap(spans: list[tuple[int, int]]) -> None:
-    """And what was dropped overlaps something that stays and is as long at least."""
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("see bob@x.orghttp://x.org/a now", {"EMAIL": "bob@", "URL": "x.orghttp://x.org/a"}),
+        ("see http://x.org/a?m=bob@x.org", {"URL": "http://x.org/a?m=bob@x.org"}),
+    ],
+)
+def test_what_a_longer_one_leaves_stays(text: str, found: dict[str, str]) -> None:
+    """A rule has found it, so it is not shown."""
+    entities = Patterns([PatternName.URL, PatternName.EMAIL], {}).find(text)
+    assert {entity.label: text[entity.start : entity.end] for entity in entities} == found
+
+
+@given(
+    st.text("a .", min_size=52, max_size=52),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), min_size=1, max_size=12),
+)
+def test_what_stays_does_not_overlap(text: str, spans: list[tuple[int, int]]) -> None:
+    """And it has each letter that was found, in a longest one that is whole."""
     entities = [Entity("X", 1.0, start, start + length) for start, length in spans]
-    kept = longest_first(entities)
+    kept = without_overlaps(text, entities)
     assert all(left.end <= right.start for left, right in itertools.pairwise(kept))
+    hidden = {index for entity in kept for index in range(entity.start, entity.end)}
     for entity in entities:
-        assert any(
-            k.start < entity.end and entity.start < k.end and k.end - k.start >= entity.end - entity.start
-            for k in kept
-        )
+        assert all(index in hidden or text[index] != "a" for index in range(entity.start, entity.end))
+    longest = max(length for _, length in spans)
+    assert next(e for e in entities if e.end - e.start == longest) in kept
+    assert all(any(k.start >= e.start and k.end <= e.end for e in entities) for k in kept)
 
 
 CLASSES = [
