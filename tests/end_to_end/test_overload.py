@@ -133,6 +133,7 @@ def test_flood_is_cut_short_where_the_wait_is_limited(slow: Callable[..., Server
     assert server.predict("Anna x").status_code == 200
 
 
+@pytest.mark.timeout(300)  # four tries on a busy machine
 def test_retry_after_is_the_time_that_the_queue_takes(
     serve: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
@@ -142,21 +143,26 @@ def test_retry_after_is_the_time_that_the_queue_takes(
         batching={"max_batch_size": 1, "max_queue_ms": None, "max_queue_tokens": 1000},
         cpu={"threads": 1},
     )
-    for _ in range(20):
-        assert server.predict("Bob x").status_code == 200
     body = request_bytes(json.dumps({"inputs": "Bob x"}).encode())  # 4 tokens
-    connections = [connect(server) for _ in range(400)]
-    for connection in connections:
-        connection.sendall(body)
-    refused_at = time.perf_counter()  # before reading: some of the last may have found room, and wait
-    answers = [read_answer(connection)[0] for connection in connections[-30:]]
-    told = {int(answer.headers["retry-after"]) for answer in answers if answer.status == 429}
-    wait_until(lambda: metric(server, "nerve_queue_tokens") == 0, "the queue is drained", 30)
-    seconds = time.perf_counter() - refused_at
-    for connection in connections:
-        connection.close()
-    assert told
-    assert 0.5 * seconds - 0.5 <= max(told) <= 2 * seconds + 1
+    tries = []
+    for _ in range(4):  # no rate foresees that a machine becomes three times as slow meanwhile
+        for _ in range(20):
+            assert server.predict("Bob x").status_code == 200
+        connections = [connect(server) for _ in range(400)]
+        for connection in connections:
+            connection.sendall(body)
+        refused_at = time.perf_counter()  # before reading: some of the last may have found room, and wait
+        answers = [read_answer(connection)[0] for connection in connections[-30:]]
+        told = {int(answer.headers["retry-after"]) for answer in answers if answer.status == 429}
+        wait_until(lambda: metric(server, "nerve_queue_tokens") == 0, "the queue is drained", 60)
+        seconds = time.perf_counter() - refused_at
+        for connection in connections:
+            connection.close()
+        assert told
+        tries.append((max(told), seconds))
+        if 0.5 * seconds - 0.5 <= max(told) <= 2 * seconds + 1:
+            return
+    pytest.fail(f"told and taken, in seconds: {tries}")
 
 
 def test_request_is_admitted_whole_or_not_at_all(troubled: ServerProcess) -> None:
