@@ -21,12 +21,12 @@ from itertools import product
 
 from bench.paths import REPOSITORY, RESULTS
 from bench.serving import generators, machine
-from bench.serving.models import find_model, hold_work
+from bench.serving.models import BenchModel, find_model, hold_work
 from bench.serving.render import fill
 from bench.serving.results import spread
 from bench.serving.run import learn_answers, settle
 from bench.serving.servers import Server, read_specs
-from bench.serving.workload import Reference, Workload
+from bench.serving.workload import Reference, Requests, Workload
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Fleet:
 
     def __init__(self, model_name: str, group: Group, held: contextlib.ExitStack) -> None:
         self.group = group
-        models = {model_name: find_model(model_name)}
+        known: dict[str, tuple[BenchModel, Requests]] = {}  # by the name of a model
         specs = {spec.label: spec for spec in read_specs()}
         self.servers: dict[str, Server] = {}
         self.targets: dict[str, generators.Target] = {}
@@ -69,10 +69,10 @@ class Fleet:
             spec = specs[label]
             spec.check()
             name = spec.model or model_name
-            if name not in models:
-                models[name] = find_model(name)
-            model = models[name]
-            requests = Reference(model).requests(Workload())
+            if name not in known:
+                found = find_model(name)
+                known[name] = found, Reference(found).requests(Workload())
+            model, requests = known[name]
             server = held.enter_context(contextlib.closing(Server(spec, model, requests.bodies[0])))
             self.servers[label] = server
             self.targets[label] = learn_answers(server, requests)

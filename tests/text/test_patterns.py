@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import time
@@ -16,8 +15,8 @@ from hypothesis import strategies as st
 from nerve.text import identifiers, scanning
 from nerve.text import patterns as patterns_module
 from nerve.text.identifiers import passes_luhn, passes_mod_97
-from nerve.text.patterns import Patterns, without_overlaps
-from nerve.types import Entity, PatternName
+from nerve.text.patterns import Patterns
+from nerve.types import PatternName
 
 SHIPPED = [name for name in PatternName if name is not PatternName.PHONE_NUMBER]
 
@@ -219,23 +218,6 @@ def test_what_a_longer_one_leaves_stays(text: str, found: dict[str, str]) -> Non
     """A rule has found it, so it is not shown."""
     entities = Patterns([PatternName.URL, PatternName.EMAIL], {}).find(text)
     assert {entity.label: text[entity.start : entity.end] for entity in entities} == found
-
-
-@given(
-    st.text("a .", min_size=52, max_size=52),
-    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), min_size=1, max_size=12),
-)
-def test_what_stays_does_not_overlap(text: str, spans: list[tuple[int, int]]) -> None:
-    """And it has each letter that was found, in a longest one that is whole."""
-    entities = [Entity("X", 1.0, start, start + length) for start, length in spans]
-    kept = without_overlaps(text, entities)
-    assert all(left.end <= right.start for left, right in itertools.pairwise(kept))
-    hidden = {index for entity in kept for index in range(entity.start, entity.end)}
-    for entity in entities:
-        assert all(index in hidden or text[index] != "a" for index in range(entity.start, entity.end))
-    longest = max(length for _, length in spans)
-    assert next(e for e in entities if e.end - e.start == longest) in kept
-    assert all(any(k.start >= e.start and k.end <= e.end for e in entities) for k in kept)
 
 
 CLASSES = [

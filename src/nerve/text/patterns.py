@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from nerve.text.escapes import json_escape_at, unescape
 from nerve.text.folding import fold
 from nerve.text.identifiers import find_cards, find_ibans, find_ssns
-from nerve.text.offsets import trim
+from nerve.text.overlaps import without_overlaps
 from nerve.text.scanning import find_all
 from nerve.types import Entity, PatternName
 
@@ -308,7 +308,7 @@ class Patterns:
         return tuple(dict.fromkeys(label for label, _ in self._rules))
 
     def find(self, text: str, labels: frozenset[str] | None = None) -> list[Entity]:
-        """Return the entities of a text in its order, without overlaps (`without_overlaps`).
+        """Return the entities of a text in its order, without overlaps: the longest whole, of equals the first.
 
         labels: only these; None for all.
         """
@@ -323,7 +323,7 @@ class Patterns:
                 for level in reversed(way_back):
                     start, end = level.span(start, end)
                 found.append(Entity(each.label, each.score, start, end))
-        return without_overlaps(text, found) if len(found) > 1 else found
+        return without_overlaps(text, sorted(found, key=lambda entity: entity.start - entity.end))
 
     def _find_twice(self, text: str, labels: frozenset[str] | None) -> list[Entity]:
         """Return what is found in a text, and in the text as its reader sees it."""
@@ -350,32 +350,3 @@ def _before_escape(text: str, start: int) -> int:
     """Return where a span begins, with the whole of an escape whose end it begins with: half of one breaks JSON."""
     escape = json_escape_at(text, start)
     return start if escape is None else escape[0]
-
-
-def without_overlaps(text: str, entities: list[Entity]) -> list[Entity]:
-    """Return entities of rules in order, without overlaps: the longest whole, of the others what it leaves of them.
-
-    So nothing that a rule has found is shown. Of equals the first stays whole; what has no letter or digit goes.
-    """
-    taken = bytearray(max(entity.end for entity in entities))
-    kept = []
-    for entity in sorted(entities, key=lambda entity: entity.start - entity.end):
-        for run in _free_runs(taken, entity):
-            if run == (entity.start, entity.end):
-                kept.append(entity)
-                continue
-            ((start, end),) = trim(text, [run])
-            if any(map(str.isalnum, text[start:end])):
-                kept.append(Entity(entity.label, entity.score, start, end))
-        taken[entity.start : entity.end] = b"\x01" * (entity.end - entity.start)
-    return sorted(kept, key=lambda entity: entity.start)
-
-
-def _free_runs(taken: bytearray, entity: Entity) -> Iterator[Span]:
-    """Yield the parts of an entity that are not taken."""
-    start = taken.find(0, entity.start, entity.end)
-    while start >= 0:
-        end = taken.find(1, start, entity.end)
-        end = entity.end if end < 0 else end
-        yield start, end
-        start = taken.find(0, end, entity.end)

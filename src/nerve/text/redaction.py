@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from nerve.text.offsets import positions_in, trim
+from nerve.text.overlaps import without_overlaps
 from nerve.types import Entity, OffsetUnit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from nerve.text.operators import Numbers, Operators
     from nerve.text.patterns import Patterns
@@ -57,7 +58,7 @@ def find_entities(
     if patterns is None:
         return entities
     ruled = patterns.find(text, None if wanted is None else wanted.labels)
-    return _merge(text, entities, ruled) if ruled else entities
+    return without_overlaps(text, [*ruled, *entities]) if ruled else entities
 
 
 def redact(
@@ -109,36 +110,3 @@ def _of_model(text: str, rows: Iterable[Row]) -> list[Entity]:
         if start < end
         for label, score in row.results.items()
     ]
-
-
-def _merge(text: str, entities: list[Entity], ruled: list[Entity]) -> list[Entity]:
-    """Put two lists together, each in order and without overlaps; the second wins."""
-    merged = list(ruled)
-    first = 0  # the first ruled entity that can still overlap
-    for entity in entities:
-        while first < len(ruled) and ruled[first].end <= entity.start:
-            first += 1
-        merged += _left_of(text, entity, ruled, first)
-    merged.sort(key=lambda entity: entity.start)
-    return merged
-
-
-def _left_of(text: str, entity: Entity, ruled: list[Entity], first: int) -> Iterator[Entity]:
-    """Yield what is left of an entity beside the ruled ones, of which `first` is the first that can overlap."""
-    position = entity.start
-    for index in range(first, len(ruled)):
-        rule = ruled[index]
-        if rule.start >= entity.end:
-            break
-        yield from _piece(text, entity, position, rule.start)
-        position = rule.end
-    if position == entity.start:
-        yield entity
-    else:
-        yield from _piece(text, entity, position, entity.end)
-
-
-def _piece(text: str, entity: Entity, start: int, end: int) -> Iterator[Entity]:
-    ((start, end),) = trim(text, [(start, end)])
-    if any(map(str.isalnum, text[start:end])):
-        yield Entity(entity.label, entity.score, start, end)
