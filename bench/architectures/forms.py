@@ -138,7 +138,7 @@ def local(chunk: int | None):
         mask = graph.node("Unsqueeze", [mask, graph.integers(0, 1)], "mask4")
         result = attention(parts, mask)
     else:
-        windows = Windows(graph, WINDOW, chunk=chunk)
+        windows = Windows(graph, WINDOW, SIZE, chunk=chunk)
         result = graph.choose(
             windows.is_short,
             "local",

@@ -50,7 +50,7 @@ class PaddedAttention:
         for layer in encoder.layers:
             key = (layer.window or 0, layer.sinks is not None)
             if layer.window is not None and key not in self._windows:
-                self._windows[key] = Windows(graph, *key)
+                self._windows[key] = Windows(graph, layer.window, encoder.head_size, layer.sinks is not None)
 
     def attend(self, layer: Layer, parts: list[str], name: str) -> str:
         """Add attention over query, key and value without their biases, each (B, T, K); returns (B, T, K).
@@ -86,11 +86,24 @@ class PaddedAttention:
                 chunks = sink.prepend(chunks, f"{name}.chunks")
             return self._operator([*chunks, "", "", mask], f"{name}.attention.chunks")
 
+        def attend_nearby() -> str:
+            return windows.attend(parts, widths, name, attend_chunks)
+
+        def attend_longer() -> str:
+            if windows.is_masked is None:
+                return attend_nearby()
+            return graph.choose(
+                windows.is_masked,
+                f"{name}.local_by_length",
+                lambda: self._padded_or_not(inputs, windows.band, f"{name}.attention.masked", "lengths"),
+                attend_nearby,
+            )
+
         return graph.choose(
             windows.is_short,
             f"{name}.local",
             lambda: self._whole(inputs, bias, name) if sink is None else self._whole_with(sink, parts, name),
-            lambda: windows.attend(parts, widths, name, attend_chunks),
+            attend_longer,
         )
 
     def _whole_with(self, sink: Sink, parts: list[str], name: str) -> str:

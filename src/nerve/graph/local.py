@@ -32,19 +32,33 @@ class Windows:
 
     has_sinks: there is a key before those of tokens, which every token attends to. chunk: the least C.
     is_short: bool, by name: no two tokens of the batch are farther from each other than the window.
+    is_masked: bool, by name: no text is longer than a chunk and its neighbours, so that all scores, with a mask, are
+    fewer than those of chunks. None where that is not offered. band: that mask, (1, 1, T, T).
+
+    A text is computed in either way only where its sums are cut nowhere in chunks (`_uncut`): cut at other keys than
+    without chunks, they would have other bits, and an answer would depend on the batch.
     """
 
-    def __init__(self, graph: GraphWriter, window: int, has_sinks: bool = False, chunk: int = 0) -> None:
+    def __init__(
+        self,
+        graph: GraphWriter,
+        window: int,
+        head_size: int,
+        has_sinks: bool = False,
+        chunk: int = 0,
+    ) -> None:
         self._graph = graph
         self._name = f"window_{window}" + ("_with_sinks" if has_sinks else "")
         self._has_sinks = has_sinks
         self._chunk = chunk = max(chunk, _STEP, -(-window // _STEP) * _STEP)
         integers, name = graph.integers, self._name
+        uncut = _uncut(head_size) - has_sinks
+        short = min(window + 1, chunk, uncut - chunk)
         self._batch = graph.node("Shape", ["input_ids"], f"{name}.batch", start=0, end=1)  # (1,)
         self._time = graph.node("Shape", ["input_ids"], f"{name}.time", start=1, end=2)
         self.is_short = graph.node(
             "Squeeze",
-            [graph.node("LessOrEqual", [self._time, integers(min(window + 1, chunk))], f"{name}.few")],
+            [graph.node("LessOrEqual", [self._time, integers(short)], f"{name}.few")],
             f"{name}.is_short",
         )
         rounded = graph.node("Add", [self._time, integers(chunk - 1)], f"{name}.rounded")
@@ -60,6 +74,16 @@ class Windows:
         )
         self._whole = whole
         nothing = graph.constant("no_mask", np.zeros((1, 1, 1, 1), np.float32))
+        self.is_masked = None
+        if 3 * chunk <= uncut and not has_sinks:
+            few = graph.node("LessOrEqual", [self._time, integers(3 * chunk)], f"{name}.some")
+            self.is_masked = graph.node("Squeeze", [few], f"{name}.is_masked")
+            self.band = graph.choose(
+                self.is_masked,
+                f"{name}.band_of_text",
+                lambda: self._make_band(window),
+                lambda: graph.node("Identity", [nothing], f"{name}.no_band"),
+            )
         self._mask = graph.choose(
             self.is_short,
             f"{name}.mask",
@@ -97,6 +121,17 @@ class Windows:
         if not self._has_sinks:
             return masks
         return graph.node("Pad", [masks, graph.integers(0, 0, 0, 1, 0, 0, 0, 0)], f"{name}.masks_with_sink")
+
+    def _make_band(self, window: int) -> str:
+        """Return what is added to all scores of texts that are not longer than three chunks, (1, 1, T, T)."""
+        graph, name = self._graph, self._name
+        at = np.arange(3 * self._chunk)
+        band = np.where(np.abs(at[:, None] - at) <= window, 0, _MASKED).astype(np.float32)
+        table = graph.constant(f"{name}.band_of_chunks", band[None, None])
+        ends = graph.node("Concat", [self._time, self._time], f"{name}.band_ends", axis=0)
+        return graph.node(
+            "Slice", [table, graph.integers(0, 0), ends, graph.integers(2, 3)], f"{name}.band_cut"
+        )
 
     def attend(
         self,
@@ -146,3 +181,14 @@ class Windows:
         ]
         beside = graph.node("Concat", three, f"{name}.beside", axis=2)  # (B, n, 3C, K)
         return graph.node("Reshape", [beside, graph.integers(-1, 3 * chunk, width)], f"{name}.neighbours")
+
+
+def _uncut(head_size: int) -> int:
+    """Return how many products of weights and values ONNX Runtime adds up before it begins another sum.
+
+    By the strides of its product of matrices, for heads of so many numbers (MLAS, `sgemm.cpp`).
+    """
+    columns, products = 128, 128
+    while columns > 16 and columns // 2 >= head_size:
+        columns, products = columns // 2, products * 2
+    return products

@@ -30,6 +30,8 @@ _MASKED = -1e9
 _IS_FULL = "is_full"
 # The condition that a text is computed in blocks of queries (`graph.blocks`); here it is computed whole.
 _ARE_NEEDED = "blocks.are_needed"
+# The condition that the mask of a window is made for all scores of a text (`graph.local`); here it always is, below.
+_IS_MASKED = re.compile(r"window_(\d+)\.is_masked")
 # The condition that no window is shorter than the text (`graph.local`); here all scores are computed, and those beyond
 # the window are masked: OpenVINO 2026.4 computes the chunks of local attention wrongly, in float32, too.
 _IS_SHORT = re.compile(r"window_(\d+)(_with_sinks)?\.is_short")
@@ -107,7 +109,8 @@ class _Rewriter:
         branches = {attribute.name: attribute.g for attribute in node.attribute}
         condition = node.input[0]
         window = _IS_SHORT.fullmatch(condition)
-        if window is None and condition not in (_IS_FULL, _ARE_NEEDED):
+        is_known = condition in (_IS_FULL, _ARE_NEEDED) or _IS_MASKED.fullmatch(condition)
+        if window is None and not is_known:
             raise NotBuildable(f"no standard form of a branch by {condition}")
         outside = self._window
         if window is not None:
