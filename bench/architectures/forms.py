@@ -3,11 +3,12 @@
 Each form is a graph of attention alone (12 heads of 64), so that what surrounds it does not hide the difference. All
 forms of an operation are checked to give the same numbers.
 
-by distance: `shifted` multiplies with a row for each distance and shifts (what is built); `looked up` multiplies with a
-row for each bucket and gathers each score (what exporters write); `spread and shifted` gathers the scores of buckets
-to those of distances, then shifts.
-local: `chunks` (what is built); `masked` computes all scores and masks those beyond the window; `wide chunks` has
-chunks of twice the window.
+by distance: `pieces` multiplies with a row for each distance and copies pieces of rows, `few heads` does so for a few
+heads at a time and blocks of tokens (what is built, the one for short and the other for long texts); `shifted` copies
+twice; `looked up` multiplies with a row for each bucket and gathers each score (what exporters write); `spread and
+shifted` gathers the scores of buckets to those of distances, then shifts.
+local: `chunks`, and `masked`, which computes all scores and masks those beyond the window (both are built, by length);
+`wide chunks` has chunks of twice the window.
 
 usage: python -m bench.architectures.forms [--rounds 15] [--out NAME]
 """
@@ -16,6 +17,7 @@ import argparse
 import json
 import statistics
 import time
+from types import SimpleNamespace
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -23,9 +25,10 @@ from onnx import TensorProto, helper
 from bench.paths import RESULTS
 from bench.serving import machine
 from nerve.config import Device
+from nerve.graph import disentangled
 from nerve.graph.architectures.deberta import bucket_rows
+from nerve.graph.attention import PaddedAttention
 from nerve.graph.local import Windows
-from nerve.graph.relative import Disentangled
 from nerve.graph.writing import GraphWriter
 from nerve.runtime.sessions import create_session
 
@@ -36,62 +39,117 @@ SCALE = float(1 / np.sqrt(3 * SIZE))
 
 
 class Tables:
-    """Stands for a layer: keys and queries of each bucket."""
+    """Stands for a layer: keys and queries of each bucket, nothing else."""
+
+    rotary = window = sinks = None
 
     def __init__(self) -> None:
+        self.projections = {part: SimpleNamespace(bias=None) for part in ("query", "key", "value")}
         random = np.random.default_rng(0)
         shape = (HEADS, 2 * BUCKETS, SIZE)
         self.position_keys = (random.standard_normal(shape) * 0.1).astype(np.float32)
         self.position_queries = (random.standard_normal(shape) * 0.1).astype(np.float32)
 
 
-class Spread(Disentangled):
+ENCODER = SimpleNamespace(
+    heads=HEADS, head_size=SIZE, distance_rows=bucket_rows(BUCKETS, REACH), scale=SCALE, relative_bias=None,
+    n_positions=512, key_heads=None, layers=[]
+)  # fmt: skip
+
+
+class Forms:
+    """What the forms that are not built have in common: products with a row for each distance or bucket."""
+
+    def __init__(self, graph: GraphWriter, rows: np.ndarray) -> None:
+        self.graph = graph
+        self.time = graph.node("Shape", ["input_ids"], "time", start=1, end=2)
+        end = graph.node("Squeeze", [self.time], "end")
+        zero, one = (graph.constant(f"bench_{v}", np.array(v, np.int64)) for v in (0, 1))
+        self.at = graph.node("Range", [zero, end, one], "at")
+        distances = graph.node("Range", [graph.node("Neg", [end], "start"), end, one], "distances")
+        table, farthest = graph.constant("rows", rows), len(rows) // 2
+        bounds = [graph.constant(f"bound_{v}", np.array(v, np.int64)) for v in (0, 2 * farthest)]
+
+        def rows_of(values: str, name: str) -> str:
+            place = graph.node("Add", [values, graph.integers(farthest)], f"{name}.at")
+            return graph.node("Gather", [table, graph.node("Clip", [place, *bounds], f"{name}.in")], name)
+
+        # Column j of a query's row is distance T - j, of a key's row j - T.
+        self.rows = {False: rows_of(graph.node("Neg", [distances], "opposites"), "key_rows")}
+        self.rows[True] = rows_of(distances, "query_rows")
+
+    def bias(self, layer: Tables) -> str:
+        """Return what is added to the scores, (1, heads, T, T)."""
+        by_query = self.scores("query", layer.position_keys, "by_query", of_keys=False)
+        by_key = self.scores("key", layer.position_queries, "by_key", of_keys=True)
+        turned = self.graph.node("Transpose", [by_key], "turned", perm=[0, 1, 3, 2])
+        return self.graph.node("Add", [by_query, turned], "bias")
+
+    def scores(self, value: str, table: np.ndarray, name: str, *, of_keys: bool) -> str:
+        """Return the scores of each token with each other one."""
+        raise NotImplementedError
+
+    def product(self, value: str, rows: str, name: str) -> str:
+        """Return the products of tokens with rows, (1, heads, T, rows)."""
+        graph = self.graph
+        split = graph.node("Reshape", [value, graph.integers(0, 0, HEADS, SIZE)], f"{name}.split")
+        heads = graph.node("Transpose", [split], f"{name}.heads", perm=[0, 2, 1, 3])
+        return graph.node("FusedMatMul", [heads, rows], f"{name}.product", fused=True, transB=1)
+
+    def shift(self, scores: str, name: str) -> str:
+        """Begin each row one further left than the one before: (1, heads, T, 2T) to (1, heads, T, T)."""
+        graph = self.graph
+        flat = graph.node("Reshape", [scores, graph.integers(0, 0, -1)], f"{name}.flat")
+        later = graph.node(
+            "Slice", [flat, self.time, graph.integers(2**40), graph.integers(2)], f"{name}.later"
+        )
+        double = graph.node("Add", [self.time, self.time], f"{name}.double")
+        width = graph.node("Sub", [double, graph.integers(1)], f"{name}.width")
+        shape = graph.node("Concat", [graph.integers(0, 0), self.time, width], f"{name}.shape", axis=0)
+        shifted = graph.node("Reshape", [later, shape], f"{name}.shifted")
+        return graph.node("Slice", [shifted, graph.integers(0), self.time, graph.integers(3)], name)
+
+
+class Shifted(Forms):
+    """Multiplies with the rows of distances, then copies twice."""
+
+    def scores(self, value, table, name, *, of_keys):  # noqa: D102 - as above
+        by_row = self.graph.constant(f"{name}.table", table)
+        rows = self.graph.node("Gather", [by_row, self.rows[of_keys]], f"{name}.rows", axis=1)
+        return self.shift(self.product(value, rows, name), name)
+
+
+class Spread(Forms):
     """Multiplies with the rows of buckets, then gathers the columns of distances."""
 
-    def _product(self, value, table, rows, name):
-        graph = self._graph
-        split = graph.node("Reshape", [value, self._split], f"{name}.split")
-        heads = graph.node("Transpose", [split], f"{name}.heads", perm=[0, 2, 1, 3])
-        by_row = graph.constant(f"{name}.table", table)
-        scores = graph.node("FusedMatMul", [heads, by_row], f"{name}.by_row", fused=True, transB=1)
-        wide = graph.node("Gather", [scores, rows], f"{name}.wide", axis=3)
-        flat = graph.node("Reshape", [wide, self._flat], f"{name}.flat")
-        later = graph.node(
-            "Slice", [flat, self._time, graph.integers(2**40), graph.integers(2)], f"{name}.later"
-        )
-        shifted = graph.node("Reshape", [later, self._shifted], f"{name}.shifted")
-        return graph.node("Slice", [shifted, graph.integers(0), self._time, graph.integers(3)], name)
+    def scores(self, value, table, name, *, of_keys):  # noqa: D102 - as above
+        by_row = self.product(value, self.graph.constant(f"{name}.table", table), name)
+        wide = self.graph.node("Gather", [by_row, self.rows[of_keys]], f"{name}.wide", axis=3)
+        return self.shift(wide, name)
 
 
-class LookedUp(Disentangled):
+class LookedUp(Forms):
     """Multiplies with the rows of buckets, then gathers every score by its own index."""
 
-    def _product(self, value, table, rows, name):
-        graph = self._graph
-        split = graph.node("Reshape", [value, self._split], f"{name}.split")
-        heads = graph.node("Transpose", [split], f"{name}.heads", perm=[0, 2, 1, 3])
-        by_row = graph.constant(f"{name}.table", table)
-        scores = graph.node("FusedMatMul", [heads, by_row], f"{name}.by_row", fused=True, transB=1)
+    def scores(self, value, table, name, *, of_keys):  # noqa: D102 - as above
+        graph = self.graph
+        by_row = self.product(value, graph.constant(f"{name}.table", table), name)
         # Row t of the table of places holds the columns T - t to 2T - t of the rows of distances.
-        zero, one = (graph.constant(f"bench_{v}", np.array(v, np.int64)) for v in (0, 1))
-        end = graph.node("Squeeze", [self._time], f"{name}.end")
-        at = graph.node("Range", [zero, end, one], f"{name}.at")
-        column = graph.node("Unsqueeze", [at, graph.integers(0)], f"{name}.column")
-        row = graph.node("Unsqueeze", [at, graph.integers(1)], f"{name}.row")
-        ahead = graph.node("Add", [column, self._time], f"{name}.ahead")
-        places = graph.node(
-            "Gather", [rows, graph.node("Sub", [ahead, row], f"{name}.places")], f"{name}.index"
-        )
+        column = graph.node("Unsqueeze", [self.at, graph.integers(0)], f"{name}.column")
+        row = graph.node("Unsqueeze", [self.at, graph.integers(1)], f"{name}.row")
+        ahead = graph.node("Add", [column, self.time], f"{name}.ahead")
+        places = graph.node("Sub", [ahead, row], f"{name}.places")
+        rows = graph.node("Gather", [self.rows[of_keys], places], f"{name}.index")
         shape = graph.node(
-            "Concat", [graph.integers(1, HEADS), self._time, self._time], f"{name}.shape", axis=0
+            "Concat", [graph.integers(1, HEADS), self.time, self.time], f"{name}.shape", axis=0
         )
-        index = graph.node("Expand", [places, shape], f"{name}.expanded")
-        return graph.node("GatherElements", [scores, index], name, axis=3)
+        index = graph.node("Expand", [rows, shape], f"{name}.expanded")
+        return graph.node("GatherElements", [by_row, index], name, axis=3)
 
 
-def by_distance(kind: type[Disentangled]):
+def by_distance(kind: type[Forms]):
     graph = GraphWriter()
-    bias = kind(graph, bucket_rows(BUCKETS, REACH), HEADS, SIZE).bias(Tables(), "query", "key", "layer")
+    bias = kind(graph, ENCODER.distance_rows).bias(Tables())
     graph.node(
         "MultiHeadAttention",
         ["query", "key", "value", "", "", bias],
@@ -100,6 +158,15 @@ def by_distance(kind: type[Disentangled]):
         num_heads=HEADS,
         scale=SCALE,
     )
+    return open_graph(graph)
+
+
+def built(whole_tokens: int):
+    """Return what is built; whole_tokens: texts up to here are computed with all heads at once."""
+    disentangled._WHOLE_TOKENS = whole_tokens
+    graph, layer = GraphWriter(), Tables()
+    result = PaddedAttention(graph, ENCODER).attend(layer, ["query", "key", "value"], "layer")
+    graph.node("Identity", [result], "leaves", output="out")
     return open_graph(graph)
 
 
@@ -195,7 +262,9 @@ def main() -> None:
     parser.add_argument("--out", default="architecture-forms")
     arguments = parser.parse_args()
     distance = {
-        "shifted": by_distance(Disentangled),
+        "pieces": built(whole_tokens=2**40),
+        "few heads": built(whole_tokens=0),
+        "shifted": by_distance(Shifted),
         "looked up": by_distance(LookedUp),
         "spread and shifted": by_distance(Spread),
     }

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from nerve.config import Device, Precision
 from nerve.errors import ModelError
-from nerve.graph import GraphKind, attention, blocks, load_graph
+from nerve.graph import GraphKind, attention, blocks, disentangled, load_graph
 from nerve.graph.architectures import FAMILIES
 from nerve.runtime.sessions import create_session
 
@@ -50,6 +50,22 @@ def run(
 @pytest.mark.parametrize("case", tiny.CASES)
 def test_logits_are_pytorchs(case: str, tmp_path: Path) -> None:
     """Alone, padded and in a batch, the logits are PyTorch's within 1e-4."""
+    check_logits(case, tmp_path)
+
+
+@pytest.mark.parametrize("case", [case for case, (family, _) in tiny.CASES.items() if "deberta" in family])
+@pytest.mark.parametrize("group", [1, 4])
+def test_logits_of_a_few_heads_at_a_time_are_pytorchs(
+    case: str, group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As DeBERTa's long texts are computed: some heads after the others, tokens in blocks."""
+    monkeypatch.setattr(disentangled, "_WHOLE_TOKENS", 3)
+    monkeypatch.setattr(disentangled, "_GROUP", group)
+    check_logits(case, tmp_path)
+
+
+def check_logits(case: str, tmp_path: Path) -> None:
+    """Check a built graph's logits against PyTorch's."""
     session = open_session(tiny.write_checkpoint(tmp_path / "model", case), tmp_path)
     texts = tiny.make_texts(case)
     alone = [run(session, [text])[0] for text in texts]
@@ -87,7 +103,8 @@ def test_batch_mates_change_no_bit(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["bert", "mpnet", "deberta-v2", "eurobert", "gte", "modernbert", "openai_privacy_filter"]
+    "case",
+    ["bert", "mpnet", "deberta", "deberta-v2", "eurobert", "gte", "modernbert", "openai_privacy_filter"],
 )
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.INT8])
 def test_blocks_of_queries_change_no_bit(
@@ -99,6 +116,8 @@ def test_blocks_of_queries_change_no_bit(
     monkeypatch.setattr(attention, "WHOLE_TOKENS", 9)
     monkeypatch.setattr(blocks, "WHOLE_TOKENS", 9)
     monkeypatch.setattr(blocks, "BLOCK_TOKENS", 8)
+    monkeypatch.setattr(disentangled, "_WHOLE_TOKENS", 9)
+    monkeypatch.setattr(disentangled, "_GROUP", 2)
     cut = open_session(folder, tmp_path / "cut", precision)
     rng = np.random.default_rng(3)
     texts = [rng.integers(5, 100, length).tolist() for length in (1, 9, 10, 16, 17, 31, 40)]

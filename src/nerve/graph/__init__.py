@@ -8,6 +8,7 @@ checkpoint becomes which. The packages above know these names only.
 
 from nerve.graph.architectures import local_windows
 from nerve.graph.blocks import queries_at_once
+from nerve.graph.disentangled import heads_at_once
 from nerve.graph.loading import Graph, build_check, is_buildable, load_graph
 from nerve.graph.prepared import is_prepared
 from nerve.runtime.backend import GraphKind
@@ -16,6 +17,7 @@ __all__ = [
     "Graph",
     "GraphKind",
     "build_check",
+    "heads_at_once",
     "is_buildable",
     "is_prepared",
     "load_graph",

@@ -12,8 +12,9 @@ import numpy as np
 from onnx import TensorProto
 
 from nerve.graph.blocks import WHOLE_TOKENS, Blocks
+from nerve.graph.disentangled import DisentangledAttention
 from nerve.graph.local import Windows
-from nerve.graph.relative import Disentangled, learned_bias
+from nerve.graph.relative import learned_bias
 from nerve.graph.writing import add_bias
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class PaddedAttention:
             self._bias = learned_bias(graph, encoder.relative_bias, encoder.n_positions or 0)
         self._disentangled = None
         if encoder.distance_rows is not None:
-            self._disentangled = Disentangled(graph, encoder.distance_rows, encoder.heads, encoder.head_size)
+            self._disentangled = DisentangledAttention(graph, encoder, self._is_full)
         self._blocks = None
         if encoder.n_positions is None or encoder.n_positions > WHOLE_TOKENS:
             self._blocks = Blocks(graph, encoder.heads * encoder.head_size)
@@ -70,7 +71,7 @@ class PaddedAttention:
             parts = repeat_heads(graph, self._encoder, rotate(graph, self._encoder, layer, parts, name), name)
             inputs = [*parts, ""]
         if self._disentangled is not None:
-            bias = self._disentangled.bias(layer, parts[0], parts[1], name)
+            return self._disentangled.attend(layer, parts, name, self._attend_by_score)
         sink = None
         if layer.sinks is not None:
             sink = Sink(graph, self._encoder, layer.sinks, name)
@@ -154,10 +155,19 @@ class PaddedAttention:
             lambda: self._operator([*inputs, lengths, bias], f"{name}.padded"),
         )
 
-    def _operator(self, inputs: list[str], name: str) -> str:
+    def _attend_by_score(self, parts: list[str], bias: str, is_full: str, name: str, heads: int) -> str:
+        """Add the operator with a number for each score, over some of the heads."""
+        return self._graph.choose(
+            is_full,
+            name,
+            lambda: self._operator([*parts, "", "", bias], f"{name}.full", heads),
+            lambda: self._operator([*parts, "", "lengths", bias], f"{name}.padded", heads),
+        )
+
+    def _operator(self, inputs: list[str], name: str, heads: int | None = None) -> str:
         while not inputs[-1]:
             inputs.pop()
-        options: dict[str, Any] = {"num_heads": self._encoder.heads}
+        options: dict[str, Any] = {"num_heads": heads or self._encoder.heads}
         if self._encoder.scale is not None or self._has_sinks:
             options["scale"] = attention_scale(self._encoder)
         return self._graph.node("MultiHeadAttention", inputs, name, fused=True, **options)

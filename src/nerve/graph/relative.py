@@ -1,4 +1,4 @@
-"""Adds what attention scores gain by the distance of two tokens: MPNet's table, and DeBERTa's two products.
+"""Adds what attention scores gain by the distance of two tokens: for MPNet, and for DeBERTa in packed graphs.
 
 B = sequences, T = longest of them, P = positions, D = numbers of a head.
 """
@@ -62,7 +62,7 @@ def bias_by_distance(relative_bias: FloatArray, positions: int) -> FloatArray:
 
 
 class PackedDisentangled:
-    """The same bias as `Disentangled` where sequences are packed in one row: looked up, without a node for a shape.
+    """The bias of `disentangled` where sequences are packed in one row: looked up, without a node for a shape.
 
     Queries and keys are laid out by sequence first, since the bias of packed attention is by sequence, (B, heads, S, S)
     where there is room for S tokens. The products are with the rows of the buckets, (S, rows); which row a pair of
@@ -129,73 +129,3 @@ class PackedDisentangled:
                 start = graph.node("Reshape", [start, graph.integers(1, -1)], f"{name}.start_row")
             self._places[name] = graph.node("Add", [self._rows, start], name)  # (S, S)
         return graph.node("Gather", [flat, self._places[name]], f"{flat}.looked_up", axis=2)
-
-
-class Disentangled:
-    """Adds DeBERTa's two products by distance to the scores of each layer (docs/decisions/0050).
-
-    For n tokens there are 2n distances, -n to n - 1. One product gives the score of a query with the key of each
-    distance, (T, 2T); the scores of a query's row, begun one further left in every next row, are those of its keys.
-    Such a shift is no lookup: read without the first T numbers, in rows of 2T - 1, the same numbers stand where they
-    are wanted. So nothing is gathered number by number, for which ONNX Runtime is slow.
-    """
-
-    def __init__(self, graph: GraphWriter, rows: npt.NDArray[np.int64], heads: int, head_size: int) -> None:
-        self._graph = graph
-        farthest = len(rows) // 2
-        integers = graph.integers
-        self._time = graph.node("Shape", ["input_ids"], "relative_time", start=1, end=2)  # (1,)
-        end = graph.node("Squeeze", [self._time], "relative_end")
-        start = graph.node("Neg", [end], "relative_start")
-        one = graph.constant("relative_step", np.array(1, np.int64))
-        distances = graph.node("Range", [start, end, one], "relative_distances")  # (2T,), -T to T - 1
-        opposite = graph.node("Neg", [distances], "relative_opposites")
-        table = graph.constant("distance_rows", rows)
-        bounds = [graph.constant(f"relative_{v}", np.array(v, np.int64)) for v in (0, 2 * farthest)]
-        middle = graph.constant("relative_middle", np.array(farthest, np.int64))
-
-        def rows_of(values: str, name: str) -> str:
-            place = graph.node(
-                "Clip", [graph.node("Add", [values, middle], f"{name}.at"), *bounds], f"{name}.in"
-            )
-            return graph.node("Gather", [table, place], name)
-
-        # Column j of a query's row is distance T - j, of a key's row j - T.
-        self._key_rows = rows_of(opposite, "key_rows")
-        self._query_rows = rows_of(distances, "query_rows")
-        self._split = integers(0, 0, heads, head_size)
-        self._flat = integers(0, 0, -1)
-        double = graph.node("Mul", [self._time, integers(2)], "relative_double")
-        width = graph.node("Sub", [double, integers(1)], "relative_width")
-        self._shifted = graph.node("Concat", [integers(0, 0), self._time, width], "relative_shape", axis=0)
-
-    def bias(self, layer: Layer, query: str, key: str, name: str) -> str:
-        """Return what is added to the scores, (B, heads, T, T); query and key: (B, T, heads * D), biases added."""
-        parts = []
-        if layer.position_keys is not None:
-            parts.append(
-                self._product(query, layer.position_keys, self._key_rows, f"{name}.content_to_position")
-            )
-        if layer.position_queries is not None:
-            by_key = self._product(
-                key, layer.position_queries, self._query_rows, f"{name}.position_to_content"
-            )
-            turned = self._graph.node(
-                "Transpose", [by_key], f"{name}.position_to_content.turned", perm=[0, 1, 3, 2]
-            )
-            parts.append(turned)
-        return parts[0] if len(parts) == 1 else self._graph.node("Add", parts, f"{name}.distance_bias")
-
-    def _product(self, value: str, table: FloatArray, rows: str, name: str) -> str:
-        """Return the product of each token with the row of its distance to each other one, (B, heads, T, T)."""
-        graph = self._graph
-        split = graph.node("Reshape", [value, self._split], f"{name}.split")
-        heads = graph.node("Transpose", [split], f"{name}.heads", perm=[0, 2, 1, 3])  # (B, heads, T, D)
-        by_row = graph.constant(f"{name}.table", table)  # (heads, rows, D)
-        by_distance = graph.node("Gather", [by_row, rows], f"{name}.by_distance", axis=1)  # (heads, 2T, D)
-        scores = graph.node("FusedMatMul", [heads, by_distance], f"{name}.scores", fused=True, transB=1)
-        flat = graph.node("Reshape", [scores, self._flat], f"{name}.flat")  # (B, heads, 2TT)
-        end, axis = graph.integers(_TO_THE_END), graph.integers(2)
-        later = graph.node("Slice", [flat, self._time, end, axis], f"{name}.later")
-        shifted = graph.node("Reshape", [later, self._shifted], f"{name}.shifted")  # (B, heads, T, 2T - 1)
-        return graph.node("Slice", [shifted, graph.integers(0), self._time, graph.integers(3)], name)

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 _MASKED = -1e9
 # The condition that no row has padding (`graph.attention`).
 _IS_FULL = "is_full"
-# The condition that a text is computed in blocks of queries (`graph.blocks`); here it is computed whole.
-_ARE_NEEDED = "blocks.are_needed"
+# Conditions that a text is computed in blocks of queries (`graph.blocks`), or a few heads at a time
+# (`graph.disentangled`); here it is computed whole.
+_IN_PARTS = ("blocks.are_needed", "relative.are_many")
 # The condition that the mask of a window is made for all scores of a text (`graph.local`); here it always is, below.
 _IS_MASKED = re.compile(r"window_(\d+)\.is_masked")
 # The condition that no window is shorter than the text (`graph.local`); here all scores are computed, and those beyond
@@ -109,7 +110,7 @@ class _Rewriter:
         branches = {attribute.name: attribute.g for attribute in node.attribute}
         condition = node.input[0]
         window = _IS_SHORT.fullmatch(condition)
-        is_known = condition in (_IS_FULL, _ARE_NEEDED) or _IS_MASKED.fullmatch(condition)
+        is_known = condition in (_IS_FULL, *_IN_PARTS) or _IS_MASKED.fullmatch(condition)
         if window is None and not is_known:
             raise NotBuildable(f"no standard form of a branch by {condition}")
         outside = self._window
@@ -227,10 +228,10 @@ class _Rewriter:
         self._add("Mul", [value, self._add("Sigmoid", [scaled], f"{name}.sigmoid")], node.output[0])
 
     def _product(self, node: onnx.NodeProto) -> None:
-        """Product with the second factor, a table (N, S, D), transposed: the one form that graphs here have."""
+        """Product with the second factor, (N, blocks, S, D), transposed: the one form that graphs here have."""
         if _attributes(node) != {"transB": 1}:
             raise NotBuildable(f"no standard form of FusedMatMul with {_attributes(node)}")
-        turned = self._add("Transpose", [node.input[1]], f"{node.name}.turned", perm=[0, 2, 1])
+        turned = self._add("Transpose", [node.input[1]], f"{node.name}.turned", perm=[0, 1, 3, 2])
         self._add("MatMul", [node.input[0], turned], node.output[0])
 
     def _rotate(self, node: onnx.NodeProto) -> None:

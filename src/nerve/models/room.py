@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nerve.config import CpuMode
-from nerve.graph import local_windows, queries_at_once
+from nerve.graph import heads_at_once, local_windows, queries_at_once
 from nerve.runtime.backend import GraphKind
 from nerve.runtime.cores import usable_cores
 from nerve.runtime.memory import Memory
@@ -39,8 +39,10 @@ _USUAL_HEADS, _USUAL_HIDDEN = 16, 1024
 # queries after the other. Measured for built graphs; exporters write attention as many operators, and DeBERTa's with
 # indexes of 8 bytes for each.
 _SQUARES = {GraphKind.BUILT: 1, GraphKind.STANDARD: 8, GraphKind.PACKED: 0, GraphKind.READY: 8}
-# Built graphs whose scores get a part by distance: MPNet adds a table, DeBERTa shifts two products of twice the size.
-_SQUARES_BY_DISTANCE = {"mpnet": 2, "deberta": 7, "deberta-v2": 7}
+# Built graphs whose scores get a part by distance: MPNet adds a table, DeBERTa shifts two products, of a few heads at
+# once.
+_SQUARES_BY_DISTANCE = {"mpnet": 2, "deberta": 8, "deberta-v2": 8}
+_BY_GROUPS_OF_HEADS = frozenset({"deberta", "deberta-v2"})
 # Packed graphs keep no scores, but DeBERTa's parts by distance.
 _SQUARES_PACKED = {"deberta": 7, "deberta-v2": 7}
 # Chunks of local attention are so much longer than its window, at most.
@@ -77,16 +79,19 @@ class Room:
     def call_bytes(self, n_tokens: int) -> int:
         """Estimate what a call with windows of so many tokens takes."""
         squares, across = _SQUARES[self.kind], n_tokens
-        by_distance = _SQUARES_BY_DISTANCE.get(str(self.settings.get("model_type")))
+        heads = _read(self.settings, _HEADS, _USUAL_HEADS)
+        model_type = str(self.settings.get("model_type"))
+        by_distance = _SQUARES_BY_DISTANCE.get(model_type)
         if self.kind is GraphKind.PACKED:
-            squares = _SQUARES_PACKED.get(str(self.settings.get("model_type")), 0)
+            squares = _SQUARES_PACKED.get(model_type, 0)
         if self.kind is GraphKind.BUILT:
             squares = by_distance or squares
             if self.windows is not None:
                 across = min(n_tokens, 3 * (max(self.windows, default=0) + _CHUNK_MORE))
             elif by_distance is None:
                 across = queries_at_once(n_tokens)
-        heads = _read(self.settings, _HEADS, _USUAL_HEADS)
+            if model_type in _BY_GROUPS_OF_HEADS:
+                heads = heads_at_once(heads)
         hidden = _read(self.settings, _HIDDEN, _USUAL_HIDDEN)
         inner = _read(self.settings, _INNER, 4 * hidden)
         inner *= _EXPERT_ROWS * _read(self.settings, _CHOSEN, 0) or 1
