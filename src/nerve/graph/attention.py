@@ -77,7 +77,9 @@ class PaddedAttention:
             sink = Sink(graph, self._encoder, layer.sinks, name)
             parts = sink.widen(parts)
         if layer.window is None:
-            return self._whole(inputs, bias, name) if sink is None else self._whole_with(sink, parts, name)
+            return (
+                self._whole(inputs, bias, name) if sink is None else self._whole_with(sink, parts, "", name)
+            )
         windows = self._windows[layer.window, sink is not None]
         size = self._encoder.head_size
         widths = (self._encoder.heads * (size + (sink is not None)), self._encoder.heads * size)
@@ -87,32 +89,29 @@ class PaddedAttention:
                 chunks = sink.prepend(chunks, f"{name}.chunks")
             return self._operator([*chunks, "", "", mask], f"{name}.attention.chunks")
 
-        def attend_nearby() -> str:
-            return windows.attend(parts, widths, name, attend_chunks)
-
-        def attend_longer() -> str:
-            if windows.is_masked is None:
-                return attend_nearby()
-            return graph.choose(
-                windows.is_masked,
-                f"{name}.local_by_length",
-                lambda: self._padded_or_not(inputs, windows.band, f"{name}.attention.masked", "lengths"),
-                attend_nearby,
-            )
+        def attend_whole(mask: str, name: str) -> str:
+            if sink is None:
+                return self._whole(inputs, mask or bias, name)
+            return self._whole_with(sink, parts, mask, name)
 
         return graph.choose(
             windows.is_short,
             f"{name}.local",
-            lambda: self._whole(inputs, bias, name) if sink is None else self._whole_with(sink, parts, name),
-            attend_longer,
+            lambda: attend_whole("", name),
+            lambda: graph.choose(
+                windows.is_masked,
+                f"{name}.local_by_length",
+                lambda: attend_whole(windows.band, f"{name}.masked"),
+                lambda: windows.attend(parts, widths, name, attend_chunks),
+            ),
         )
 
-    def _whole_with(self, sink: Sink, parts: list[str], name: str) -> str:
+    def _whole_with(self, sink: Sink, parts: list[str], mask: str, name: str) -> str:
         """Every token attends to every token of its row and to the sink, which stands before them."""
         parts = sink.prepend(parts, name)
         one = self._graph.constant("int_one", np.array(1, np.int32))
         lengths = self._graph.node("Add", ["lengths", one], f"{name}.lengths_with_sink")
-        return self._whole([*parts, ""], "", name, lengths)
+        return self._whole([*parts, ""], mask, name, lengths)
 
     def _joined_biases(self, layer: Layer, name: str) -> str:
         if all(projection.bias is None for projection in layer.projections.values()):
