@@ -38,8 +38,8 @@ class Windows:
     is_masked: bool, by name: all scores, with a mask, are no more than those of chunks. band: that mask, (1, 1, T, T),
     with a column before it for a sink.
 
-    The keys of the first two chunks stand in their rows where they do without chunks, so that a text of two chunks has the
-    same bits either way. In the third they stand elsewhere, which makes no difference where no sum is cut (`_uncut`).
+    The keys of the first two chunks stand in their rows where they do without chunks: a text of two chunks has the same
+    bits either way. In the third they stand elsewhere, which makes no difference where no sum is cut (`_uncut`).
     """
 
     def __init__(
