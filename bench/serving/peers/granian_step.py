@@ -21,6 +21,7 @@ class Application:
         self.kept: dict[bytes, tuple[int, bytes]] = {}
 
     async def __call__(self, scope, protocol) -> None:
+        """Answer a request."""
         body = await protocol()
         if body not in self.kept:
             request = orjson.loads(body)
