@@ -27,7 +27,7 @@ from bench.serving.models import BenchModel, find_model, hold_work, local, rampa
 from bench.serving.servers import Server, read_specs
 
 DIMENSIONS = {
-    "tokens": [8, 32, 128, 512, 2048, 8192],
+    "tokens": [8, 32, 128, 512, 2048, 4096, 8192, 16384, 32768],
     "texts": [1, 4, 16, 64, 128],
     "labels": [9, 33, 65, 129, 217],
     "connections": [1, 10, 100, 1000],
