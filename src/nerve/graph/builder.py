@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from nerve.graph.architectures.encoder import Convolution, Encoder, Experts
 
-BUILDER_VERSION = 9
+BUILDER_VERSION = 10
 
 
 def build(encoder: Encoder) -> onnx.ModelProto:

@@ -2,8 +2,8 @@
 
 A text is cut into chunks of C tokens, C no less than the window. The tokens of a chunk attend to their own chunk and
 to its two neighbours, each (C, 3C) scores, of which those beyond the window or the text are masked. Those of the first
-chunk, which has none before it, attend to the keys of the second. Chunks are rows of a batch to the attention operator
-(docs/decisions/0051).
+chunk, which has none before it, get the keys of the second and the third, and the third's are masked. Chunks are rows
+of a batch to the attention operator (docs/decisions/0051).
 
 B = sequences, T = longest of them, n = chunks of each, K = numbers of all heads.
 """
@@ -18,10 +18,7 @@ from onnx import TensorProto
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy.typing as npt
-
     from nerve.graph.writing import GraphWriter
-    from nerve.types import FloatArray
 
 # Chunks are multiples of so many tokens: then keys stand, in a row of scores, as far from a multiple of what vector
 # instructions take at once as they do without chunks, and sums have the same bits.
@@ -59,7 +56,7 @@ class Windows:
         self._time = graph.node("Shape", ["input_ids"], f"{name}.time", start=1, end=2)
         self.is_short = graph.node(
             "Squeeze",
-            [graph.node("LessOrEqual", [self._time, integers(min(window + 1, chunk))], f"{name}.few")],
+            [graph.node("LessOrEqual", [self._time, integers(window + 1)], f"{name}.few")],
             f"{name}.is_short",
         )
         rounded = graph.node("Add", [self._time, integers(chunk - 1)], f"{name}.rounded")
@@ -74,13 +71,15 @@ class Windows:
             "Concat", [integers(0, 0, 0, 0), after, integers(0)], f"{name}.key_pads", axis=0
         )
         self._whole = whole
-        zero, one = (graph.constant(f"long_{v}", np.array(v, np.int64)) for v in (0, 1))
+        self._zero, self._one = (graph.constant(f"long_{v}", np.array(v, np.int64)) for v in (0, 1))
         end = graph.node("Squeeze", [self._chunks], f"{name}.n")
-        number = graph.node("Range", [zero, end, one], f"{name}.number")  # (n,)
-        # The first of the three chunks that have a chunk's keys, and how many of them are before its own.
-        first = graph.node("Max", [graph.node("Sub", [number, one], f"{name}.before"), zero], f"{name}.first")
-        self._first = graph.node("Unsqueeze", [first, integers(1)], f"{name}.first_column")  # (n, 1)
-        self._n_before = graph.node("Sub", [number, first], f"{name}.n_before")
+        number = graph.node("Range", [self._zero, end, self._one], f"{name}.number")
+        # The first of the three chunks that have a chunk's keys.
+        before = graph.node("Sub", [number, self._one], f"{name}.before")
+        first = graph.node("Max", [before, self._zero], f"{name}.first")
+        self._number, self._first = (
+            graph.node("Unsqueeze", [value, integers(1)], f"{value}_column") for value in (number, first)
+        )  # (n, 1)
         most = (3 if 3 * chunk + has_sinks <= _uncut(head_size) else 2) * chunk
         few = graph.node("LessOrEqual", [self._time, integers(most)], f"{name}.some")
         self.is_masked = graph.node("Squeeze", [few], f"{name}.is_masked")
@@ -88,7 +87,7 @@ class Windows:
         self.band = graph.choose(
             self.is_masked,
             f"{name}.band",
-            lambda: self._make_band(window, most),
+            lambda: self._make_band(window),
             lambda: graph.node("Identity", [nothing], f"{name}.no_band"),
         )
         self._mask = graph.choose(
@@ -98,35 +97,53 @@ class Windows:
             lambda: self._make_mask(window),
         )
 
-    def _make_band(self, window: int, most: int) -> str:
-        """Return what is added to all scores of texts of up to so many tokens, (1, 1, T, T)."""
-        graph, name = self._graph, self._name
-        table = graph.constant(f"{name}.band_of_most", _band(np.arange(most), most, window)[None, None])
-        ends = graph.node("Concat", [self._time, self._time], f"{name}.band_ends", axis=0)
-        inputs = [table, graph.integers(0, 0), ends, graph.integers(2, 3)]
-        return self._with_sink(graph.node("Slice", inputs, f"{name}.band_of_text"), f"{name}.band")
+    def _make_band(self, window: int) -> str:
+        """Return what is added to all scores of a text, (1, 1, T, T)."""
+        graph, name = self._graph, f"{self._name}.text"
+        end = graph.node("Squeeze", [self._time], f"{name}.end")
+        places = graph.node("Range", [self._zero, end, self._one], f"{name}.places")
+        is_near = self._is_near(places, places, window, name)
+        band = self._penalty(is_near, name)
+        band = graph.node("Unsqueeze", [band, graph.integers(0, 1)], f"{name}.band")
+        return self._with_sink(band, f"{name}.band")
 
     def _make_mask(self, window: int) -> str:
         """Return what is added to the scores of chunks, (Bn, 1, C, 3C)."""
-        graph, name, chunk = self._graph, self._name, self._chunk
-        start = graph.node("Mul", [self._first, graph.integers(chunk)], f"{name}.start")
-        offsets = graph.constant(f"{name}.offsets", np.arange(3 * chunk))
-        place = graph.node("Add", [start, offsets], f"{name}.place")  # (n, 3C)
+        graph, chunk, name = self._graph, self._chunk, f"{self._name}.chunks_of_text"
+
+        def places(first: str, count: int, kind: str) -> str:
+            start = graph.node("Mul", [first, graph.integers(chunk)], f"{name}.{kind}_start")
+            offsets = graph.constant(f"places_{count}", np.arange(count))
+            return graph.node("Add", [start, offsets], f"{name}.{kind}_places")  # (n, count)
+
+        keys = places(self._first, 3 * chunk, "key")
+        is_near = self._is_near(places(self._number, chunk, "query"), keys, window, name)  # (n, C, 3C)
         lengths = graph.node("Cast", ["lengths"], f"{name}.lengths", to=TensorProto.INT64)
         lengths = graph.node("Reshape", [lengths, graph.integers(-1, 1, 1)], f"{name}.lengths_column")
-        inside = graph.node("Less", [place, lengths], f"{name}.inside")  # (B, n, 3C)
-        bounds = [
-            graph.constant(f"mask_{number}", np.array(v, np.float32)) for number, v in enumerate((0, _MASKED))
-        ]
-        beyond = graph.node("Where", [inside, *bounds], f"{name}.beyond")
-        rows = graph.node("Unsqueeze", [beyond, graph.integers(2)], f"{name}.rows")  # (B, n, 1, 3C)
-        queries = (np.arange(chunk) + before * chunk for before in (0, 1))
-        bands = np.stack([_band(query, 3 * chunk, window) for query in queries])
-        bands_of_all = graph.constant(f"{name}.bands", bands)
-        bands_of_chunks = graph.node("Gather", [bands_of_all, self._n_before], f"{name}.bands_of_chunks")
-        masks = graph.node("Add", [rows, bands_of_chunks], f"{name}.masks_of_chunks")  # (B, n, C, 3C)
+        inside = graph.node("Less", [keys, lengths], f"{name}.inside")  # (B, n, 3C)
+        inside = graph.node("Unsqueeze", [inside, graph.integers(2)], f"{name}.inside_row")
+        both = graph.node("And", [inside, is_near], f"{name}.both")  # (B, n, C, 3C)
+        masks = self._penalty(both, name)
         masks = graph.node("Reshape", [masks, graph.integers(-1, 1, chunk, 3 * chunk)], f"{name}.masks")
         return self._with_sink(masks, f"{name}.masks")
+
+    def _is_near(self, queries: str, keys: str, window: int, name: str) -> str:
+        """Tell of each query and key, by their places (..., Q) and (..., K), whether they are near: (..., Q, K).
+
+        Made in the call, since a table of it grows with the square of the window.
+        """
+        graph = self._graph
+        column = graph.node("Unsqueeze", [queries, graph.integers(-1)], f"{name}.column")
+        row = graph.node("Unsqueeze", [keys, graph.integers(-2)], f"{name}.row")
+        distance = graph.node("Abs", [graph.node("Sub", [column, row], f"{name}.apart")], f"{name}.distance")
+        return graph.node("LessOrEqual", [distance, graph.integers(window)], f"{name}.is_near")
+
+    def _penalty(self, is_kept: str, name: str) -> str:
+        bounds = [
+            self._graph.constant(f"mask_{number}", np.array(v, np.float32))
+            for number, v in enumerate((0, _MASKED))
+        ]
+        return self._graph.node("Where", [is_kept, *bounds], f"{name}.penalty")
 
     def _with_sink(self, mask: str, name: str) -> str:
         """Put the sink's column before a mask."""
@@ -175,12 +192,6 @@ class Windows:
         three = graph.node("Add", [self._first, graph.integers(0, 1, 2)], f"{name}.three")  # (n, 3)
         beside = graph.node("Gather", [chunks, three], f"{name}.beside", axis=1)  # (B, n, 3, C, K)
         return graph.node("Reshape", [beside, graph.integers(-1, 3 * chunk, width)], f"{name}.neighbours")
-
-
-def _band(queries: npt.NDArray[np.int64], n_keys: int, window: int) -> FloatArray:
-    """Return what is added to the scores of queries, by their places, with the keys from 0 on."""
-    far = np.abs(queries[:, None] - np.arange(n_keys)) > window
-    return np.where(far, np.float32(_MASKED), np.float32(0))
 
 
 def _uncut(head_size: int) -> int:

@@ -31,7 +31,8 @@ _IS_FULL = "is_full"
 # Conditions that a text is computed in blocks of queries (`graph.blocks`), or a few heads at a time
 # (`graph.disentangled`); here it is computed whole.
 _IN_PARTS = ("blocks.are_needed", "relative.are_many")
-# The condition that the mask of a window is made for all scores of a text (`graph.local`); here it always is, below.
+# The condition of the masks for texts longer than a window (`graph.local`). The band below stands for both of them, so
+# that neither is kept.
 _IS_MASKED = re.compile(r"window_\d+(_with_sinks)?\.is_masked")
 # The condition that no window is shorter than the text (`graph.local`); here all scores are computed, and those beyond
 # the window are masked: OpenVINO 2026.4 computes the chunks of local attention wrongly, in float32, too.
