@@ -22,6 +22,7 @@ from nerve.types import PredictOptions, TruncationDirection
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "parity" / "tiny_checkpoints.py")))
 GB = 10**9
 BASE = {"num_attention_heads": 12, "hidden_size": 768, "intermediate_size": 3072}
+DEBERTA = BASE | {"model_type": "deberta-v2"}
 N_POSITIONS = 3000
 
 
@@ -47,13 +48,8 @@ def room(total: float, free: float | None = None, kind: GraphKind = GraphKind.BU
         (room(64), 512, 512, None),
         (room(64, windows=(128,) * 8, most_tokens=4096), 131072, 4096, "the time"),
         (room(2, windows=(128,) * 8, most_tokens=4096), 131072, 2048, "memory"),
-        (room(1.5, settings=BASE | {"model_type": "deberta-v2"}), 8192, 512, "memory"),
-        (
-            room(2.5, settings=BASE | {"model_type": "deberta-v2"}),
-            8192,
-            1024,
-            "memory",
-        ),  # a few heads at a time
+        (room(1.5, settings=DEBERTA), 8192, 512, "memory"),
+        (room(2.5, settings=DEBERTA), 8192, 1024, "memory"),  # a few heads at a time
         (room(64), 514, 514, None),
         (room(64), 2048, 2048, None),
         (room(64), 8192, 2048, "the time that longer ones take; the model allows 8192"),

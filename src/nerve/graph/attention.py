@@ -141,27 +141,31 @@ class PaddedAttention:
             lambda: self._padded_or_not(inputs, "", f"{name}.attention", lengths),
         )
 
-    def _padded_or_not(self, inputs: list[str], bias: str, name: str, lengths: str) -> str:
-        """Add the operator.
+    def _padded_or_not(
+        self,
+        inputs: list[str],
+        bias: str,
+        name: str,
+        lengths: str,
+        *,
+        is_full: str = "",
+        heads: int | None = None,
+    ) -> str:
+        """Add the operator over all heads, or so many.
 
         Where no row has padding, it is called without lengths: what it does for them takes a fifth of its time. Zeros
         that are not added change no bit of the scores.
         """
         return self._graph.choose(
-            self._is_full,
+            is_full or self._is_full,
             name,
-            lambda: self._operator([*inputs, "", bias], f"{name}.full"),
-            lambda: self._operator([*inputs, lengths, bias], f"{name}.padded"),
+            lambda: self._operator([*inputs, "", bias], f"{name}.full", heads),
+            lambda: self._operator([*inputs, lengths, bias], f"{name}.padded", heads),
         )
 
     def _attend_by_score(self, parts: list[str], bias: str, is_full: str, name: str, heads: int) -> str:
         """Add the operator with a number for each score, over some of the heads."""
-        return self._graph.choose(
-            is_full,
-            name,
-            lambda: self._operator([*parts, "", "", bias], f"{name}.full", heads),
-            lambda: self._operator([*parts, "", "lengths", bias], f"{name}.padded", heads),
-        )
+        return self._padded_or_not([*parts, ""], bias, name, "lengths", is_full=is_full, heads=heads)
 
     def _operator(self, inputs: list[str], name: str, heads: int | None = None) -> str:
         while not inputs[-1]:

@@ -133,10 +133,12 @@ class ByDistance:
     """Products of tokens with the rows of their distances to all others, of batches of one T.
 
     Tokens are cut into n blocks of R = T / n. One product gives the scores of a block's tokens with each distance that
-    they have, W = T + R + 1 numbers a token. A token's row, begun one further left in every next token, are its scores
-    with tokens. Such a shift is no lookup: in the flat numbers of a block, token i's begin at R + i (W - 1), and R
-    divides that and T. So pieces of R numbers are copied, and nothing is gathered number by number, for which ONNX
-    Runtime is slow.
+    they have, W = T + R + 1 numbers a token. The row of a token, begun one further left than that of the token before,
+    holds its scores with all tokens. Such a shift is no lookup: in the flat numbers of a block, those of token i begin
+    at R + i (W - 1). W - 1 is T + R, so R divides every beginning, and T. So pieces of R numbers are copied; nothing is
+    gathered number by number, for which ONNX Runtime is slow.
+
+    time: T, int64 (1,), by name; a multiple of n_blocks, padding included.
     """
 
     def __init__(self, graph: GraphWriter, encoder: Encoder, time: str, n_blocks: int, name: str) -> None:
