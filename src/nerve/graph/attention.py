@@ -76,10 +76,14 @@ class PaddedAttention:
         if layer.sinks is not None:
             sink = Sink(graph, self._encoder, layer.sinks, name)
             parts = sink.widen(parts)
+
+        def attend_whole(mask: str, name: str) -> str:
+            if sink is None:
+                return self._whole(inputs, mask or bias, name)
+            return self._whole_with(sink, parts, mask, name)
+
         if layer.window is None:
-            return (
-                self._whole(inputs, bias, name) if sink is None else self._whole_with(sink, parts, "", name)
-            )
+            return attend_whole("", name)
         windows = self._windows[layer.window, sink is not None]
         size = self._encoder.head_size
         widths = (self._encoder.heads * (size + (sink is not None)), self._encoder.heads * size)
@@ -88,11 +92,6 @@ class PaddedAttention:
             if sink is not None:
                 chunks = sink.prepend(chunks, f"{name}.chunks")
             return self._operator([*chunks, "", "", mask], f"{name}.attention.chunks")
-
-        def attend_whole(mask: str, name: str) -> str:
-            if sink is None:
-                return self._whole(inputs, mask or bias, name)
-            return self._whole_with(sink, parts, mask, name)
 
         return graph.choose(
             windows.is_short,
